@@ -1,0 +1,105 @@
+//! What the services need of a node. The node implements it; tests can, too.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::op::{Failure, Op, Outcome};
+use crate::protocol::quorum::Consistency;
+use crate::protocol::step::{MergedPage, Stats};
+use crate::types::{ClusterId, Partition, TraceContext};
+
+/// A node, as its services see it. Cheap to clone.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Runs one request to its end; always ends soon after `timeout`.
+    fn run(
+        &self,
+        op: Op,
+        timeout: Duration,
+        trace: Option<TraceContext>,
+    ) -> impl Future<Output = Outcome> + Send;
+
+    /// One page of a partition, merged from R homes.
+    fn scan(
+        &self,
+        partition: Partition,
+        after: Bytes,
+        bytes_max: u32,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<MergedPage, Failure>> + Send;
+
+    /// The cluster and its number of partitions, once this node knows that it is founded.
+    fn cluster(&self) -> Option<(ClusterId, u16)>;
+
+    /// How this node sees itself and the cluster.
+    fn status(&self) -> NodeStatus;
+
+    /// Everything that the gossip shows: the body of `/debug/gossip`.
+    fn gossip(&self) -> serde_json::Value;
+
+    /// Whether the node's loops turn: none, or what stands still.
+    fn stuck(&self) -> Option<String>;
+}
+
+/// How a node sees itself and the cluster.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// This node's id.
+    pub node_id: String,
+    /// This node's name.
+    pub name: String,
+    /// The cluster's id; empty before the founding.
+    pub cluster_id: String,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// The placement's number; 0 before the founding.
+    pub placement_number: u32,
+    /// The placement's hash.
+    pub placement_hash: String,
+    /// N.
+    pub replicas: u32,
+    /// Q.
+    pub partitions: u32,
+    /// Why the node is not ready; none if it is.
+    pub not_ready: Option<String>,
+    /// What an acknowledgement waits for.
+    pub durability: String,
+    /// Sorted by name.
+    pub members: Vec<MemberStatus>,
+    /// Sum over the workers.
+    pub stats: Stats,
+    /// The highest synced commit.
+    pub synced: u64,
+    /// Since the process started.
+    pub uptime_ms: u64,
+}
+
+/// How this node sees one member.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id; empty if never heard of.
+    pub node_id: String,
+    /// `alive`, `suspect`, `down` or `unknown`.
+    pub state: String,
+    /// Whether this node can reach it now.
+    pub reachable: bool,
+    /// Gossip and streams.
+    pub internal_address: String,
+    /// gRPC.
+    pub client_address: String,
+    /// HTTP.
+    pub admin_address: String,
+    /// Counts its starts.
+    pub generation: u64,
+    /// Of its suspicions refuted.
+    pub incarnation: u64,
+    /// How long it has been in this state, as seen here.
+    pub since_ms: u64,
+    /// Whether the placement names it.
+    pub home: bool,
+}

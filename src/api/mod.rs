@@ -1,0 +1,3 @@
+//! gRPC services.
+
+pub mod backend;

@@ -1,0 +1,14 @@
+//! Coterie.
+
+pub mod api;
+pub mod protocol;
+pub mod store;
+pub mod types;
+
+/// The protocol buffers of `proto/coterie/v1`, generated.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod proto {
+    tonic::include_proto!("coterie.v1");
+    /// The encoded descriptors, for reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+}

@@ -1,0 +1,120 @@
+//! The control core of a node: membership, founding, placement, and what nodes remember of each
+//! other. It decides who can be reached and who owns what; workers are told by [`View`] and
+//! [`ControlEffect::Reachability`].
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::placement::View;
+use super::step::{Change, Conditions};
+use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
+
+/// A driver's name for one stream to or from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// Who this node is; read from its disk and configuration at start.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The disk's id.
+    pub id: NodeId,
+    /// The name, from the configuration.
+    pub name: NodeName,
+    /// Raised and fsynced before this start.
+    pub generation: Generation,
+    /// Drawn at this start.
+    pub boot: Boot,
+    /// The commit number that recovery ended at.
+    pub recovered: CommitNumber,
+}
+
+/// What the control core is told of the configuration.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// `cluster.name`: strangers of another name are refused.
+    pub cluster_name: String,
+    /// This node's failure domain; may be empty.
+    pub zone: String,
+    /// This node's share of the data, relative to the others'.
+    pub weight: u32,
+    /// Where peers reach this node: gossip over UDP, streams over TCP.
+    pub internal: SocketAddr,
+    /// Where clients reach this node, as `host:port`.
+    pub client: String,
+    /// Where its admin HTTP is, as `host:port`.
+    pub admin: String,
+    /// `bootstrap.founders`, sorted.
+    pub founders: Vec<NodeName>,
+    /// N.
+    pub replicas: u8,
+    /// Q.
+    pub partitions: u16,
+    /// How far clocks may differ, in milliseconds.
+    pub skew_ms_max: u64,
+}
+
+/// What the control core is told.
+#[derive(Clone, Debug)]
+pub enum ControlInput {
+    /// The addresses of the seeds, as resolved just now.
+    Seeds(Vec<SocketAddr>),
+    /// A datagram came.
+    Datagram(SocketAddr, Bytes),
+    /// The first frame of a stream came: the peer's hello (see [`ControlEffect::Accept`]).
+    Hello(ConnId, Bytes),
+    /// A control message came over an accepted stream.
+    Message(NodeId, Bytes),
+    /// A commit number was seen in an envelope of this peer.
+    Synced(NodeId, CommitNumber),
+    /// An accepted stream has ended.
+    Broken(ConnId),
+    /// An address of [`ControlEffect::Connect`] refused or did not answer.
+    DialFailed(SocketAddr),
+    /// A worker has found a peer silent (timeouts in a row), or answering again.
+    Answering(NodeId, bool),
+    /// Changes of [`ControlEffect::Persist`] are durable; the numbers come in order.
+    Persisted(u64),
+    /// The node begins to stop.
+    Draining,
+    /// A timer may be due: see `Control::next_timer`.
+    Tick,
+}
+
+/// What the control core wants done, in order.
+#[derive(Clone, Debug)]
+pub enum ControlEffect {
+    /// Send a datagram.
+    SendDatagram(SocketAddr, Bytes),
+    /// Send a control message on the stream to a peer.
+    Send(NodeId, Bytes),
+    /// Keep a stream to each of these addresses, dialling again for ever; drop others.
+    Connect(BTreeSet<SocketAddr>),
+    /// The hello was good: the stream is this peer's. A newer stream replaces an older one.
+    Accept(ConnId, NodeId),
+    /// The hello was refused: send this as the reason, and close.
+    Reject(ConnId, String),
+    /// Make changes durable; answered by [`ControlInput::Persisted`] with the number.
+    Persist(u64, Vec<Change>),
+    /// Tell all workers.
+    View(Arc<View>),
+    /// Tell all workers.
+    Reachability(NodeId, bool),
+    /// Tell all workers.
+    Conditions(Conditions),
+    /// Something worth telling an operator: a level and a sentence.
+    Log(Level, String),
+    /// The node must stop: going on could lose data. The sentence says why and what to do.
+    Stop(String),
+}
+
+/// How urgent a line of the log is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Someone should look.
+    Warn,
+    /// Worth knowing.
+    Info,
+}

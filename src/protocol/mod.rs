@@ -1,0 +1,13 @@
+//! The pure core: it decides, and does nothing.
+
+pub mod clock;
+pub mod codec;
+pub mod context;
+pub mod control;
+pub mod message;
+pub mod op;
+pub mod placement;
+pub mod quorum;
+pub mod record;
+pub mod step;
+pub mod worker;

@@ -1,0 +1,287 @@
+//! The interface of the data-path core: inputs in, effects out.
+//!
+//! A [`super::worker::Worker`] is driven by `step(now, input, &mut effects)`. The order of effects
+//! is part of the interface:
+//!
+//! - effects are carried out in the order given, and those of one step before those of the next;
+//!   commits in particular reach the committer in that order;
+//! - a commit is reported by [`Input::Committed`] only when it is as durable as was asked for;
+//!   reports come in the order of the commits;
+//! - a [`Effect::Read`] or [`Effect::Scan`] sees every commit that was reported before it is
+//!   carried out; its answer may be delivered at any later time;
+//! - sends may be lost, duplicated or reordered.
+
+use bytes::Bytes;
+use std::sync::Arc;
+
+use super::message::{DataMessage, PlacementTag};
+use super::op::{Failure, Op, Outcome};
+use super::placement::View;
+use super::quorum::Consistency;
+use super::record::Record;
+use crate::types::{Key, Mono, NodeId, Partition, Stamp, TraceContext};
+
+/// One of the ordered maps of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    /// Records of the partitions that this node is home to: `partition (2, big-endian) ‖ key`.
+    Records,
+    /// Hints: `target name's length (1) ‖ name ‖ partition (2, big-endian) ‖ key`.
+    Hints,
+    /// Everything else that must survive a restart, by name.
+    Meta,
+}
+
+/// A put, or the removal of what is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The map that changes.
+    pub space: Space,
+    /// At most 65,535 bytes.
+    pub key: Bytes,
+    /// The new value; none removes the key.
+    pub value: Option<Bytes>,
+}
+
+/// A page of a scan of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Keys and values in order of key.
+    pub entries: Vec<(Bytes, Bytes)>,
+    /// Whether nothing is left behind the last entry.
+    pub done: bool,
+}
+
+/// A read of the store failed. What is stored is unknown, not absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadFailed;
+
+/// Joins a read or a scan to its answer; counts up within a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Numbers the commits of one worker, from 1 at each start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct CommitId(pub u64);
+
+/// A driver's name for whoever waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What a worker is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A client asks for something; the answer is due by `deadline`.
+    Client {
+        /// For the answer.
+        ticket: Ticket,
+        /// What is asked.
+        op: Op,
+        /// When to give up.
+        deadline: Mono,
+        /// The trace that it belongs to.
+        trace: Option<TraceContext>,
+    },
+    /// A client asks for a page of a partition, merged from R homes.
+    ScanPage {
+        /// For the answer.
+        ticket: Ticket,
+        /// The partition.
+        partition: Partition,
+        /// Entries behind this key; empty: from the start.
+        after: Bytes,
+        /// About how many bytes of records the page may have.
+        bytes_max: u32,
+        /// R.
+        consistency: Consistency,
+        /// When to give up.
+        deadline: Mono,
+    },
+    /// A peer says something.
+    Message {
+        /// The peer, as its stream has proven.
+        from: NodeId,
+        /// The peer's placement.
+        placement: PlacementTag,
+        /// The trace that it belongs to.
+        trace: Option<TraceContext>,
+        /// The partition that it is about.
+        partition: Partition,
+        /// What it says.
+        message: DataMessage,
+    },
+    /// The answer to [`Effect::Read`].
+    ReadDone(Token, Result<Option<Bytes>, ReadFailed>),
+    /// The answer to [`Effect::Scan`].
+    Scanned(Token, Result<Page, ReadFailed>),
+    /// Every commit up to this one is durable, save those that were reported refused.
+    Committed(CommitId),
+    /// This commit was refused: nothing of it is stored.
+    Refused(CommitId),
+    /// A peer can be reached, or cannot.
+    Reachability(NodeId, bool),
+    /// The cluster as it is now.
+    View(Arc<View>),
+    /// Conditions of the whole node.
+    Conditions(Conditions),
+    /// A timer may be due: see [`super::worker::Worker::next_timer`].
+    Tick,
+}
+
+/// Conditions of the whole node that workers heed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Conditions {
+    /// A majority of members has confirmed, since this start, that this node forgot nothing.
+    pub confirmed: bool,
+    /// This node's wall clock is further than `clock.max_skew` from an agreeing majority.
+    pub clock_suspect: bool,
+    /// The node is stopping: no new client requests.
+    pub draining: bool,
+}
+
+/// What a worker wants done.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Read a key of the store.
+    Read {
+        /// For the answer.
+        token: Token,
+        /// The map.
+        space: Space,
+        /// The key.
+        key: Bytes,
+    },
+    /// Read the entries under a prefix, behind a key.
+    Scan {
+        /// For the answer.
+        token: Token,
+        /// The map.
+        space: Space,
+        /// The prefix.
+        prefix: Bytes,
+        /// Entries behind this key; empty: from the start.
+        after: Bytes,
+        /// Bytes of keys and values after which the page ends.
+        bytes_max: usize,
+    },
+    /// Make changes durable, whole or not at all.
+    Commit {
+        /// For the answer.
+        id: CommitId,
+        /// The changes, in order.
+        changes: Vec<Change>,
+        /// The worker's clock: stored with the batch.
+        clock: Stamp,
+    },
+    /// Say something to a peer.
+    Send {
+        /// The peer.
+        to: NodeId,
+        /// The trace that it belongs to.
+        trace: Option<TraceContext>,
+        /// The partition that it is about.
+        partition: Partition,
+        /// What to say.
+        message: DataMessage,
+    },
+    /// Answer a client.
+    Reply(Ticket, Outcome),
+    /// Answer a client's [`Input::ScanPage`].
+    ScanReply(Ticket, Result<MergedPage, Failure>),
+    /// A peer has timed out several times in a row, or has answered again after that.
+    Reachable(NodeId, bool),
+    /// Something worth telling an operator, or a reader of a simulator's trace.
+    Event(Event),
+}
+
+/// A page of a partition, merged from R homes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct MergedPage {
+    /// Keys in order, each with the merged record.
+    pub entries: Vec<(Key, Record)>,
+    /// Ask on behind this key; none if the partition ends here.
+    pub next: Option<Key>,
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The stored copy of a key is damaged: it is set aside and rebuilt from the other homes.
+    RecordLost(Partition, Key),
+    /// A lost copy has been merged from every other home.
+    RecordRebuilt(Partition, Key),
+    /// A tenure ended for a reason that an operator should know.
+    TenureEnded(Partition, &'static str),
+    /// Replaying hints to a target begins.
+    ReplayStarted(NodeId),
+    /// No hint is left for a target; how many were delivered since the start.
+    ReplayDone(NodeId, u64),
+}
+
+/// What a worker has done since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Stats {
+    /// Gets answered.
+    pub gets: u64,
+    /// Writes acknowledged.
+    pub puts: u64,
+    /// Ops that failed.
+    pub failures: u64,
+    /// Hints written or grown on this node.
+    pub hints_written: u64,
+    /// Hints delivered to their target and deleted.
+    pub hints_replayed: u64,
+    /// Distinct hints held now.
+    pub hints_held: u64,
+    /// Bytes of hints held now.
+    pub hint_bytes: u64,
+    /// Records sent to a home whose answer to a read lacked something.
+    pub repairs_sent: u64,
+    /// Reads for which another replica was asked because one was slow.
+    pub hedges: u64,
+    /// Writes passed to a home.
+    pub passed: u64,
+    /// Records lost here to damage.
+    pub records_lost: u64,
+    /// Ops under way now.
+    pub in_flight: u64,
+}
+
+/// What a worker is told of the configuration; durations in microseconds.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// N, R and W follow from the placement and the request; this bounds values, in bytes.
+    pub value_bytes_max: usize,
+    /// Siblings that a put may leave.
+    pub siblings_max: usize,
+    /// Bytes of a record that a put may leave.
+    pub record_bytes_max: usize,
+    /// How far clocks may differ, in milliseconds.
+    pub skew_ms_max: u64,
+    /// After this a silent home gets a hint elsewhere, and counts as having timed out once.
+    pub replica_timeout: u64,
+    /// A read waits at least this long before it asks another replica.
+    pub hedge_min: u64,
+    /// Bytes of hints that this worker keeps.
+    pub hint_bytes_max: u64,
+    /// Hints on their way to one target at a time.
+    pub replay_window: usize,
+    /// Ops that may be under way at a time; beyond, requests are refused as overload.
+    pub in_flight_max: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: 1 << 20,
+            siblings_max: 64,
+            record_bytes_max: 8 << 20,
+            skew_ms_max: 60_000,
+            replica_timeout: 250_000,
+            hedge_min: 5_000,
+            hint_bytes_max: 4 << 30,
+            replay_window: 128,
+            in_flight_max: 16_384,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The data-path core of some lanes of one node.
