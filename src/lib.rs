@@ -1,6 +1,7 @@
 //! Coterie.
 
 pub mod api;
+pub mod gossip;
 pub mod peers;
 pub mod protocol;
 pub mod store;
