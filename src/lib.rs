@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod gossip;
+pub mod node;
 pub mod peers;
 pub mod protocol;
 pub mod store;
