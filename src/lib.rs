@@ -1,6 +1,8 @@
 //! Coterie.
 
 pub mod api;
+pub mod client;
+pub mod config;
 pub mod gossip;
 pub mod node;
 pub mod peers;
