@@ -41,19 +41,19 @@ pub struct Options {
 
 /// The thread of a control core.
 #[derive(Debug)]
-pub struct Gossip<C> {
-    core: Arc<Mutex<C>>,
+pub struct Gossip {
     beat: Arc<AtomicU64>,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
-impl<C: ControlCore> Gossip<C> {
-    /// Starts the thread.
+impl Gossip {
+    /// Starts the thread. The core is locked while it is stepped; whoever else locks it, for a
+    /// report or a hello, must be quick.
     ///
     /// # Errors
     /// If the system has no thread, timer or socket left.
-    pub fn start(
+    pub fn start<C: ControlCore>(
         core: Arc<Mutex<C>>,
         (mailbox, letters): (Mailbox, Letters),
         outlet: Arc<dyn Outlet>,
@@ -67,16 +67,16 @@ impl<C: ControlCore> Gossip<C> {
             .build()?;
         let beat = Arc::new(AtomicU64::new(options.clock.mono().0));
         let stop = CancellationToken::new();
-        let (thread_core, thread_beat, thread_stop) = (core.clone(), beat.clone(), stop.clone());
+        let (thread_beat, thread_stop) = (beat.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("gossip".into()).spawn(move || {
             let guard = StopIfPanicking(outlet.clone());
             let result = runtime.block_on(async {
                 let sender = options.socket.try_clone()?;
                 let socket = UdpSocket::from_std(options.socket)?;
                 let resolver = Resolver::new(options.seeds, socket.local_addr()?);
-                tokio::spawn(resolve(resolver, thread_core.clone(), mailbox));
+                tokio::spawn(resolve(resolver, core.clone(), mailbox));
                 let driver = Driver {
-                    core: thread_core,
+                    core,
                     letters,
                     outlet,
                     socket,
@@ -97,19 +97,13 @@ impl<C: ControlCore> Gossip<C> {
             // A resolver that hangs must not hold up the end.
             runtime.shutdown_background();
         })?;
-        Ok(Self { core, beat, stop, thread: Some(thread) })
+        Ok(Self { beat, stop, thread: Some(thread) })
     }
 
-    /// The core, for reports. The thread waits meanwhile: be quick.
-    pub fn core(&self) -> MutexGuard<'_, C> {
-        // A core that panicked stops the node; reports may still look at it.
-        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// When the loop turned last.
+    /// Where the loop notes, in microseconds of the node's clock, when it turned last.
     #[must_use]
-    pub fn beat(&self) -> Mono {
-        Mono(self.beat.load(Ordering::Relaxed))
+    pub fn beat_cell(&self) -> Arc<AtomicU64> {
+        self.beat.clone()
     }
 
     /// Ends the thread and waits for it.

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 
 pub use clock::SystemClock;
 pub use driver::{Gossip, Options};
-pub use seeds::{Seed, SeedError};
+pub use seeds::Seed;
 
 use crate::protocol::control::{ConnId, ControlEffect, ControlInput};
 use crate::protocol::placement::View;

@@ -26,26 +26,17 @@ pub struct Seed {
     all: bool,
 }
 
-/// A seed that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no seed: allowed are `host:port` and `dns:///name:port`")]
-pub struct SeedError(String);
+impl Seed {
+    /// The first address that `host` has.
+    #[must_use]
+    pub fn one(host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port, all: false }
+    }
 
-impl std::str::FromStr for Seed {
-    type Err = SeedError;
-    fn from_str(text: &str) -> Result<Self, SeedError> {
-        let error = || SeedError(text.chars().take(200).collect());
-        let (all, rest) = match text.strip_prefix("dns:///") {
-            Some(rest) => (true, rest),
-            None => (false, text),
-        };
-        let (host, port) = rest.rsplit_once(':').ok_or_else(error)?;
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(error)?;
-        if host.is_empty() || host.contains(['/', '[', ']', ' ']) {
-            return Err(error());
-        }
-        Ok(Self { host: host.to_owned(), port, all })
+    /// Every address that `host` has.
+    #[must_use]
+    pub fn all(host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port, all: true }
     }
 }
 
@@ -101,21 +92,14 @@ impl Resolver {
 mod tests {
     use super::*;
 
-    #[test]
-    fn seeds_read_and_print_alike_and_bad_ones_are_refused() {
-        for text in ["node-0:7401", "dns:///coterie.default.svc:7401", "127.0.0.1:1", "[::1]:7401"]
-        {
-            assert_eq!(text.parse::<Seed>().unwrap().to_string(), text);
-        }
-        for text in ["", "node-0", ":7401", "node-0:0", "node-0:70000", "dns://x:1", "a b:1"] {
-            assert!(text.parse::<Seed>().is_err(), "{text}");
-        }
-    }
-
     #[tokio::test]
     async fn what_resolves_is_found_and_what_does_not_is_left_out() {
-        let seeds = ["127.0.0.1:7401", "no-such-host.invalid:1", "[::1]:7401", "127.0.0.1:7401"];
-        let seeds = seeds.map(|seed| seed.parse().unwrap()).to_vec();
+        let seeds = vec![
+            Seed::one("127.0.0.1", 7401),
+            Seed::all("no-such-host.invalid", 1),
+            Seed::one("::1", 7401),
+            Seed::all("127.0.0.1", 7401),
+        ];
         let resolver = Resolver::new(seeds, "127.0.0.1:1".parse().unwrap());
         assert_eq!(resolver.resolve().await, ["127.0.0.1:7401".parse().unwrap()]);
     }

@@ -76,25 +76,26 @@ impl Outlet for Log {
 }
 
 struct Rig {
-    gossip: Gossip<Toy>,
+    gossip: Gossip,
+    core: Arc<Mutex<Toy>>,
     mailbox: Mailbox,
     log: Arc<Log>,
     address: SocketAddr,
     other: UdpSocket,
 }
 
-fn rig(seeds: &[&str]) -> Rig {
+fn rig(seeds: Vec<Seed>) -> Rig {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();
     other.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let (mailbox, letters) = Mailbox::new();
     let log = Arc::<Log>::default();
-    let seeds = seeds.iter().map(|seed| seed.parse().unwrap()).collect();
     let options = Options { socket, seeds, clock: SystemClock::start() };
     let core = Arc::<Mutex<Toy>>::default();
-    let gossip = Gossip::start(core, (mailbox.clone(), letters), log.clone(), options).unwrap();
-    Rig { gossip, mailbox, log, address, other }
+    let gossip =
+        Gossip::start(core.clone(), (mailbox.clone(), letters), log.clone(), options).unwrap();
+    Rig { gossip, core, mailbox, log, address, other }
 }
 
 fn until(what: &str, done: impl Fn() -> bool) {
@@ -107,15 +108,15 @@ fn until(what: &str, done: impl Fn() -> bool) {
 
 #[test]
 fn datagrams_timers_and_seeds_reach_the_core_and_its_answers_the_wire() {
-    let mut rig = rig(&["127.0.0.1:9"]);
+    let mut rig = rig(vec![Seed::one("127.0.0.1", 9)]);
     rig.other.send_to(b"ping", rig.address).unwrap();
     let mut buffer = [0; 100];
     let (length, from) = rig.other.recv_from(&mut buffer).unwrap();
     assert_eq!((&buffer[..length], from), (&b"pong"[..], rig.address));
     rig.other.send_to(&vec![7; 60_000], rig.address).unwrap();
-    until("ticks", || rig.gossip.core().ticks >= 3);
-    until("seeds and a large datagram", || rig.gossip.core().seen.len() >= 2);
-    assert!(rig.gossip.core().seen.contains(&"Seeds([127.0.0.1:9])".to_owned()));
+    until("ticks", || rig.core.lock().unwrap().ticks >= 3);
+    until("seeds and a large datagram", || rig.core.lock().unwrap().seen.len() >= 2);
+    assert!(rig.core.lock().unwrap().seen.contains(&"Seeds([127.0.0.1:9])".to_owned()));
     rig.gossip.stop();
     let report = rig.mailbox.report();
     assert_eq!((report.datagrams_in, report.datagrams_out), (2, 1));
@@ -123,7 +124,7 @@ fn datagrams_timers_and_seeds_reach_the_core_and_its_answers_the_wire() {
 
 #[test]
 fn a_refused_batch_is_tried_again_before_a_later_one_is_begun() {
-    let rig = rig(&[]);
+    let rig = rig(vec![]);
     let lines = || rig.log.0.lock().unwrap().clone();
     rig.mailbox.input(ControlInput::Message(NodeId(1), Bytes::from_static(&[1, 2])));
     until("the first", || lines().len() == 1);
@@ -133,18 +134,18 @@ fn a_refused_batch_is_tried_again_before_a_later_one_is_begun() {
     until("the second", || lines().len() == 3);
     rig.mailbox.send(Mail::Stored(2));
     assert_eq!(lines(), ["persist 1: 1", "persist 1: 1", "persist 2: 1"]);
-    let seen = || rig.gossip.core().seen.clone();
+    let seen = || rig.core.lock().unwrap().seen.clone();
     until("the reports", || seen().len() == 3);
     assert_eq!(seen()[1..], ["Persisted(1)", "Persisted(2)"]);
 }
 
 #[test]
 fn a_core_that_panics_stops_the_node() {
-    let rig = rig(&[]);
+    let rig = rig(vec![]);
     rig.other.send_to(b"panic", rig.address).unwrap();
     let stopped = || rig.log.0.lock().unwrap().iter().any(|line| line.contains("panicked"));
     until("the stop", stopped);
-    drop(rig.gossip.core());
+    assert!(rig.core.lock().is_err());
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::types::{Boot, CommitNumber, Key, Mono, NodeId, Now, Partition, Stamp}
 
 /// Gets read the store and answer how often they did; puts commit; everything has a deadline.
 #[derive(Default)]
-struct Toy {
+pub(super) struct Toy {
     reads: BTreeMap<Token, Ticket>,
     commits: BTreeMap<CommitId, Ticket>,
     deadlines: BTreeMap<Ticket, Mono>,
@@ -33,7 +33,7 @@ struct Toy {
     stats: Stats,
 }
 
-fn seen(count: usize) -> Outcome {
+pub(super) fn seen(count: usize) -> Outcome {
     let visible = vec![];
     Outcome::Read(ReadOutcome { visible, seen: VersionVector::default(), degraded: count > 1 })
 }
@@ -179,7 +179,7 @@ fn get() -> Op {
     Op::get(Key::new("k").unwrap(), Consistency::One)
 }
 
-fn set() -> Op {
+pub(super) fn set() -> Op {
     Op::set(Key::new("k").unwrap(), Bytes::new(), Consistency::One)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -135,7 +135,8 @@ struct Streams {
 struct Inner {
     limits: Limits,
     counters: Counters,
-    inbox: OnceLock<Arc<dyn Inbox>>,
+    /// Held by whoever holds the node: its end is the streams' end.
+    inbox: OnceLock<Weak<dyn Inbox>>,
     runtime: tokio::runtime::Handle,
     streams: Mutex<Streams>,
     /// The stream to send on, for each peer that has one.
@@ -165,7 +166,7 @@ impl Peers {
     }
 
     /// Begins to take in streams. To be called once, before [`Self::connect`].
-    pub fn start(&self, listener: TcpListener, inbox: Arc<dyn Inbox>) {
+    pub fn start(&self, listener: TcpListener, inbox: Weak<dyn Inbox>) {
         assert!(self.0.inbox.set(inbox).is_ok(), "the streams are started once");
         self.0.runtime.spawn(self.clone().listen(listener));
     }
@@ -261,7 +262,7 @@ impl Peers {
     }
 
     pub(super) fn tell(&self, input: ControlInput) {
-        if let Some(inbox) = self.0.inbox.get() {
+        if let Some(inbox) = self.0.inbox.get().and_then(Weak::upgrade) {
             inbox.control(input);
         }
     }
@@ -330,7 +331,9 @@ impl Peers {
         stop: CancellationToken,
         accepted: impl FnOnce(),
     ) -> (bool, Ended) {
-        let Some(inbox) = self.0.inbox.get() else { return (false, Ended::Here) };
+        let Some(inbox) = self.0.inbox.get().and_then(Weak::upgrade) else {
+            return (false, Ended::Here);
+        };
         if let Err(error) = socket.set_nodelay(true) {
             return (false, error.into());
         }

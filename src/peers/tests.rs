@@ -72,7 +72,8 @@ impl Toy {
             accepted: AtomicUsize::new(0),
             slow: Mutex::default(),
         });
-        peers.start(listener, toy.clone());
+        let inbox: Arc<dyn Inbox> = toy.clone();
+        peers.start(listener, Arc::downgrade(&inbox));
         (toy, receiver)
     }
 
