@@ -372,7 +372,9 @@ impl Sealed {
     /// # Errors
     /// [`DecodeError::Checksum`] if the bytes are damaged or belong to another key or partition.
     pub fn open(&self, partition: Partition, key: &Key) -> Result<Record, DecodeError> {
-        if checksum(partition, key, &self.stored[CRC_BYTES..]).to_le_bytes() != self.stored[..CRC_BYTES] {
+        if checksum(partition, key, &self.stored[CRC_BYTES..]).to_le_bytes()
+            != self.stored[..CRC_BYTES]
+        {
             return Err(DecodeError::Checksum);
         }
         Record::decode(self.stored.slice(CRC_BYTES..))

@@ -161,7 +161,11 @@ impl Worker {
             None => Record::default(),
             Some(Ok(record)) => record,
             Some(Err(())) => {
-                self.record_lost(now, id, out);
+                if id.hint_for.is_some() {
+                    self.drop_damaged_hint(now, id, out);
+                } else {
+                    self.record_lost(now, id, out);
+                }
                 Record::default()
             }
         };
@@ -226,11 +230,12 @@ impl Worker {
         waiter: Waiter,
         out: &mut Vec<Effect>,
     ) {
+        let early = self.has(Defect::AckEqualMergeEarly);
         let Some(Cell::Held { record: held, outstanding, last }) = self.cells.get_mut(id) else {
             unreachable!("a cell is read before it is changed: {id:?}");
         };
         if *held == record {
-            if *outstanding == 0 || self.has(Defect::AckEqualMergeEarly) {
+            if *outstanding == 0 || early {
                 self.tell(now, waiter, Some(id), true, out);
             } else if let Some(pending) = self.commits.get_mut(last) {
                 pending.waiters.push(waiter);
@@ -247,7 +252,8 @@ impl Worker {
         let sealed = held.seal(id.partition, &id.key);
         let value = (!held.is_empty()).then(|| sealed.stored().clone());
         let after = value.is_some().then_some(&sealed);
-        let hint = HintChange { before: before.as_ref().and_then(size), after: after.and_then(size) };
+        let hint =
+            HintChange { before: before.as_ref().and_then(size), after: after.and_then(size) };
         self.count_hint(now, id, hint);
         let change = Change { space: id.space(), key: id.store_key(), value };
         let waiters = self.acknowledge_early(now, id, waiter, out);
@@ -277,6 +283,20 @@ impl Worker {
         let pending = Pending { cell: None, waiters: vec![], hint: HintChange::default() };
         self.commits.insert(self.last_commit, pending);
         self.push_commit(vec![Change { space: Space::Meta, key, value }], out);
+    }
+
+    /// A hint does not pass its checksum: it is of no use to its target. The homes that did take
+    /// the write are what is left of it. Nothing of the cell is queued, so nothing newer goes.
+    fn drop_damaged_hint(&mut self, now: Now, id: &CellId, out: &mut Vec<Effect>) {
+        self.stats.records_lost += 1;
+        out.push(Effect::Event(Event::RecordLost(id.partition, id.key.clone())));
+        self.last_commit.0 += 1;
+        let hint = HintChange::default();
+        self.uncount_hint(now, id, hint);
+        let pending = Pending { cell: None, waiters: vec![], hint };
+        self.commits.insert(self.last_commit, pending);
+        let change = Change { space: Space::Hints, key: id.store_key(), value: None };
+        self.push_commit(vec![change], out);
     }
 
     fn push_commit(&mut self, changes: Vec<Change>, out: &mut Vec<Effect>) {

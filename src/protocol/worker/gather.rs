@@ -12,7 +12,7 @@ use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, Known, ReadAnswer, ReadRequest};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::Record;
-use crate::protocol::step::{Effect, ReadFailed, Space};
+use crate::protocol::step::{Effect, ReadFailed};
 use crate::types::{Key, NodeId, Now, Partition, TraceContext};
 
 /// The homes of a partition as an op found them when it began.
@@ -191,12 +191,17 @@ impl Worker {
             others.partition(|&(_, node)| self.peers.reachable(node));
         up.sort_by_key(|&(slot, node)| (self.peers.latency(node) / 1024, slot));
         let home = |(slot, node)| Candidate { slot, node, hint: false };
-        let mut candidates: Vec<Candidate> = own.map(|slot| home((slot, route.view.me))).into_iter().collect();
+        let mut candidates: Vec<Candidate> =
+            own.map(|slot| home((slot, route.view.me))).into_iter().collect();
         candidates.extend(up.into_iter().map(home));
         if !strict && !down.is_empty() {
             let fallbacks = self.live_fallbacks(&route);
             for &(slot, _) in &down {
-                candidates.extend(fallbacks.iter().map(|&node| Candidate { slot, node, hint: true }));
+                candidates.extend(fallbacks.iter().map(|&node| Candidate {
+                    slot,
+                    node,
+                    hint: true,
+                }));
             }
         }
         candidates.extend(down.into_iter().map(home));
@@ -204,12 +209,19 @@ impl Worker {
     }
 
     /// Asks as many as are needed, if they all answer. This node's own copy is awaited first.
-    pub(super) fn gather_more(&mut self, now: Now, op: OpKey, gather: &mut Gather, out: &mut Vec<Effect>) {
+    pub(super) fn gather_more(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        gather: &mut Gather,
+        out: &mut Vec<Effect>,
+    ) {
         while gather.tally.count() + gather.outstanding() < gather.needed {
             if !self.gather_next(now, op, gather, out) {
                 return;
             }
-            let own_first = gather.asked.len() == 1 && gather.asked[0].who.node == gather.route.view.me;
+            let own_first =
+                gather.asked.len() == 1 && gather.asked[0].who.node == gather.route.view.me;
             if own_first && matches!(gather.asked[0].answer, Answer::Outstanding) {
                 return;
             }

@@ -81,7 +81,8 @@ impl Hints {
     /// Counts that a hint has changed from `before` bytes to `after` (none: there is none).
     fn count(&mut self, target: &NodeName, before: Option<u64>, after: Option<u64>) {
         let held = self.held.entry(target.clone()).or_default();
-        held.count = (held.count + u64::from(after.is_some())).saturating_sub(u64::from(before.is_some()));
+        held.count =
+            (held.count + u64::from(after.is_some())).saturating_sub(u64::from(before.is_some()));
         held.bytes = (held.bytes + after.unwrap_or(0)).saturating_sub(before.unwrap_or(0));
     }
 
@@ -125,7 +126,7 @@ impl Worker {
     }
 
     /// A peer can be reached: what is kept for it is replayed now.
-    pub(super) fn replay_to(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn replay_to(&mut self, node: NodeId, out: &mut Vec<Effect>) {
         let target = self.view.as_ref().and_then(|view| view.name_of(node).cloned());
         let Some(target) = target.filter(|target| self.hints.any_for(target)) else { return };
         let waiting = |replay: &Replay| replay.state == State::Waiting;

@@ -43,10 +43,10 @@ use super::defect::Defect;
 use super::message::{CallId, DataMessage};
 use super::op::{Failure, Outcome, Reason};
 use super::placement::View;
-use super::step::{CommitId, Conditions, Effect, Input, Page, ReadFailed, Stats, Ticket, Token, Tuning};
-use crate::types::{
-    Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Stamp, TraceContext,
+use super::step::{
+    CommitId, Conditions, Effect, Input, Page, ReadFailed, Stats, Ticket, Token, Tuning,
 };
+use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Stamp, TraceContext};
 
 /// How long a late answer may still come, in milliseconds: beyond any client's patience.
 const LATE_MS: u64 = 10_000;
@@ -190,7 +190,8 @@ impl Worker {
     /// A worker that knows nothing yet: it serves once it has been given a view.
     #[must_use]
     pub fn new(config: WorkerConfig) -> Self {
-        let last = if has(&config, Defect::ClockBelowLast) { Stamp::default() } else { config.clock };
+        let last =
+            if has(&config, Defect::ClockBelowLast) { Stamp::default() } else { config.clock };
         Self {
             rng: ChaCha8Rng::seed_from_u64(config.seed),
             clock: Clock::starting_above(last, config.tuning.skew_ms_max),
@@ -233,7 +234,7 @@ impl Worker {
                 self.start_scan(now, ticket, page, deadline, out);
             }
             Input::Message { from, placement, trace, partition, message } => {
-                self.heard_from(now, from, out);
+                self.heard_from(from, out);
                 let sender = replica::Sender { from, placement, trace };
                 self.message(now, sender, partition, message, out);
             }
@@ -284,29 +285,25 @@ impl Worker {
             DataMessage::Session(session) => {
                 self.session_opened(now, sender.from, partition, session, out);
             }
-            DataMessage::ReadReply(call, answer) => {
-                match self.answered(now, sender.from, call) {
-                    Some(Purpose::Gather { op, ask }) => {
-                        self.gather_answered(now, op, ask, answer, out);
-                    }
-                    Some(Purpose::Rebuild { op, home }) => {
-                        self.rebuild_answered(now, op, home, answer, out);
-                    }
-                    _ => {}
+            DataMessage::ReadReply(call, answer) => match self.answered(now, sender.from, call) {
+                Some(Purpose::Gather { op, ask }) => {
+                    self.gather_answered(now, op, ask, answer, out);
                 }
-            }
-            DataMessage::WriteReply(call, answer) => {
-                match self.answered(now, sender.from, call) {
-                    Some(Purpose::Spread { op, ask }) => {
-                        self.spread_answered(now, op, ask, answer, out);
-                    }
-                    Some(Purpose::Repair { key }) => self.repairs.done(sender.from, &key),
-                    Some(Purpose::Replay { cell }) => {
-                        self.replay_answered(now, cell, answer, out);
-                    }
-                    _ => {}
+                Some(Purpose::Rebuild { op, home }) => {
+                    self.rebuild_answered(now, op, home, answer, out);
                 }
-            }
+                _ => {}
+            },
+            DataMessage::WriteReply(call, answer) => match self.answered(now, sender.from, call) {
+                Some(Purpose::Spread { op, ask }) => {
+                    self.spread_answered(now, op, ask, answer, out);
+                }
+                Some(Purpose::Repair { key }) => self.repairs.done(sender.from, &key),
+                Some(Purpose::Replay { cell }) => {
+                    self.replay_answered(now, cell, answer, out);
+                }
+                _ => {}
+            },
             DataMessage::PassReply(call, answer) => {
                 if let Some(Purpose::Pass { op }) = self.answered(now, sender.from, call) {
                     self.pass_answered(now, op, answer, out);
@@ -386,7 +383,7 @@ impl Worker {
     fn reachability(&mut self, now: Now, node: NodeId, up: bool, out: &mut Vec<Effect>) {
         self.peers.set_up(node, up);
         if up {
-            self.replay_to(now, node, out);
+            self.replay_to(node, out);
         } else {
             self.reachability_lost(now, node, out);
         }
@@ -455,7 +452,8 @@ impl Worker {
                 Purpose::Pass { .. } if !late => {}
                 _ => return self.call_failed(now, call, out),
             }
-            let passed = matches!(self.calls.get(&call), Some(Call { purpose: Purpose::Pass { .. }, .. }));
+            let passed =
+                matches!(self.calls.get(&call), Some(Call { purpose: Purpose::Pass { .. }, .. }));
             if let Some(asked) = self.calls.get_mut(&call) {
                 asked.late = true;
                 self.arm(now.mono.after_millis(LATE_MS), Timer::Call(call));
@@ -507,7 +505,13 @@ impl Worker {
     }
 
     /// Ends an op with an answer.
-    fn reply(&mut self, origin: Origin, partition: Partition, outcome: Outcome, out: &mut Vec<Effect>) {
+    fn reply(
+        &mut self,
+        origin: Origin,
+        partition: Partition,
+        outcome: Outcome,
+        out: &mut Vec<Effect>,
+    ) {
         match &outcome {
             Outcome::Read(_) => self.stats.gets += 1,
             Outcome::Written(_) => self.stats.puts += 1,
@@ -519,7 +523,13 @@ impl Worker {
         }
     }
 
-    fn fail_before(&mut self, origin: Origin, partition: Partition, reason: Reason, out: &mut Vec<Effect>) {
+    fn fail_before(
+        &mut self,
+        origin: Origin,
+        partition: Partition,
+        reason: Reason,
+        out: &mut Vec<Effect>,
+    ) {
         self.reply(origin, partition, Outcome::Failed(Failure::before(reason)), out);
     }
 

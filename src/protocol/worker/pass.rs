@@ -203,7 +203,13 @@ impl Worker {
     }
 
     /// A session was asked for some time ago: those who still wait try someone else.
-    pub(super) fn session_timer(&mut self, now: Now, node: NodeId, lane: u16, out: &mut Vec<Effect>) {
+    pub(super) fn session_timer(
+        &mut self,
+        now: Now,
+        node: NodeId,
+        lane: u16,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some(Opened::Asked { .. }) = self.sessions.opened.get(&(node, lane)) {
             self.peer_timed_out(now, node, out);
             self.session_failed(now, node, lane, out);
@@ -250,7 +256,9 @@ impl Worker {
         }
         let Some(Opened::Asked { waiting }) = self.sessions.opened.remove(&lane) else { return };
         let (nonce, issued) = (session.nonce, session.now);
-        self.sessions.opened.insert(lane, Opened::Open { nonce, issued, received: now.mono, next: self.last_call });
+        self.sessions
+            .opened
+            .insert(lane, Opened::Open { nonce, issued, received: now.mono, next: self.last_call });
         for op in waiting {
             self.pass_on(now, op, out);
         }

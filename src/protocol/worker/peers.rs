@@ -92,13 +92,13 @@ impl Peers {
 
 impl Worker {
     /// A peer has said something: it is not silent.
-    pub(super) fn heard_from(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn heard_from(&mut self, node: NodeId, out: &mut Vec<Effect>) {
         let Some(peer) = self.peers.peers.get_mut(&node) else { return };
         peer.timeouts = 0;
         if peer.silent {
             peer.silent = false;
             out.push(Effect::Reachable(node, true));
-            self.replay_to(now, node, out);
+            self.replay_to(node, out);
         }
     }
 

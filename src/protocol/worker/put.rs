@@ -11,7 +11,7 @@
 //! One write, one dot. A home writes under its tenure's actor; a coordinator that is no home takes
 //! a fresh actor for each write, for it does not hold what that actor wrote before.
 
-use super::cells::{Cell, CellId, Task, Waiter};
+use super::cells::{CellId, Task, Waiter};
 use super::gather::{Gather, Progress, Route};
 use super::spread::{Reach, Spread};
 use super::{Op, OpKey, Origin, Timer, Worker};
@@ -59,7 +59,13 @@ pub(super) struct Asked {
 
 impl Worker {
     /// Coordinates a write here.
-    pub(super) fn start_put(&mut self, now: Now, origin: Origin, asked: Asked, out: &mut Vec<Effect>) {
+    pub(super) fn start_put(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        asked: Asked,
+        out: &mut Vec<Effect>,
+    ) {
         let partitions = self.view.as_ref().map_or(1, |view| view.partitions());
         let partition = asked.key.partition(partitions);
         let Some(route) = self.route(partition) else {
@@ -112,7 +118,13 @@ impl Worker {
     }
 
     /// One of the own hints of the key is known.
-    pub(super) fn put_consulted(&mut self, now: Now, op: OpKey, hint: &Record, out: &mut Vec<Effect>) {
+    pub(super) fn put_consulted(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        hint: &Record,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(Op::Put(put)) = self.ops.get_mut(&op) else { return };
         put.base = put.base.merge(hint);
         put.consulting = put.consulting.saturating_sub(1);
@@ -214,7 +226,11 @@ impl Worker {
     ) -> Result<(Record, Dot), Reason> {
         if let Some(before) = op.put.request.and_then(|request| base.written_by(request)) {
             let same = before.value() == op.put.value.as_ref();
-            return if same { Ok((base.clone(), before.dot)) } else { Err(Reason::RequestIdReused) };
+            return if same {
+                Ok((base.clone(), before.dot))
+            } else {
+                Err(Reason::RequestIdReused)
+            };
         }
         let context = match &op.put.context {
             None => base.seen().clone(),
@@ -236,7 +252,8 @@ impl Worker {
         let content = op.put.value.clone().map_or(Content::Tombstone, Content::Value);
         let expiry = op.put.ttl_ms.map(|ttl| Wall(now.wall.0.saturating_add(ttl)));
         let sibling = Sibling { dot, content, expiry, request: op.put.request };
-        let context = if self.has(Defect::LoseContext) { VersionVector::default() } else { context };
+        let context =
+            if self.has(Defect::LoseContext) { VersionVector::default() } else { context };
         let record = base.write(&context, sibling);
         let tuning = &self.config.tuning;
         let (before, after) = (base.siblings().len(), record.siblings().len());
@@ -379,7 +396,13 @@ impl Worker {
     }
 
     /// Fails a write of which nothing was formed.
-    fn put_failed_before(&mut self, _op: OpKey, put: Box<PutOp>, reason: Reason, out: &mut Vec<Effect>) {
+    fn put_failed_before(
+        &mut self,
+        _op: OpKey,
+        put: Box<PutOp>,
+        reason: Reason,
+        out: &mut Vec<Effect>,
+    ) {
         let mut failure = Failure::before(reason);
         if let Some(gather) = &put.gather {
             let (reached, missing) = gather.reached();
@@ -399,11 +422,5 @@ impl Worker {
                 self.putting.remove(key);
             }
         }
-    }
-
-    /// Whether a cell's view is known to differ from what is stored; for tests.
-    #[cfg(test)]
-    pub(super) fn is_held(&self, id: &CellId) -> bool {
-        matches!(self.cells.get(id), Some(Cell::Held { .. }))
     }
 }

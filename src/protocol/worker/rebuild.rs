@@ -60,17 +60,16 @@ impl Worker {
     /// What is stored in a cell is damaged.
     pub(super) fn record_lost(&mut self, now: Now, id: &CellId, out: &mut Vec<Effect>) {
         let (partition, key) = (id.partition, id.key.clone());
-        let first = id.hint_for.is_some() || self.rebuilding.insert((partition, key.clone()));
-        if !first {
+        if id.hint_for.is_some() {
+            // Looked at again as a cell, where it can be told apart from what is queued over it.
+            let nothing = Task::Merge(Record::default(), Waiter::None);
+            return self.with_view(now, id.clone(), nothing, out);
+        }
+        if !self.rebuilding.insert((partition, key.clone())) {
             return;
         }
         self.stats.records_lost += 1;
         out.push(Effect::Event(Event::RecordLost(partition, key.clone())));
-        if id.hint_for.is_some() {
-            // A damaged hint is of no use to its target. The homes that did take the write, and
-            // the repair of what they hold, are what is left of it.
-            return self.remove_damaged_hint(id, out);
-        }
         self.end_tenure(partition, "a record is damaged", out);
         self.commit_meta(marker(partition, &key), Some(Bytes::from_static(&[1])), out);
         self.start_rebuild(now, partition, &key, out);
@@ -109,9 +108,8 @@ impl Worker {
             };
             let key = key.clone();
             let purpose = Purpose::Rebuild { op, home };
-            let message = |call| {
-                DataMessage::Read(ReadRequest { call, key, hint_for: None, known: None })
-            };
+            let message =
+                |call| DataMessage::Read(ReadRequest { call, key, hint_for: None, known: None });
             self.call(now, node, purpose, partition, None, message, out);
         }
         if others.is_empty() {
@@ -145,7 +143,13 @@ impl Worker {
         self.rebuild_moved(now, op, out);
     }
 
-    pub(super) fn rebuild_failed(&mut self, now: Now, op: OpKey, _home: usize, out: &mut Vec<Effect>) {
+    pub(super) fn rebuild_failed(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        _home: usize,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
         rebuild.failed = true;
         rebuild.missing -= 1;

@@ -141,7 +141,9 @@ impl Worker {
             return refuse(Refusal::PlacementOld, out);
         }
         let home = self.is_home(partition);
-        let known_target = hint_for.as_ref().is_none_or(|name| view.is_member(name));
+        let known_target = hint_for
+            .as_ref()
+            .is_none_or(|name| view.placement.members.iter().any(|member| member.name == *name));
         if !self.lies_in(partition, &key) || !known_target || (hint_for.is_none() && !home) {
             return refuse(Refusal::NotMine, out);
         }
@@ -204,19 +206,20 @@ impl Worker {
         result: Result<Page, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let answer = match result.ok().and_then(|page| self.open_page(now, scan.partition, page, out)) {
-            None => ScanAnswer::NotMine,
-            Some((entries, done)) => {
-                let entries = entries
-                    .into_iter()
-                    .map(|(key, record)| {
-                        let sealed = record.seal(scan.partition, &key);
-                        (key, sealed)
-                    })
-                    .collect();
-                ScanAnswer::Page { entries, done }
-            }
-        };
+        let answer =
+            match result.ok().and_then(|page| self.open_page(now, scan.partition, page, out)) {
+                None => ScanAnswer::NotMine,
+                Some((entries, done)) => {
+                    let entries = entries
+                        .into_iter()
+                        .map(|(key, record)| {
+                            let sealed = record.seal(scan.partition, &key);
+                            (key, sealed)
+                        })
+                        .collect();
+                    ScanAnswer::Page { entries, done }
+                }
+            };
         let message = DataMessage::ScanReply(scan.call, answer);
         send_answer(scan.sender, scan.partition, message, out);
     }

@@ -102,8 +102,7 @@ impl Worker {
                 out.push(scan_effect(token, partition, &after, bytes_max));
             } else {
                 let purpose = Purpose::Scan { op, ask };
-                let message =
-                    |call| DataMessage::Scan(ScanRequest { call, after, bytes_max });
+                let message = |call| DataMessage::Scan(ScanRequest { call, after, bytes_max });
                 self.call(now, node, purpose, partition, None, message, out);
             }
         }

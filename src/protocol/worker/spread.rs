@@ -281,7 +281,8 @@ impl Worker {
 
     /// Where a spread stands.
     pub(super) fn reach(&self, spread: &Spread) -> Reach {
-        let count = if self.has(Defect::CountNodeTwice) { spread.acks } else { spread.counts.count() };
+        let count =
+            if self.has(Defect::CountNodeTwice) { spread.acks } else { spread.counts.count() };
         if count >= spread.needed {
             return Reach::Enough;
         }
