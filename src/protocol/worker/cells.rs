@@ -55,9 +55,16 @@ pub(super) enum Task {
     /// Add what it holds to what a coordinator that is no home writes over.
     Consult(OpKey),
     /// Merge a record in.
-    Merge(Record, Waiter),
+    Merge(Incoming, Waiter),
     /// Forget the hint, if it is still the one with this hash.
     DropHint(RecordHash),
+}
+
+/// A record to be merged, with its sealed form if that is at hand.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub record: Record,
+    pub sealed: Option<Sealed>,
 }
 
 /// Who is to be told that a task's result is durable.
@@ -81,6 +88,12 @@ pub(super) struct Pending {
     waiters: Vec<Waiter>,
     /// How the hint in it changes; to be taken back if the commit is refused.
     hint: HintChange,
+}
+
+impl From<Record> for Incoming {
+    fn from(record: Record) -> Self {
+        Self { record, sealed: None }
+    }
 }
 
 impl CellId {
@@ -182,20 +195,25 @@ impl Worker {
 
     fn run_task(&mut self, now: Now, id: &CellId, task: Task, out: &mut Vec<Effect>) {
         let Some(Cell::Held { record, .. }) = self.cells.get(id) else { return };
+        let record = record.clone();
         match task {
             Task::Form(op) => {
-                let record = record.clone();
                 self.form_put(now, op, &record, out);
             }
             Task::Consult(op) => {
-                let record = record.clone();
                 self.put_consulted(now, op, &record, out);
             }
             Task::Merge(incoming, waiter) => {
-                let merged = record.merge(&incoming);
-                if id.hint_for.is_none() {
+                let merged = if record.is_empty() {
+                    incoming
+                } else {
+                    let merged = record.merge(&incoming.record);
+                    let sealed = incoming.sealed.filter(|_| merged == incoming.record);
+                    Incoming { record: merged, sealed }
+                };
+                if id.hint_for.is_none() && self.tenures.contains_key(&id.partition) {
                     let ours = record.seen().clone();
-                    self.heed_own_actor(id.partition, &ours, incoming.seen(), out);
+                    self.heed_own_actor(id.partition, &ours, merged.record.seen(), out);
                 }
                 self.leave(now, id, merged, waiter, out);
             }
@@ -204,7 +222,7 @@ impl Worker {
                 let unchanged = current == hash || self.has(Defect::DeleteChangedHint);
                 if unchanged && !record.is_empty() {
                     self.stats.hints_replayed += 1;
-                    self.leave(now, id, Record::default(), Waiter::None, out);
+                    self.leave(now, id, Record::default().into(), Waiter::None, out);
                 }
             }
         }
@@ -226,10 +244,11 @@ impl Worker {
         &mut self,
         now: Now,
         id: &CellId,
-        record: Record,
+        new: Incoming,
         waiter: Waiter,
         out: &mut Vec<Effect>,
     ) {
+        let Incoming { record, sealed } = new;
         let early = self.has(Defect::AckEqualMergeEarly);
         let Some(Cell::Held { record: held, outstanding, last }) = self.cells.get_mut(id) else {
             unreachable!("a cell is read before it is changed: {id:?}");
@@ -249,7 +268,7 @@ impl Worker {
         *outstanding += 1;
         self.last_commit.0 += 1;
         *last = self.last_commit;
-        let sealed = held.seal(id.partition, &id.key);
+        let sealed = sealed.unwrap_or_else(|| held.seal(id.partition, &id.key));
         let value = (!held.is_empty()).then(|| sealed.stored().clone());
         let after = value.is_some().then_some(&sealed);
         let hint =
@@ -388,4 +407,9 @@ impl Worker {
 pub(super) fn open_stored(id: &CellId, stored: Bytes) -> Result<Record, ()> {
     let sealed = Sealed::from_stored(stored).map_err(|_| ())?;
     sealed.open(id.partition, &id.key).map_err(|_| ())
+}
+
+/// The hash of what is stored in a cell.
+pub(super) fn stored_hash(stored: &Bytes) -> Option<RecordHash> {
+    Some(Sealed::from_stored(stored.clone()).ok()?.hash())
 }

@@ -7,13 +7,13 @@
 
 use bytes::Bytes;
 
-use super::cells::{CellId, open_stored};
+use super::cells::{CellId, open_stored, stored_hash};
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, Known, ReadAnswer, ReadRequest};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, ReadFailed};
-use crate::types::{Key, NodeId, Now, Partition, TraceContext};
+use crate::types::{Key, NodeId, Now, Partition, RecordHash, TraceContext};
 
 /// The homes of a partition as an op found them when it began.
 #[derive(Debug, Clone)]
@@ -61,8 +61,8 @@ pub(super) struct Gather {
     asked: Vec<Asked>,
     tally: Tally,
     merged: Option<Record>,
-    /// What this node holds durably itself: peers are told its hash and dots.
-    own: Option<Record>,
+    /// What this node holds durably itself, and its hash: peers are told of it.
+    own: Option<(Record, RecordHash)>,
 }
 
 /// Where a gather stands.
@@ -250,8 +250,8 @@ impl Worker {
             out.push(Effect::Read { token, space: id.space(), key: id.store_key() });
             return true;
         }
-        let known = gather.own.as_ref().filter(|own| !own.is_empty()).map(|own| Known {
-            hash: own.seal(partition, &key).hash(),
+        let known = gather.own.as_ref().map(|(own, hash)| Known {
+            hash: *hash,
             dots: own.siblings().iter().map(|sibling| sibling.dot).collect(),
         });
         let purpose = Purpose::Gather { op, ask };
@@ -283,21 +283,22 @@ impl Worker {
         let id = CellId { hint_for, partition: gather.route.partition, key: gather.key.clone() };
         let record = match result {
             // The absence of a hint is no answer; the absence of a home's own copy is one.
-            Ok(None) => (!who.hint).then(Record::default),
-            Ok(Some(stored)) => match open_stored(&id, stored) {
-                Ok(record) => Some(record),
-                Err(()) => {
+            Ok(None) => (!who.hint).then(|| (Record::default(), None)),
+            Ok(Some(stored)) => {
+                let hash = stored_hash(&stored);
+                let opened = open_stored(&id, stored);
+                if opened.is_err() {
                     self.record_lost(now, &id, out);
-                    None
                 }
-            },
+                opened.ok().map(|record| (record, hash))
+            }
             Err(ReadFailed) => None,
         };
         let Some(gather) = self.gather_of(op) else { return };
         match record {
-            Some(record) => {
-                if !who.hint {
-                    gather.own = Some(record.clone());
+            Some((record, hash)) => {
+                if let (false, Some(hash)) = (who.hint, hash) {
+                    gather.own = Some((record.clone(), hash));
                 }
                 gather.accept(ask, record);
             }
@@ -317,7 +318,7 @@ impl Worker {
     ) {
         let Some(gather) = self.gather_of(op) else { return };
         let (partition, key) = (gather.route.partition, gather.key.clone());
-        let own = gather.own.clone().unwrap_or_default();
+        let own = gather.own.clone().map(|own| own.0).unwrap_or_default();
         let record = match answer {
             ReadAnswer::Equal => Some(own),
             ReadAnswer::Absent => Some(Record::default()),

@@ -114,7 +114,7 @@ impl Worker {
             && let Some(ask) = Self::spread_own(&spread)
         {
             let _ = slot;
-            self.later.push((own, Task::Merge(merged, Waiter::Spread { op: key, ask })));
+            self.later.push((own, Task::Merge(merged.into(), Waiter::Spread { op: key, ask })));
         }
         get.spread = Some(spread);
         self.ops.insert(key, Op::Get(get));

@@ -76,7 +76,9 @@ impl Worker {
         let is_home = route.own.is_some() && !self.is_rebuilding(partition, &key);
         let op = self.next_op();
         *self.putting.entry(key.clone()).or_default() += 1;
-        self.arm(now.mono.after_micros(self.config.tuning.hedge_min).min(deadline), Timer::Op(op));
+        let patience =
+            if strict || far || !is_home { self.config.tuning.hedge_min } else { u64::MAX };
+        self.arm(now.mono.after_micros(patience).min(deadline), Timer::Op(op));
         let state = PutOp {
             origin,
             key: key.clone(),
@@ -202,13 +204,13 @@ impl Worker {
         let needed = put.consistency.of(n).max(majority);
         let (route, key) = (put.route.clone(), put.key.clone());
         let own = route.own.map(|_| CellId::own(route.partition, &key));
-        let mut spread = Spread::new(route, key, record.clone(), needed, put.strict, put.trace);
+        let mut spread = Spread::new(route, key, record, needed, put.strict, put.trace);
         self.spread_start(now, op, &mut spread, &[], out);
-        let own_ask = Self::spread_own(&spread);
+        let (own_ask, incoming) = (Self::spread_own(&spread), spread.incoming());
         put.spread = Some(spread);
         self.ops.insert(op, Op::Put(put));
         if let (Some(cell), Some(ask)) = (own, own_ask) {
-            self.leave(now, &cell, record, Waiter::Spread { op, ask }, out);
+            self.leave(now, &cell, incoming, Waiter::Spread { op, ask }, out);
         }
         self.run_later(now, out);
         self.put_moved(now, op, out);

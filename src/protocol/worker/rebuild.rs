@@ -62,7 +62,7 @@ impl Worker {
         let (partition, key) = (id.partition, id.key.clone());
         if id.hint_for.is_some() {
             // Looked at again as a cell, where it can be told apart from what is queued over it.
-            let nothing = Task::Merge(Record::default(), Waiter::None);
+            let nothing = Task::Merge(Record::default().into(), Waiter::None);
             return self.with_view(now, id.clone(), nothing, out);
         }
         if !self.rebuilding.insert((partition, key.clone())) {
@@ -173,7 +173,7 @@ impl Worker {
             let timer = Timer::Rebuild(partition, key.clone());
             self.arm(now.mono.after_millis(RETRY_MS), timer);
         }
-        self.with_view(now, CellId::own(partition, &key), Task::Merge(merged, waiter), out);
+        self.with_view(now, CellId::own(partition, &key), Task::Merge(merged.into(), waiter), out);
     }
 
     /// What all other homes hold is merged and durable: the copy is whole again.

@@ -45,7 +45,7 @@ impl Worker {
             if node == gather.route.view.me {
                 let id = CellId::own(partition, key);
                 self.stats.repairs_sent += 1;
-                self.with_view(now, id, Task::Merge(merged.clone(), Waiter::None), out);
+                self.with_view(now, id, Task::Merge(merged.clone().into(), Waiter::None), out);
             } else if self.peers.reachable(node) && self.repairs.begin(node, key) {
                 self.stats.repairs_sent += 1;
                 let record = merged.seal(partition, key);

@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::cells::{CellId, Task, Waiter, open_stored};
+use super::cells::{CellId, Incoming, Task, Waiter, open_stored};
 use super::{Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{
@@ -158,12 +158,13 @@ impl Worker {
         if hint_for.is_some() && home {
             // What a home hears of a key belongs to its own copy first.
             let own = CellId::own(partition, &key);
-            self.with_view(now, own, Task::Merge(record.clone(), Waiter::None), out);
+            self.with_view(now, own, Task::Merge(record.clone().into(), Waiter::None), out);
         }
         let hash = sealed.hash();
         let waiter = Waiter::Peer { to: sender.from, call, trace: sender.trace, hash };
         let id = CellId { hint_for, partition, key };
-        self.with_view(now, id, Task::Merge(record, waiter), out);
+        let incoming = Incoming { record, sealed: Some(sealed) };
+        self.with_view(now, id, Task::Merge(incoming, waiter), out);
     }
 
     /// What a peer sent is durable (its hash), or could not be kept (none).

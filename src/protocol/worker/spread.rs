@@ -9,7 +9,7 @@
 //! Two counts are kept: who *holds* the record at all, and who *counts* toward W (a strict
 //! request counts no hint). Both count distinct nodes in distinct slots.
 
-use super::cells::{CellId, Task, Waiter};
+use super::cells::{CellId, Incoming, Task, Waiter};
 use super::gather::Route;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
@@ -95,6 +95,11 @@ impl Spread {
             counts: Tally::default(),
             acks: 0,
         }
+    }
+
+    /// What is to be left in a cell of this node.
+    pub fn incoming(&self) -> Incoming {
+        Incoming { record: self.record.clone(), sealed: Some(self.sealed.clone()) }
     }
 
     /// Whether each slot's home holds the record, or someone keeps it as a hint.
@@ -244,13 +249,15 @@ impl Worker {
             return;
         }
         let ask = spread.asked.len();
-        if self.hints_full(spread.sealed.stored().len()) {
+        // A hint of this node for itself would be kept by the very store that refused the record.
+        let for_itself = spread.route.own == Some(slot);
+        if for_itself || self.hints_full(spread.sealed.stored().len()) {
             spread.asked.push(Asked { slot, node: me, hint: true, state: State::Failed });
             return;
         }
         spread.asked.push(Asked { slot, node: me, hint: true, state: State::Outstanding });
         let cell = CellId::hint(&target, spread.route.partition, &spread.key);
-        let task = Task::Merge(spread.record.clone(), Waiter::Spread { op, ask });
+        let task = Task::Merge(spread.incoming(), Waiter::Spread { op, ask });
         self.later.push((cell, task));
     }
 
