@@ -30,6 +30,8 @@ mod repair;
 mod replica;
 mod scan;
 mod spread;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

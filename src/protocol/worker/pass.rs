@@ -366,7 +366,8 @@ impl Worker {
             // Begun before, or refused before: whoever passed it was or will be answered then.
             return;
         }
-        let refused = now.mono >= pass.deadline
+        let refused = !self.lies_in(partition, &pass.key)
+            || now.mono >= pass.deadline
             || self.conditions.draining
             || self.view.is_none()
             || self.ops.len() >= self.config.tuning.in_flight_max

@@ -50,7 +50,8 @@ impl Worker {
         })
     }
 
-    fn lies_in(&self, partition: Partition, key: &Key) -> bool {
+    /// Whether a peer speaks of a key's own partition.
+    pub(super) fn lies_in(&self, partition: Partition, key: &Key) -> bool {
         self.view.as_ref().is_some_and(|view| key.partition(view.partitions()) == partition)
     }
 
