@@ -521,7 +521,7 @@ impl Worker {
         }
         match origin {
             Origin::Client(ticket) => out.push(Effect::Reply(ticket, outcome)),
-            Origin::Passed { from, call } => self.answer_pass(from, call, partition, outcome, out),
+            Origin::Passed { from, call } => pass::answer_pass(from, call, partition, outcome, out),
         }
     }
 
