@@ -119,6 +119,16 @@ pub enum Loss {
         /// Where a whole batch begins behind it.
         whole: u64,
     },
+    /// A batch of the journal would be replayed out of order: old writes would win over new ones.
+    #[error(
+        "the journal {path} is damaged: the batch at byte {at}, or the one before it, is out of order"
+    )]
+    DisorderedJournal {
+        /// The file.
+        path: PathBuf,
+        /// Where the second of the two batches begins.
+        at: u64,
+    },
 }
 
 /// Opens the data folder of the node `name` at `path`, making it if there is none.
@@ -189,3 +199,7 @@ fn recovered(store: &dyn Store) -> Result<Result<CommitPoint, Loss>, StoreError>
     }
     Ok(Ok(CommitPoint::default()))
 }
+
+#[cfg(test)]
+#[path = "open_tests.rs"]
+mod tests;
