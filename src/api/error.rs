@@ -9,12 +9,13 @@
 //! | overload; nothing was begun | `RESOURCE_EXHAUSTED` |
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use super::ERROR_DOMAIN;
+use crate::proto::ERROR_DOMAIN;
 use crate::protocol::context::ContextError;
 use crate::protocol::op::{Action, Failure, Reason};
 use crate::types::NodeName;
@@ -102,7 +103,8 @@ fn sentence(failure: &Failure, safe: bool) -> String {
             [] => "nobody".to_owned(),
             names => list(names, ", "),
         };
-        text += &format!(
+        let _ = write!(
+            text,
             " ({} needed; reached {}; missing {})",
             failure.needed,
             names(&failure.reached),

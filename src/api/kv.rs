@@ -1,5 +1,6 @@
 //! The service of keys.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
@@ -12,11 +13,11 @@ use super::backend::Backend;
 use super::error;
 use super::request::{self, Fields};
 use super::scan;
+use super::trace::Sampling;
 use crate::proto;
 use crate::proto::kv_server::Kv;
 use crate::protocol::context::Context;
 use crate::protocol::op::{Action, Failure, Op, Outcome, Put, ReadOutcome, Reason, Receipt};
-use crate::telemetry;
 use crate::types::{ClusterId, Key, TraceContext};
 
 /// Walks over all keys that a node carries out at a time: each reads several partitions ahead.
@@ -26,7 +27,8 @@ pub(super) struct KvService<B> {
     backend: B,
     settings: Settings,
     requests: Gate,
-    scans: std::sync::Arc<Gate>,
+    scans: Arc<Gate>,
+    sampling: Sampling,
 }
 
 /// Bounds how much is under way.
@@ -62,8 +64,9 @@ impl<G: std::ops::Deref<Target = Gate>> Drop for Place<G> {
 impl<B: Backend> KvService<B> {
     pub(super) fn new(backend: B, settings: Settings) -> Self {
         let requests = Gate::new("requests", settings.in_flight_max);
-        let scans = std::sync::Arc::new(Gate::new("scans", SCANS_MAX));
-        Self { backend, settings, requests, scans }
+        let scans = Arc::new(Gate::new("scans", SCANS_MAX));
+        let sampling = Sampling::new(settings.sample_ratio);
+        Self { backend, settings, requests, scans, sampling }
     }
 
     fn cluster(&self) -> Result<(ClusterId, u16), Status> {
@@ -75,7 +78,7 @@ impl<B: Backend> KvService<B> {
         let timeout = request::timeout(metadata, self.settings.request_timeout);
         let caller = request::trace(metadata);
         let run = |trace: Option<TraceContext>| self.backend.run(op, timeout, trace);
-        match telemetry::request_span(name, caller) {
+        match self.sampling.span(name, caller) {
             None => run(caller).await,
             Some((span, own)) => tracing::Instrument::instrument(run(Some(own)), span).await,
         }
@@ -142,7 +145,8 @@ impl<B: Backend> Kv for KvService<B> {
         let key = fields.key(message.key);
         let value = fields.value(message.value, self.settings.value_bytes_max);
         let consistency = fields.consistency(message.consistency);
-        let (ttl_ms, request) = (fields.ttl(message.ttl_ms), fields.request_id(&message.request_id));
+        let (ttl_ms, request) =
+            (fields.ttl(message.ttl_ms), fields.request_id(&message.request_id));
         let (Some(key), Some(value), Some(consistency), Some(ttl_ms), Some(request)) =
             (key, value, consistency, ttl_ms, request)
         else {
@@ -164,8 +168,7 @@ impl<B: Backend> Kv for KvService<B> {
         let _place = Gate::enter(&self.requests)?;
         let (metadata, _, message) = request.into_parts();
         let mut fields = Fields::default();
-        let (key, consistency) =
-            (fields.key(message.key), fields.consistency(message.consistency));
+        let (key, consistency) = (fields.key(message.key), fields.consistency(message.consistency));
         let request = fields.request_id(&message.request_id);
         let (Some(key), Some(consistency), Some(request)) = (key, consistency, request) else {
             return Err(fields.into_status());

@@ -15,15 +15,14 @@
 mod admin;
 pub mod backend;
 pub mod codec;
-mod connection;
+pub(crate) mod connection;
 mod error;
 mod health;
 mod kv;
 mod request;
 mod scan;
 mod token;
-#[cfg(test)]
-mod tests;
+mod trace;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -40,7 +39,7 @@ use tonic::transport::Server;
 
 use self::admin::AdminService;
 use self::backend::Backend;
-use self::connection::Incoming;
+use self::connection::{Incoming, Patience};
 use self::health::HealthService;
 use self::kv::KvService;
 use crate::config;
@@ -48,9 +47,8 @@ use crate::proto;
 use crate::proto::admin_server::AdminServer;
 use crate::proto::kv_server::KvServer;
 
-/// The domain of the `google.rpc.ErrorInfo` in every error of ours.
-pub const ERROR_DOMAIN: &str = "coterie.v1";
-
+/// Connections at a time: each costs some tens of kilobytes.
+const CONNECTIONS_MAX: usize = 8192;
 /// Calls that one connection may have under way: more clients than that share a node through
 /// more connections.
 const STREAMS_PER_CONNECTION: u32 = 1024;
@@ -63,11 +61,13 @@ const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// A connection whose other end has vanished is noticed within the sum of these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that has sent nothing within this is closed; later, keepalive looks after it.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(10);
 /// What a request holds beside a value: a key, a context, and room.
 const REQUEST_BYTES_BESIDE: usize = 1 << 20;
 
 /// What the services need of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The largest value that may be written, in bytes.
     pub value_bytes_max: usize,
@@ -77,6 +77,9 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Connections at a time.
     pub connections_max: usize,
+    /// Which part of the requests is traced if the caller has not decided, 0 to 1; none: spans go
+    /// nowhere.
+    pub sample_ratio: Option<f64>,
     /// How long calls under way may take to end when the node stops.
     pub grace: Duration,
 }
@@ -85,11 +88,13 @@ impl Settings {
     /// What the configuration says; limits that it does not have are fixed here.
     #[must_use]
     pub fn of(settings: &config::Settings) -> Self {
+        let telemetry = &settings.telemetry;
         Self {
             value_bytes_max: settings.limits.value_bytes,
             request_timeout: settings.timeouts.request,
             in_flight_max: settings.limits.in_flight,
-            connections_max: 8192,
+            connections_max: CONNECTIONS_MAX,
+            sample_ratio: telemetry.otlp_endpoint.is_some().then_some(telemetry.sample_ratio),
             grace: settings.timeouts.request + Duration::from_secs(1),
         }
     }
@@ -112,7 +117,8 @@ pub async fn serve<B: Backend>(
     settings: Settings,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = Incoming::new(listener, settings.connections_max);
+    let patience = Patience::FirstWord(FIRST_WORD_WITHIN);
+    let incoming = Incoming::new(listener, settings.connections_max, patience);
     let grace = settings.grace;
     let service = Dispatch::new(backend, settings);
     let stopping = tokio::sync::Notify::new();

@@ -73,13 +73,11 @@ impl Fields {
         if id.is_empty() {
             return Some(None);
         }
-        match <[u8; 16]>::try_from(id) {
-            Ok(id) => Some(Some(RequestId(id))),
-            Err(_) => {
-                let told = format!("a request id is empty or has 16 bytes, not {}", id.len());
-                self.refuse("request_id", told)
-            }
+        if let Ok(id) = <[u8; 16]>::try_from(id) {
+            return Some(Some(RequestId(id)));
         }
+        let told = format!("a request id is empty or has 16 bytes, not {}", id.len());
+        self.refuse("request_id", told)
     }
 
     /// None within for a value that lives for ever.
@@ -112,7 +110,7 @@ pub(super) fn timeout(metadata: &MetadataMap, longest: Duration) -> Duration {
     let asked = metadata.get("grpc-timeout").and_then(|text| grpc_timeout(text.as_bytes()));
     let Some(asked) = asked else { return longest };
     let way_back = (asked / WAY_BACK_PART).min(WAY_BACK_MAX);
-    (asked - way_back).clamp(TIMEOUT_MIN, longest.max(TIMEOUT_MIN))
+    asked.saturating_sub(way_back).clamp(TIMEOUT_MIN, longest.max(TIMEOUT_MIN))
 }
 
 /// Up to eight digits and a unit, as the gRPC protocol has it; none if it is anything else.
@@ -142,7 +140,8 @@ pub(super) fn trace(metadata: &MetadataMap) -> Option<TraceContext> {
 fn traceparent(text: &[u8]) -> Option<TraceContext> {
     let (head, more) = text.split_at_checked(55)?;
     let mut parts = head.split(|&byte| byte == b'-');
-    let [version, trace, span, flags] = [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
+    let [version, trace, span, flags] =
+        [parts.next()?, parts.next()?, parts.next()?, parts.next()?];
     let lengths = [version.len(), trace.len(), span.len(), flags.len()];
     let version = hex(version)?;
     let tail_fits = more.is_empty() || version > 0 && more[0] == b'-';

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataMap;
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use super::backend::Backend;
 use super::error;
@@ -197,11 +197,8 @@ impl Walk {
     /// Sends what was gathered, with the token of where the walk stands.
     async fn send(&self, gathered: &mut Gathered, sender: &Sender) -> Result<(), End> {
         let ended = self.at.0 >= self.partitions;
-        let token = PageToken {
-            cluster: self.cluster,
-            partition: self.at,
-            after: self.after.clone(),
-        };
+        let token =
+            PageToken { cluster: self.cluster, partition: self.at, after: self.after.clone() };
         let message = proto::ScanResponse {
             entries: std::mem::take(&mut gathered.entries),
             page_token: if ended { Bytes::new() } else { token.encode() },
