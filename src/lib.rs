@@ -1,6 +1,7 @@
 //! Coterie.
 
 pub mod api;
+pub mod client;
 pub mod protocol;
 pub mod store;
 pub mod types;
