@@ -101,6 +101,11 @@ impl Cluster {
             .stdout(log)
             .stderr(errors)
             .kill_on_drop(true);
+        for (name, _) in std::env::vars_os() {
+            if is_overriding(&name.to_string_lossy()) {
+                command.env_remove(name);
+            }
+        }
         #[cfg(unix)]
         command.process_group(0);
         let child = command.spawn();
@@ -260,6 +265,13 @@ impl Death {
     }
 }
 
+/// Whether a variable of the environment would override what a node's own file says.
+fn is_overriding(variable: &str) -> bool {
+    let Some(key) = variable.strip_prefix("COTERIE__") else { return false };
+    let own = ["NODE__", "LISTEN__", "ADVERTISE__", "BOOTSTRAP__", "CLUSTER__", "REPLICATION__"];
+    own.iter().any(|section| key.starts_with(section)) || key == "STORAGE__DURABILITY"
+}
+
 /// The path of this program: to be started again, even if it was replaced on disk meanwhile.
 fn this_program() -> anyhow::Result<PathBuf> {
     let running = Path::new("/proc/self/exe");
@@ -344,6 +356,14 @@ mod tests {
         let shown = last_lines(&text);
         assert_eq!(shown.lines().count(), LOG_TAIL_LINES);
         assert!(shown.ends_with("    line 99"));
+    }
+
+    #[test]
+    fn the_environment_does_not_override_what_each_node_has_of_its_own() {
+        assert!(is_overriding("COTERIE__NODE__NAME"));
+        assert!(is_overriding("COTERIE__STORAGE__DURABILITY"));
+        assert!(!is_overriding("COTERIE__LOG__LEVEL"));
+        assert!(!is_overriding("COTERIE_ADDR"));
     }
 
     #[test]

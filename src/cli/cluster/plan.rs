@@ -188,19 +188,25 @@ impl Plan {
              \n\
              [cluster]\n\
              name = \"local\"\n\
-             replicas = {replicas}\n\
-             \n\
-             [bootstrap]\n\
-             expect = {nodes}\n\
-             seeds = {seeds:?}\n\
              \n\
              [listen]\n\
              client = \"{client}\"\n\
              internal = \"{internal}\"\n\
              admin = \"{admin}\"\n\
              \n\
+             [bootstrap]\n\
+             expect = {nodes}\n\
+             seeds = {seeds:?}\n\
+             \n\
+             [replication]\n\
+             replicas = {replicas}\n\
+             \n\
              [storage]\n\
-             durability = \"{durability}\"\n",
+             durability = \"{durability}\"\n\
+             \n\
+             [runtime]\n\
+             # The nodes share this machine's processors.\n\
+             threads = {threads}\n",
             nodes = self.nodes,
             config = place.config.display(),
             name = place.name,
@@ -210,9 +216,16 @@ impl Plan {
             internal = place.internal,
             admin = place.admin,
             durability = self.durability.as_str(),
+            threads = threads_of(self.nodes),
         );
         text
     }
+}
+
+/// How many threads each of `nodes` nodes gets of this machine's processors.
+fn threads_of(nodes: u16) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (processors / usize::from(nodes)).max(1)
 }
 
 /// A path as a TOML string. JSON's escapes are TOML's, for text.
@@ -238,6 +251,7 @@ fn busy_ports(place: &Place) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
 
     fn plan(nodes: u16, port: u16) -> anyhow::Result<Plan> {
         Plan::new(nodes, PathBuf::from("dir"), port, Durability::Fsync)
@@ -256,6 +270,23 @@ mod tests {
         assert!(plan(0, 7400).is_err());
         assert!(plan(NODES_MAX + 1, 7400).is_err());
         assert!(plan(3, 0).is_err());
+    }
+
+    #[test]
+    fn the_configuration_that_is_written_is_the_one_that_is_read() {
+        let plan = Plan::new(5, PathBuf::from("/tmp/a \"b\""), 7400, Durability::Buffered).unwrap();
+        for place in plan.places() {
+            let settings = Settings::from_text(&plan.config(&place), "test").unwrap();
+            assert_eq!(settings.node.name.as_str(), place.name);
+            assert_eq!(settings.node.data, place.data);
+            assert_eq!(settings.listen.client, place.client);
+            assert_eq!(settings.listen.internal, place.internal);
+            assert_eq!(settings.listen.admin, place.admin);
+            assert_eq!(settings.bootstrap.founders.len(), 5);
+            assert_eq!(settings.bootstrap.seeds.len(), 4);
+            assert_eq!(settings.replication.replicas, 3);
+            assert_eq!(settings.storage.durability, crate::store::Durability::Buffered);
+        }
     }
 
     #[test]
