@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod client;
+pub mod config;
 pub mod protocol;
 pub mod store;
 pub mod types;
