@@ -1,6 +1,7 @@
 //! Coterie.
 
 pub mod api;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod protocol;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
-use crate::proto;
+use crate::{client, proto};
 
 /// Which nodes to talk to.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +36,16 @@ pub enum Consistency {
 }
 
 impl From<Consistency> for proto::Consistency {
+    fn from(consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::One => Self::One,
+            Consistency::Quorum => Self::Quorum,
+            Consistency::All => Self::All,
+        }
+    }
+}
+
+impl From<Consistency> for client::Consistency {
     fn from(consistency: Consistency) -> Self {
         match consistency {
             Consistency::One => Self::One,

@@ -236,11 +236,7 @@ impl Common {
 }
 
 impl Write {
-    async fn options(
-        &self,
-        client: &Client,
-        key: &Bytes,
-    ) -> anyhow::Result<(WriteOptions, u128)> {
+    async fn options(&self, client: &Client, key: &Bytes) -> anyhow::Result<(WriteOptions, u128)> {
         let context = match &self.context {
             Some(context) => context.clone(),
             None if self.context_from_get => {

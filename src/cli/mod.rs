@@ -19,6 +19,7 @@ pub mod exit;
 #[cfg(test)]
 mod fake;
 mod kv;
+mod latency;
 mod local;
 mod serve;
 mod shutdown;
@@ -108,9 +109,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 
 /// Clients are bound by the network, not by the processor: one thread leaves the others to the
 /// nodes, and spares every request two wake-ups.
-fn on_one_thread(
-    command: impl Future<Output = anyhow::Result<Exit>>,
-) -> anyhow::Result<Exit> {
+fn on_one_thread(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let ran = runtime.block_on(command);

@@ -24,7 +24,7 @@ use tokio::process::{Child, Command};
 use crate::client::{Client, Options};
 use crate::proto::StatusResponse;
 
-pub use plan::{Durability, NODES_MAX, Place, Plan};
+pub use plan::{Durability, Place, Plan};
 
 /// How long children may take to stop before they are killed.
 pub const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -273,7 +273,10 @@ fn is_overriding(variable: &str) -> bool {
 }
 
 /// The path of this program: to be started again, even if it was replaced on disk meanwhile.
-fn this_program() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// If the system does not tell.
+pub fn this_program() -> anyhow::Result<PathBuf> {
     let running = Path::new("/proc/self/exe");
     let path = std::env::current_exe().context("cannot find this program's own file")?;
     Ok(if path.exists() || !running.exists() { path } else { running.to_owned() })

@@ -90,7 +90,9 @@ impl Plan {
             bail!("a cluster on one machine has 1 to {NODES_MAX} nodes, not {nodes}");
         }
         if port == 0 || last > u32::from(u16::MAX) {
-            bail!("{nodes} nodes from port {port} on would need port {last}: choose a lower --port");
+            bail!(
+                "{nodes} nodes from port {port} on would need port {last}: choose a lower --port"
+            );
         }
         Ok(Self { nodes, dir, port, durability })
     }

@@ -5,7 +5,8 @@ mod health;
 use std::time::Duration;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::presets;
+use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -115,8 +116,16 @@ pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
         }
         Output::Text => {
             let mut table = table(&[
-                "NAME", "STATE", "REACHABLE", "FOR", "HOME", "GENERATION", "CLIENTS", "INTERNAL",
-                "ADMIN", "ID",
+                "NAME",
+                "STATE",
+                "REACHABLE",
+                "FOR",
+                "HOME",
+                "GENERATION",
+                "CLIENTS",
+                "INTERNAL",
+                "ADMIN",
+                "ID",
             ]);
             for member in &asked.members {
                 table.add_row([
@@ -238,7 +247,7 @@ fn cells(row: &Row) -> Vec<String> {
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(presets::NOTHING)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header.iter().copied());
     table

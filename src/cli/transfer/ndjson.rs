@@ -38,8 +38,8 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
 /// # Errors
 /// [`LineError`] if it is not an object with one key and one value.
 pub fn decode(line: &[u8]) -> Result<Record, LineError> {
-    let line: Line =
-        serde_json::from_slice(line).map_err(|error| LineError(format!("not a record: {error}")))?;
+    let line: Line = serde_json::from_slice(line)
+        .map_err(|error| LineError(format!("not a record: {error}")))?;
     let key = bytes_of("key", line.key, line.key_b64)?;
     let value = bytes_of("value", line.value, line.value_b64)?;
     Ok(Record { key, value })
