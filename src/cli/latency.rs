@@ -6,6 +6,9 @@ use hdrhistogram::Histogram;
 
 use super::term;
 
+/// Longer ones count as this: no request may take as long.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
 /// Latencies of one kind of request, in microseconds, to three digits.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
@@ -21,8 +24,9 @@ impl Default for Latencies {
 impl Latencies {
     /// Adds one.
     pub fn record(&mut self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.0.saturating_record(micros);
+        let micros = u64::try_from(latency.min(LONGEST).as_micros()).unwrap_or(u64::MAX);
+        // It grows as needed, up to the longest.
+        let _ = self.0.record(micros);
     }
 
     /// Adds all of another's.
@@ -67,5 +71,7 @@ mod tests {
         let median = latencies.quantile(0.5).as_millis();
         assert!((495..=505).contains(&median), "{median}");
         assert_eq!(latencies.count(), 1000);
+        latencies.record(Duration::MAX);
+        assert!(latencies.quantile(1.0).abs_diff(LONGEST) < LONGEST / 100);
     }
 }
