@@ -46,7 +46,7 @@ pub struct Coded {
 
 impl Coded {
     /// An error with a code and no further cause.
-    pub fn new(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    pub fn error(exit: Exit, message: impl Into<String>) -> anyhow::Error {
         Self { exit, message: message.into(), source: None }.into()
     }
 }
@@ -101,18 +101,15 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// The error and its causes, a line each. A cause that only repeats what stands above it is left
-/// out.
+/// The error and its causes, a line each. A cause that only repeats what stands above is left out.
 #[must_use]
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
-    let mut above = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
-        if !cause.is_empty() && !above.contains(&cause) {
+        if !cause.is_empty() && !text.contains(&cause) {
             text.push_str("\n  because: ");
             text.push_str(&cause);
-            above = cause;
         }
     }
     text
@@ -150,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_code_is_found_below_added_context() {
-        let error = Coded::new(Exit::NotFound, "no such key").context("getting `k`");
+        let error = Coded::error(Exit::NotFound, "no such key").context("getting `k`");
         assert_eq!(of_error(&error), Exit::NotFound);
         assert_eq!(of_error(&anyhow::anyhow!("anything")), Exit::Error);
     }

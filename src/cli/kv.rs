@@ -334,7 +334,7 @@ fn key(text: &OsString) -> anyhow::Result<Bytes> {
     if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX {
         let length = bytes.len();
         let sentence = format!("a key has 1 to {KEY_BYTES_MAX} bytes, this one has {length}");
-        return Err(Coded::new(Exit::Usage, sentence));
+        return Err(Coded::error(Exit::Usage, sentence));
     }
     Ok(bytes)
 }

@@ -58,7 +58,10 @@ pub async fn local(args: LocalArgs) -> anyhow::Result<Exit> {
 async fn run(cluster: &mut Cluster, stop: &mut shutdown::Signals) -> anyhow::Result<()> {
     print_nodes(cluster)?;
     tokio::select! {
-        signal = stop.next() => return stopping(signal),
+        signal = stop.next() => {
+            stopping(signal);
+            return Ok(());
+        }
         ready = cluster.wait_ready(READY_WITHIN) => {
             let took = ready?;
             term::line(format_args!("ready after {}. Ctrl-C stops it.", term::span(took)))?;
@@ -66,7 +69,10 @@ async fn run(cluster: &mut Cluster, stop: &mut shutdown::Signals) -> anyhow::Res
     }
     loop {
         tokio::select! {
-            signal = stop.next() => return stopping(signal),
+            signal = stop.next() => {
+            stopping(signal);
+            return Ok(());
+        }
             death = cluster.next_death() => {
                 term::note(death.sentence());
                 if cluster.places().all(|(_, process)| process.is_none()) {
@@ -78,9 +84,8 @@ async fn run(cluster: &mut Cluster, stop: &mut shutdown::Signals) -> anyhow::Res
     }
 }
 
-fn stopping(signal: &str) -> anyhow::Result<()> {
+fn stopping(signal: &str) {
     term::note(format_args!("{signal}: stopping"));
-    Ok(())
 }
 
 /// A line for each node: its process and its addresses.

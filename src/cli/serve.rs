@@ -2,12 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
-use tokio::runtime::{Builder, Runtime};
-use tokio_util::sync::CancellationToken;
 
-use super::exit::{Coded, Exit};
+use super::exit::{self, Coded, Exit};
 use super::{shutdown, term};
 use crate::config::Settings;
 
@@ -32,7 +29,7 @@ pub struct ServeArgs {
     exit_with_parent: bool,
 }
 
-/// Runs the command: reads the settings, then builds the runtime that they ask for.
+/// Runs the command: reads the settings, then runs the node until it is asked to stop.
 ///
 /// # Errors
 /// If the settings are wrong or the node cannot run on.
@@ -43,40 +40,30 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
         message: "the configuration is wrong".to_owned(),
         source: Some(error.into()),
     })?;
-    let runtime = runtime(settings.runtime.threads)?;
-    let ran = runtime.block_on(run_until_stopped(settings, args.exit_with_parent));
-    runtime.shutdown_background();
-    ran.map(|()| Exit::Ok)
+    run_node(&settings, asked_to_stop(args.exit_with_parent))?;
+    Ok(Exit::Ok)
 }
 
-/// A runtime of `threads` threads; 0: as many as there are processors. One thread is a runtime
-/// without threads of its own, which serves small nodes faster.
-fn runtime(threads: usize) -> anyhow::Result<Runtime> {
-    let mut builder =
-        if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    if threads > 1 {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all().thread_name("coterie").build().context("cannot start the runtime")
+/// Ends at SIGINT, SIGTERM or, if that was asked for, the end of the parent.
+async fn asked_to_stop(exit_with_parent: bool) {
+    let mut signals = match shutdown::Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            // Without handlers the signals end the process by themselves, and nothing
+            // acknowledged is lost by that.
+            term::note(exit::describe(&error));
+            return std::future::pending().await;
+        }
+    };
+    let why = tokio::select! {
+        signal = signals.next() => signal,
+        () = shutdown::parent_gone(), if exit_with_parent => "asked by the parent, or it has ended",
+    };
+    term::note(format_args!("{why}: stopping"));
 }
 
-async fn run_until_stopped(settings: Settings, exit_with_parent: bool) -> anyhow::Result<()> {
-    let stop = CancellationToken::new();
-    let mut signals = shutdown::Signals::install()?;
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        let why = tokio::select! {
-            signal = signals.next() => signal,
-            () = shutdown::parent_gone(), if exit_with_parent => "the parent has ended",
-        };
-        term::note(format_args!("{why}: stopping"));
-        asked.cancel();
-    });
-    run_node(settings, stop).await
-}
-
-/// The node itself, until `stop` is cancelled and it has stopped gracefully.
-async fn run_node(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+/// The node itself, until `stop` ends and it has stopped gracefully.
+fn run_node(settings: &Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     drop((settings, stop));
     anyhow::bail!("no node is built in")
 }

@@ -166,7 +166,6 @@ impl Progress {
 
     fn rate(&self, position: u64) -> String {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
-        #[expect(clippy::cast_precision_loss, reason = "a rate to show")]
         let rate = position as f64 / seconds;
         format!("{rate:.0}/s")
     }

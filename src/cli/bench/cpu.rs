@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The unit of the times in `/proc/PID/stat`: USER_HZ is 100 on every Linux that we run on.
+/// The unit of the times in `/proc/PID/stat`: `USER_HZ` is 100 on every Linux that we run on.
 const TICK: Duration = Duration::from_millis(10);
 
 /// User and system time of all these processes since their start; none where the system does not

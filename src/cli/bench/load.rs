@@ -212,14 +212,12 @@ impl Target {
 impl Measured {
     /// Requests a second.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
     pub fn rate(&self) -> f64 {
         self.latencies.count() as f64 / self.span.as_secs_f64()
     }
 
     /// Processor time of the nodes for each request, in microseconds.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a mean")]
     pub fn cpu_micros(&self) -> Option<f64> {
         Some(self.cpu?.as_secs_f64() * 1e6 / self.latencies.count().max(1) as f64)
     }
@@ -262,7 +260,6 @@ impl ClientLoop {
 
     async fn request(&mut self) -> Result<(), Status> {
         let random = self.next_random();
-        #[expect(clippy::cast_possible_truncation, reason = "less than the number of keys")]
         let at = ((random >> 32) % self.keys.len() as u64) as usize;
         let key = &self.keys[at];
         if random % 100 < self.reads_percent {
@@ -272,7 +269,7 @@ impl ClientLoop {
         }
     }
 
-    /// SplitMix64: a few instructions, and good enough to choose keys.
+    /// `SplitMix64`: a few instructions, and good enough to choose keys.
     fn next_random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

@@ -355,7 +355,8 @@ mod tests {
     #[test]
     fn the_last_lines_of_a_log_are_shown() {
         assert_eq!(last_lines(""), "    (nothing)");
-        let text: String = (0..100).map(|i| format!("line {i}\n")).collect();
+        let lines: Vec<String> = (0..100).map(|i| format!("line {i}")).collect();
+        let text = lines.join("\n");
         let shown = last_lines(&text);
         assert_eq!(shown.lines().count(), LOG_TAIL_LINES);
         assert!(shown.ends_with("    line 99"));

@@ -59,7 +59,6 @@ pub fn render(measures: &[Measure; PHASES], spans: &[Duration; PHASES]) -> Strin
     ]);
     let names = ["before", "during", "after"];
     for ((name, measure), span) in names.iter().zip(measures).zip(spans) {
-        #[expect(clippy::cast_precision_loss, reason = "a rate to show")]
         let rate = measure.done() as f64 / span.as_secs_f64().max(1e-3);
         table.add_row([
             (*name).to_owned(),

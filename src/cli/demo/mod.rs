@@ -74,7 +74,7 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     let ran = tokio::select! {
         ran = run::run(&mut cluster, &args, seed) => ran,
         signal = signals.next() => {
-            Err(Coded::new(Exit::Error, format!("{signal} before the end: nothing was proven")))
+            Err(Coded::error(Exit::Error, format!("{signal} before the end: nothing was proven")))
         }
     };
     if !matches!(ran, Ok(Exit::Ok)) {

@@ -120,7 +120,7 @@ async fn outage(
     let spans_before = acts.began.elapsed();
     direction.enter(Phase::During);
     let mut outage = acts.kill(cluster, victim, during).await?;
-    let spans_during = acts.began.elapsed() - spans_before;
+    let spans_during = acts.began.elapsed().saturating_sub(spans_before);
 
     let returned = Instant::now();
     acts.bring_back(cluster, &mut outage).await?;

@@ -1,6 +1,7 @@
 //! From what the nodes say to two answers: is everything as it should be, and can another node be
 //! lost? A pure function, so that its every branch can be tested.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -164,27 +165,32 @@ fn sentences(asked: &StatusResponse, rows: &[Row]) -> (String, String, bool) {
 fn tolerance(replicas: usize, out: usize) -> (String, bool) {
     let quorum = replicas / 2 + 1;
     let spare = replicas - quorum.min(replicas);
-    if out < spare {
-        let more = spare - out;
-        let nodes = if more == 1 { "another node" } else { "other nodes" };
-        let sentence = format!(
-            "Yes: {more} {nodes} can be lost, and every key can still be read and written \
-             (N = {replicas}, quorum {quorum})."
-        );
-        (sentence, true)
-    } else if out == spare {
-        let sentence = format!(
-            "No: if another node is lost, some keys have fewer than {quorum} of their {replicas} \
-             homes."
-        );
-        (sentence, false)
-    } else {
-        let sentence = format!(
-            "No: with {out} nodes out, some keys already have fewer than {quorum} of their \
-             {replicas} homes. Nothing acknowledged is lost while the disks are whole: bring the \
-             nodes back."
-        );
-        (sentence, false)
+    match out.cmp(&spare) {
+        Ordering::Less => {
+            let more = spare - out;
+            let nodes =
+                if more == 1 { "one more node".to_owned() } else { format!("{more} more nodes") };
+            let sentence = format!(
+                "Yes: {nodes} can be lost, and every key can still be read and written \
+                 (N = {replicas}, quorum {quorum})."
+            );
+            (sentence, true)
+        }
+        Ordering::Equal => {
+            let sentence = format!(
+                "No: if another node is lost, some keys have fewer than {quorum} of their \
+                 {replicas} homes."
+            );
+            (sentence, false)
+        }
+        Ordering::Greater => {
+            let sentence = format!(
+                "No: with {out} nodes out, some keys already have fewer than {quorum} of their \
+                 {replicas} homes. Nothing acknowledged is lost while the disks are whole: bring \
+                 the nodes back."
+            );
+            (sentence, false)
+        }
     }
 }
 

@@ -179,9 +179,9 @@ mod tests {
         for format in [Format::Tsv, Format::Ndjson] {
             fake.clear();
             let mut input = Vec::new();
-            for i in 0..1000u32 {
+            for i in 0..1000u16 {
                 let key = format!("key {i}\t\\\n").into_bytes();
-                let value = vec![b'\r', 0xff, (i % 256) as u8, b'\n'];
+                let value = vec![b'\r', 0xff, i.to_be_bytes()[1], b'\n'];
                 format.encode(&Record { key, value }, &mut input);
             }
             let reader = Box::new(io::Cursor::new(input.clone()));

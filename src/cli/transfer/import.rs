@@ -259,7 +259,6 @@ impl Counts {
 }
 
 fn print(summary: &Summary) -> anyhow::Result<()> {
-    #[expect(clippy::cast_precision_loss, reason = "a rate to show")]
     let rate = summary.written as f64 / summary.seconds.max(1e-3);
     term::line(format_args!(
         "imported {} ({} bytes) in {:.1} s, {rate:.0}/s",
@@ -281,7 +280,7 @@ fn print(summary: &Summary) -> anyhow::Result<()> {
         }
     }
     if summary.written == 0 && summary.failed == 0 && summary.stopped.is_none() {
-        return Err(Coded::new(Exit::Error, "the input holds no record"));
+        return Err(Coded::error(Exit::Error, "the input holds no record"));
     }
     Ok(())
 }
@@ -301,8 +300,8 @@ mod tests {
     #[tokio::test]
     async fn the_last_line_of_a_key_wins() {
         let fake = FakeCluster::start(1).await;
-        let text: String = (0..500).map(|i| format!("k{}\tv{i}\n", i % 10)).collect();
-        let summary = import_text(&fake, &text, Format::Tsv).await;
+        let lines: Vec<String> = (0..500).map(|i| format!("k{}\tv{i}", i % 10)).collect();
+        let summary = import_text(&fake, &lines.join("\n"), Format::Tsv).await;
         assert_eq!((summary.written, summary.failed), (500, 0));
         for key in 0..10 {
             let value = fake.value(format!("k{key}").as_bytes()).unwrap();

@@ -33,7 +33,7 @@ pub fn decode(line: &[u8]) -> Result<Record, LineError> {
     }
     let mut fields = line.split(|&byte| byte == b'\t');
     let (Some(key), Some(value), None) = (fields.next(), fields.next(), fields.next()) else {
-        let tabs = line.iter().filter(|&&byte| byte == b'\t').count();
+        let tabs = line.split(|&byte| byte == b'\t').count() - 1;
         return Err(LineError(format!(
             "it has {tabs} tabs instead of one between key and value (a tab within a field is \
              written \\t)"
