@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod protocol;
+pub mod sim;
 pub mod store;
 pub mod types;
 
