@@ -647,12 +647,11 @@ fn decode_failure(r: &mut Reader) -> Result<Failure, DecodeError> {
 }
 
 fn encode_sealed(record: &Sealed, out: &mut impl Write) {
-    out.put_u32_le(record.crc());
-    out.bytes(record.canonical());
+    out.bytes(record.stored());
 }
 
 fn decode_sealed(r: &mut Reader) -> Result<Sealed, DecodeError> {
-    Ok(Sealed::from_parts(r.u32()?, r.bytes()?))
+    Sealed::from_stored(r.bytes()?)
 }
 
 fn encode_dot(dot: Dot, out: &mut impl Write) {

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod codec;
 pub mod context;
 pub mod control;
+pub mod defect;
 pub mod message;
 pub mod op;
 pub mod placement;

@@ -1,10 +1,42 @@
 //! Placement: which nodes are home to a partition.
+//!
+//! ```text
+//!  key ──xxh3──▶ partition ──table──▶ homes: N members, in order of preference
+//!                            ──ring──▶ fallbacks: all other members, clockwise
+//! ```
+//!
+//! The first version is a pure function of the founders: a consistent-hash ring, walked from the
+//! start of each partition's arc; distinct zones first; every member gets its exact share of
+//! what zones, weights and N allow (see [`share`]). The table is part of a version, so that
+//! later versions can change as little of it as they must.
+//!
+//! Invariants of a [`Placement`], kept by [`Placement::found`] and checked by
+//! [`Placement::decode`]: members are sorted by name and distinct; `1 ≤ replicas ≤ members`;
+//! `table.len() = partitions · replicas`; the homes of a partition are distinct members;
+//! `tag.hash` is the hash of the encoding.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod ring;
+mod share;
+#[cfg(test)]
+mod tests;
+mod view;
 
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use self::ring::Ring;
+use self::share::{Shares, Zone, deal};
+pub use self::view::View;
+use super::codec::{DecodeError, Reader, Write};
 use super::message::PlacementTag;
-use crate::types::{Boot, ClusterId, NodeId, NodeName};
+use crate::types::{ClusterId, NodeName, Partition};
+
+/// The version of the encoding.
+const FORMAT: u8 = 1;
+/// Members of one placement: ten times what the ring is made for; bounds what a peer can send.
+pub const MEMBERS_MAX: usize = 1024;
+/// Longest zone name, in bytes: as long as a node's.
+pub const ZONE_BYTES_MAX: usize = 63;
 
 /// A member of a placement version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,19 +66,174 @@ pub struct Placement {
     pub table: Vec<u16>,
 }
 
-/// What a worker needs to know of the cluster: immutable, shared by all workers of a node.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// This node.
-    pub me: NodeId,
-    /// This node's name.
-    pub name: NodeName,
-    /// This process.
-    pub boot: Boot,
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The live placement version.
-    pub placement: Arc<Placement>,
-    /// The present disk of each name that is known.
-    pub ids: BTreeMap<NodeName, NodeId>,
+impl Placement {
+    /// Version 1: a pure function of the founders (1 to [`MEMBERS_MAX`], of distinct names),
+    /// of N (at least 1; at most as many as founders are used) and of Q (at least 1).
+    ///
+    /// # Panics
+    /// If there is no founder, or N or Q is 0.
+    #[must_use]
+    pub fn found(mut members: Vec<Member>, replicas: u8, partitions: u16) -> Self {
+        assert!(!members.is_empty() && members.len() <= MEMBERS_MAX, "1 to {MEMBERS_MAX} founders");
+        assert!(replicas > 0 && partitions > 0, "N = {replicas}, Q = {partitions}");
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members.iter_mut().for_each(|member| member.weight = member.weight.max(1));
+        let replicas = replicas.min(u8::try_from(members.len()).unwrap_or(u8::MAX));
+        let table = first_table(&members, replicas, partitions);
+        let mut placement = Self {
+            tag: PlacementTag { number: 1, hash: 0 },
+            parent: 0,
+            members,
+            replicas,
+            partitions,
+            table,
+        };
+        placement.tag.hash = xxh3_64(&placement.encode());
+        placement
+    }
+
+    /// The homes of a partition: indexes of members, in order of preference.
+    ///
+    /// # Panics
+    /// If the ring has no such partition.
+    #[must_use]
+    pub fn homes(&self, partition: Partition) -> &[u16] {
+        let replicas = usize::from(self.replicas);
+        let start = usize::from(partition.0) * replicas;
+        &self.table[start..start + replicas]
+    }
+
+    /// The index of the member of this name.
+    #[must_use]
+    pub fn member(&self, name: &NodeName) -> Option<u16> {
+        let index = self.members.binary_search_by(|member| member.name.cmp(name)).ok()?;
+        u16::try_from(index).ok()
+    }
+
+    /// The canonical encoding; the hash is not part of it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        out.extend_from_slice(&self.tag.number.to_le_bytes());
+        out.extend_from_slice(&self.parent.to_le_bytes());
+        out.push(self.replicas);
+        out.extend_from_slice(&self.partitions.to_le_bytes());
+        out.varint(self.members.len() as u64);
+        for member in &self.members {
+            out.bytes(member.name.as_str().as_bytes());
+            out.bytes(member.zone.as_bytes());
+            out.extend_from_slice(&member.weight.to_le_bytes());
+        }
+        for &home in &self.table {
+            out.extend_from_slice(&home.to_le_bytes());
+        }
+        out
+    }
+
+    /// Reads an encoding, with the hash made anew from it.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it is not one, is of a newer format, or breaks an invariant.
+    pub fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(bytes.clone());
+        match r.u8()? {
+            FORMAT => {}
+            other => return Err(DecodeError::Version(other)),
+        }
+        let (number, parent) = (r.u32()?, r.u64()?);
+        let (replicas, partitions) = (r.u8()?, r.u16()?);
+        let count = r.count(6)?;
+        let mut members: Vec<Member> = Vec::with_capacity(count.min(MEMBERS_MAX));
+        for _ in 0..count {
+            let name = NodeName::new(&r.text()?).map_err(|_| DecodeError::Malformed("name"))?;
+            let member = Member { name, zone: r.text()?, weight: r.u32()? };
+            let sorted = members.last().is_none_or(|last| last.name < member.name);
+            if !sorted || member.weight == 0 || member.zone.len() > ZONE_BYTES_MAX {
+                return Err(DecodeError::Malformed("member"));
+            }
+            members.push(member);
+        }
+        let shape = number > 0 && replicas > 0 && partitions > 0 && count <= MEMBERS_MAX;
+        if !shape || usize::from(replicas) > count {
+            return Err(DecodeError::Malformed("placement"));
+        }
+        let mut table = Vec::with_capacity(usize::from(partitions) * usize::from(replicas));
+        for _ in 0..partitions {
+            let start = table.len();
+            for _ in 0..replicas {
+                let home = r.u16()?;
+                if usize::from(home) >= count || table[start..].contains(&home) {
+                    return Err(DecodeError::Malformed("home"));
+                }
+                table.push(home);
+            }
+        }
+        r.end()?;
+        let tag = PlacementTag { number, hash: xxh3_64(bytes) };
+        Ok(Self { tag, parent, members, replicas, partitions, table })
+    }
+
+    /// The id of the cluster of this name whose first version this is.
+    #[must_use]
+    pub fn cluster_id(&self, cluster_name: &str) -> ClusterId {
+        let mut bytes = self.encode();
+        bytes.bytes(cluster_name.as_bytes());
+        ClusterId(xxh3_128(&bytes))
+    }
+}
+
+/// The table of the first version, taken from the ring.
+fn first_table(members: &[Member], replicas: u8, partitions: u16) -> Vec<u16> {
+    let ring = Ring::new(members);
+    let mut names: Vec<&str> = members.iter().map(|member| member.zone.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let zone_of = |member: &Member| names.binary_search(&member.zone.as_str()).unwrap_or(0);
+    let zone_of: Vec<usize> = members.iter().map(zone_of).collect();
+    // For each zone, its members' indexes: an item of a zone's ring is an index into these.
+    let mut nodes: Vec<Vec<u16>> = vec![Vec::new(); names.len()];
+    let mut place = Vec::with_capacity(members.len());
+    for (index, &zone) in (0u16..).zip(&zone_of) {
+        place.push(u16::try_from(nodes[zone].len()).unwrap_or(u16::MAX));
+        nodes[zone].push(index);
+    }
+    let weights = |of: &Vec<u16>| of.iter().map(|&m| members[usize::from(m)].weight).collect();
+    let zones: Vec<Zone> = nodes.iter().map(|of| Zone { weights: weights(of) }).collect();
+    let shares = Shares::new(&zones, replicas, partitions);
+
+    let zone_ring =
+        ring.map(names.len(), |member| u16::try_from(zone_of[usize::from(member)]).ok());
+    let extras =
+        deal(&zone_ring, &vec![shares.extras; usize::from(partitions)], shares.extra.clone());
+    let mut homes: Vec<Vec<u16>> = vec![Vec::new(); usize::from(partitions)];
+    for (zone, room) in shares.nodes.into_iter().enumerate() {
+        let need = |extras: &Vec<u16>| {
+            shares.base[zone] + u8::from(extras.iter().any(|&z| usize::from(z) == zone))
+        };
+        let needs: Vec<u8> = extras.iter().map(need).collect();
+        let inside = ring.map(nodes[zone].len(), |member| {
+            (zone_of[usize::from(member)] == zone).then(|| place[usize::from(member)])
+        });
+        for (homes, items) in homes.iter_mut().zip(deal(&inside, &needs, room)) {
+            homes.extend(items.into_iter().map(|item| nodes[zone][usize::from(item)]));
+        }
+    }
+    let mut table = Vec::with_capacity(homes.len() * usize::from(replicas));
+    for (partition, homes) in (0..partitions).zip(&homes) {
+        table.extend(in_order(ring.walk(partition, partitions), homes, &zone_of));
+    }
+    table
+}
+
+/// Homes in order of preference: clockwise, distinct zones first.
+fn in_order(walk: ring::Walk<'_>, homes: &[u16], zone_of: &[usize]) -> Vec<u16> {
+    let clockwise: Vec<u16> =
+        walk.filter(|member| homes.contains(member)).take(homes.len()).collect();
+    let round = |at: usize| {
+        let zone = zone_of[usize::from(clockwise[at])];
+        clockwise[..at].iter().filter(|&&before| zone_of[usize::from(before)] == zone).count()
+    };
+    let mut order: Vec<usize> = (0..clockwise.len()).collect();
+    order.sort_by_key(|&at| round(at));
+    order.into_iter().map(|at| clockwise[at]).collect()
 }

@@ -21,6 +21,8 @@ use crate::types::{Actor, Dot, Key, Partition, RecordHash, RequestId, Stamp, Wal
 
 /// The version of the canonical encoding.
 const FORMAT: u8 = 1;
+/// A sealed record begins with its checksum.
+const CRC_BYTES: usize = 4;
 const FLAG_TOMBSTONE: u8 = 1;
 const FLAG_EXPIRY: u8 = 2;
 const FLAG_REQUEST: u8 = 4;
@@ -62,12 +64,12 @@ pub struct Record {
     siblings: Vec<Sibling>,
 }
 
-/// A record's canonical bytes and the checksum over partition, key and bytes: the only shape in
-/// which a record travels or is stored. Cheap to clone.
+/// A record's checksum over partition, key and canonical bytes, and those bytes: the only shape
+/// in which a record travels or is stored. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sealed {
-    crc: u32,
-    canonical: Bytes,
+    /// `crc32 (4, little-endian) ‖ canonical bytes`; never shorter than the checksum.
+    stored: Bytes,
 }
 
 impl VersionVector {
@@ -305,16 +307,25 @@ impl Record {
     /// The canonical encoding.
     #[must_use]
     pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.encoded_len_max());
+        self.encode_into(&mut out);
+        out.freeze()
+    }
+
+    /// At least as many bytes as the canonical encoding takes, and not many more.
+    #[must_use]
+    pub fn encoded_len_max(&self) -> usize {
         let values: usize = self.siblings.iter().map(|s| s.value().map_or(0, Bytes::len)).sum();
-        let guess = 8 + self.seen.entries.len() * 16 + self.siblings.len() * 48 + values;
-        let mut out = BytesMut::with_capacity(guess);
+        24 + self.seen.entries.len() * 16 + self.siblings.len() * 52 + values
+    }
+
+    fn encode_into(&self, out: &mut BytesMut) {
         out.put_u8(FORMAT);
-        self.seen.encode(&mut out);
+        self.seen.encode(out);
         out.varint(self.siblings.len() as u64);
         for sibling in &self.siblings {
-            sibling.encode(&mut out);
+            sibling.encode(out);
         }
-        out.freeze()
     }
 
     /// Reads the canonical encoding; accepts no other.
@@ -338,16 +349,22 @@ impl Record {
     /// The record ready to travel or to be stored, as the record of `key`.
     #[must_use]
     pub fn seal(&self, partition: Partition, key: &Key) -> Sealed {
-        let canonical = self.encode();
-        Sealed { crc: checksum(partition, key, &canonical), canonical }
+        let mut stored = BytesMut::with_capacity(CRC_BYTES + self.encoded_len_max());
+        stored.put_u32_le(0);
+        self.encode_into(&mut stored);
+        let crc = checksum(partition, key, &stored[CRC_BYTES..]);
+        stored[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
+        Sealed { stored: stored.freeze() }
     }
 }
 
 impl Sealed {
-    /// Puts a record together from what was read or received; nothing is verified yet.
-    #[must_use]
-    pub fn from_parts(crc: u32, canonical: Bytes) -> Self {
-        Self { crc, canonical }
+    /// Takes a record as it was stored or received; nothing is verified yet.
+    ///
+    /// # Errors
+    /// [`DecodeError::Truncated`] if it is too short to be one.
+    pub fn from_stored(stored: Bytes) -> Result<Self, DecodeError> {
+        if stored.len() < CRC_BYTES { Err(DecodeError::Truncated) } else { Ok(Self { stored }) }
     }
 
     /// Verifies the checksum and decodes the record.
@@ -355,47 +372,30 @@ impl Sealed {
     /// # Errors
     /// [`DecodeError::Checksum`] if the bytes are damaged or belong to another key or partition.
     pub fn open(&self, partition: Partition, key: &Key) -> Result<Record, DecodeError> {
-        if checksum(partition, key, &self.canonical) != self.crc {
+        if checksum(partition, key, &self.stored[CRC_BYTES..]).to_le_bytes()
+            != self.stored[..CRC_BYTES]
+        {
             return Err(DecodeError::Checksum);
         }
-        Record::decode(self.canonical.clone())
+        Record::decode(self.stored.slice(CRC_BYTES..))
     }
 
     /// The hash by which two replicas find out that they hold the same.
     #[must_use]
     pub fn hash(&self) -> RecordHash {
-        RecordHash(xxhash_rust::xxh3::xxh3_128(&self.canonical))
+        RecordHash(xxhash_rust::xxh3::xxh3_128(&self.stored[CRC_BYTES..]))
     }
 
     /// The checksum over partition, key and canonical bytes.
     #[must_use]
     pub fn crc(&self) -> u32 {
-        self.crc
-    }
-
-    /// The canonical bytes.
-    #[must_use]
-    pub fn canonical(&self) -> &Bytes {
-        &self.canonical
+        u32::from_le_bytes([self.stored[0], self.stored[1], self.stored[2], self.stored[3]])
     }
 
     /// The stored form: checksum, then canonical bytes.
     #[must_use]
-    pub fn to_stored(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(4 + self.canonical.len());
-        out.put_u32_le(self.crc);
-        out.put_slice(&self.canonical);
-        out.freeze()
-    }
-
-    /// Reads the stored form; nothing is verified yet.
-    ///
-    /// # Errors
-    /// [`DecodeError::Truncated`] if it is too short to be one.
-    pub fn from_stored(stored: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(stored);
-        let crc = reader.u32()?;
-        Ok(Self { crc, canonical: reader.rest() })
+    pub fn stored(&self) -> &Bytes {
+        &self.stored
     }
 }
 

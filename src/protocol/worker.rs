@@ -1,1 +1,0 @@
-//! The data-path core of some lanes of one node.

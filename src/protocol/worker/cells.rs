@@ -1,0 +1,415 @@
+//! The worker's view of what is stored: cells.
+//!
+//! A *cell* is a place in the store for one record: this node's own copy of a key, or the hint
+//! that it keeps of the key for another home. The view of a cell is what is stored ∪ every merge
+//! that has been queued and not yet committed. Writes are formed over the view, so that two
+//! writes of one key never build on the same past; answers wait for the commit.
+//!
+//! ```text
+//!              read             merge that changes          commits reported
+//!   (absent) ────────▶ Reading ───────────────────▶ Held ─────────────────────▶ (absent)
+//!              tasks queue up        tasks run at once      nothing outstanding
+//! ```
+//!
+//! Invariants:
+//!
+//! - While a cell is `Reading`, nothing of it is queued for commit: what the read returns is
+//!   the whole past.
+//! - While a cell is `Held`, at least one commit of it is outstanding and `record` ⊇ stored.
+//! - A task's waiter is told once: when what the task left in the view is durable, or when that
+//!   was refused.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::Worker;
+use super::hints::HintChange;
+use crate::protocol::defect::Defect;
+use crate::protocol::message::CallId;
+use crate::protocol::record::{Record, Sealed};
+use crate::protocol::step::{Change, CommitId, Effect, Event, ReadFailed, Space, Token};
+use crate::types::{Key, NodeId, NodeName, Now, Partition, RecordHash, TraceContext};
+
+use super::OpKey;
+
+/// A place for one record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct CellId {
+    /// None: this node's own copy. Else the hint for this home.
+    pub hint_for: Option<NodeName>,
+    pub partition: Partition,
+    pub key: Key,
+}
+
+/// What is known of a cell that is in use.
+#[derive(Debug)]
+pub(super) enum Cell {
+    Reading { waiting: Vec<Task> },
+    Held { record: Record, outstanding: u32, last: CommitId },
+}
+
+/// What is to be done with a cell once its view is known.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Form the write of an op over it.
+    Form(OpKey),
+    /// Add what it holds to what a coordinator that is no home writes over.
+    Consult(OpKey),
+    /// Merge a record in.
+    Merge(Incoming, Waiter),
+    /// Forget the hint, if it is still the one with this hash.
+    DropHint(RecordHash),
+}
+
+/// A record to be merged, with its sealed form if that is at hand.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub record: Record,
+    pub sealed: Option<Sealed>,
+}
+
+/// Who is to be told that a task's result is durable.
+#[derive(Debug)]
+pub(super) enum Waiter {
+    /// Nobody.
+    None,
+    /// A coordinating op, of its own copy or hint.
+    Spread { op: OpKey, ask: usize },
+    /// A peer that sent a record.
+    Peer { to: NodeId, call: CallId, trace: Option<TraceContext>, hash: RecordHash },
+    /// The rebuilding of this key.
+    Rebuilt,
+}
+
+/// A commit on its way.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// Where it writes; none for what is not a record.
+    cell: Option<CellId>,
+    waiters: Vec<Waiter>,
+    /// How the hint in it changes; to be taken back if the commit is refused.
+    hint: HintChange,
+}
+
+impl From<Record> for Incoming {
+    fn from(record: Record) -> Self {
+        Self { record, sealed: None }
+    }
+}
+
+impl CellId {
+    pub fn own(partition: Partition, key: &Key) -> Self {
+        Self { hint_for: None, partition, key: key.clone() }
+    }
+
+    pub fn hint(target: &NodeName, partition: Partition, key: &Key) -> Self {
+        Self { hint_for: Some(target.clone()), partition, key: key.clone() }
+    }
+
+    pub fn space(&self) -> Space {
+        if self.hint_for.is_some() { Space::Hints } else { Space::Records }
+    }
+
+    pub fn store_key(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(72 + self.key.bytes().len());
+        if let Some(target) = &self.hint_for {
+            put_hint_prefix(&mut out, target);
+        }
+        out.put_u16(self.partition.0);
+        out.put_slice(self.key.bytes());
+        out.freeze()
+    }
+
+    /// Reads a key of [`Space::Hints`].
+    pub fn from_hint_key(bytes: &Bytes) -> Option<Self> {
+        let name_end = 1 + usize::from(*bytes.first()?);
+        let name = std::str::from_utf8(bytes.get(1..name_end)?).ok()?;
+        let partition = bytes.get(name_end..name_end + 2)?;
+        Some(Self {
+            hint_for: Some(NodeName::new(name).ok()?),
+            partition: Partition(u16::from_be_bytes([partition[0], partition[1]])),
+            key: Key::new(bytes.slice(name_end + 2..)).ok()?,
+        })
+    }
+}
+
+/// The prefix of all hints for a target.
+pub(super) fn put_hint_prefix(out: &mut BytesMut, target: &NodeName) {
+    #[expect(clippy::cast_possible_truncation, reason = "a name has at most 63 bytes")]
+    out.put_u8(target.as_str().len() as u8);
+    out.put_slice(target.as_str().as_bytes());
+}
+
+impl Worker {
+    /// Runs `task` on the view of a cell, now or once the cell has been read.
+    pub(super) fn with_view(&mut self, now: Now, id: CellId, task: Task, out: &mut Vec<Effect>) {
+        match self.cells.get_mut(&id) {
+            Some(Cell::Reading { waiting }) => waiting.push(task),
+            Some(Cell::Held { .. }) => self.run_task(now, &id, task, out),
+            None => {
+                let (space, key) = (id.space(), id.store_key());
+                self.cells.insert(id.clone(), Cell::Reading { waiting: vec![task] });
+                let token = self.next_token();
+                self.reads.insert(token, super::Reading::Cell(id));
+                out.push(Effect::Read { token, space, key });
+            }
+        }
+    }
+
+    /// What is stored in a cell has been read: runs what has waited for it.
+    pub(super) fn cell_read(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        result: Result<Option<Bytes>, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(Cell::Reading { waiting }) = self.cells.remove(id) else { return };
+        let Ok(stored) = result else {
+            for task in waiting {
+                self.task_failed(now, id, task, out);
+            }
+            return;
+        };
+        let record = match stored.map(|bytes| open_stored(id, bytes)) {
+            None => Record::default(),
+            Some(Ok(record)) => record,
+            Some(Err(())) => {
+                if id.hint_for.is_some() {
+                    self.drop_damaged_hint(now, id, out);
+                } else {
+                    self.record_lost(now, id, out);
+                }
+                Record::default()
+            }
+        };
+        // No commit is outstanding yet: the zero marks a view that must not outlive the tasks.
+        let view = Cell::Held { record, outstanding: 0, last: CommitId(0) };
+        self.cells.insert(id.clone(), view);
+        for task in waiting {
+            self.run_task(now, id, task, out);
+        }
+        if let Some(Cell::Held { outstanding: 0, .. }) = self.cells.get(id) {
+            self.cells.remove(id);
+        }
+    }
+
+    fn run_task(&mut self, now: Now, id: &CellId, task: Task, out: &mut Vec<Effect>) {
+        let Some(Cell::Held { record, .. }) = self.cells.get(id) else { return };
+        let record = record.clone();
+        match task {
+            Task::Form(op) => {
+                self.form_put(now, op, &record, out);
+            }
+            Task::Consult(op) => {
+                self.put_consulted(now, op, &record, out);
+            }
+            Task::Merge(incoming, waiter) => {
+                let merged = if record.is_empty() {
+                    incoming
+                } else {
+                    let merged = record.merge(&incoming.record);
+                    let sealed = incoming.sealed.filter(|_| merged == incoming.record);
+                    Incoming { record: merged, sealed }
+                };
+                if id.hint_for.is_none() && self.tenures.contains_key(&id.partition) {
+                    let ours = record.seen().clone();
+                    self.heed_own_actor(id.partition, &ours, merged.record.seen(), out);
+                }
+                self.leave(now, id, merged, waiter, out);
+            }
+            Task::DropHint(hash) => {
+                let current = record.seal(id.partition, &id.key).hash();
+                let unchanged = current == hash || self.has(Defect::DeleteChangedHint);
+                if unchanged && !record.is_empty() {
+                    self.stats.hints_replayed += 1;
+                    self.leave(now, id, Record::default().into(), Waiter::None, out);
+                }
+            }
+        }
+    }
+
+    fn task_failed(&mut self, now: Now, id: &CellId, task: Task, out: &mut Vec<Effect>) {
+        match task {
+            Task::Form(op) => self.put_unreadable(now, op, out),
+            Task::Consult(op) => self.put_consulted(now, op, &Record::default(), out),
+            Task::Merge(_, waiter) => self.tell(now, waiter, Some(id), false, out),
+            Task::DropHint(_) => {}
+        }
+    }
+
+    /// Leaves `record` in a cell and tells `waiter` when it is durable there.
+    ///
+    /// What changes nothing is acknowledged only once what it equals is durable.
+    pub(super) fn leave(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        new: Incoming,
+        waiter: Waiter,
+        out: &mut Vec<Effect>,
+    ) {
+        let Incoming { record, sealed } = new;
+        let early = self.has(Defect::AckEqualMergeEarly);
+        let Some(Cell::Held { record: held, outstanding, last }) = self.cells.get_mut(id) else {
+            unreachable!("a cell is read before it is changed: {id:?}");
+        };
+        if *held == record {
+            if *outstanding == 0 || early {
+                self.tell(now, waiter, Some(id), true, out);
+            } else if let Some(pending) = self.commits.get_mut(last) {
+                pending.waiters.push(waiter);
+            }
+            return;
+        }
+        let is_hint = id.hint_for.is_some();
+        let size = |sealed: &Sealed| Some(sealed.stored().len() as u64);
+        let before = (is_hint && !held.is_empty()).then(|| held.seal(id.partition, &id.key));
+        *held = record;
+        *outstanding += 1;
+        self.last_commit.0 += 1;
+        *last = self.last_commit;
+        let sealed = sealed.unwrap_or_else(|| held.seal(id.partition, &id.key));
+        let value = (!held.is_empty()).then(|| sealed.stored().clone());
+        let after = value.is_some().then_some(&sealed);
+        let hint =
+            HintChange { before: before.as_ref().and_then(size), after: after.and_then(size) };
+        self.count_hint(now, id, hint);
+        let change = Change { space: id.space(), key: id.store_key(), value };
+        let waiters = self.acknowledge_early(now, id, waiter, out);
+        let pending = Pending { cell: Some(id.clone()), waiters, hint };
+        self.commits.insert(self.last_commit, pending);
+        self.push_commit(vec![change], out);
+    }
+
+    /// The waiters of a new commit: `waiter`, unless a seeded defect answers it too early.
+    fn acknowledge_early(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        waiter: Waiter,
+        out: &mut Vec<Effect>,
+    ) -> Vec<Waiter> {
+        if self.has(Defect::AckBeforeFsync) {
+            self.tell(now, waiter, Some(id), true, out);
+            return vec![];
+        }
+        vec![waiter]
+    }
+
+    /// Commits a change that is not of a record; nobody waits for it.
+    pub(super) fn commit_meta(&mut self, key: Bytes, value: Option<Bytes>, out: &mut Vec<Effect>) {
+        self.last_commit.0 += 1;
+        let pending = Pending { cell: None, waiters: vec![], hint: HintChange::default() };
+        self.commits.insert(self.last_commit, pending);
+        self.push_commit(vec![Change { space: Space::Meta, key, value }], out);
+    }
+
+    /// A hint does not pass its checksum: it is of no use to its target. The homes that did take
+    /// the write are what is left of it. Nothing of the cell is queued, so nothing newer goes.
+    fn drop_damaged_hint(&mut self, now: Now, id: &CellId, out: &mut Vec<Effect>) {
+        self.stats.records_lost += 1;
+        out.push(Effect::Event(Event::RecordLost(id.partition, id.key.clone())));
+        self.last_commit.0 += 1;
+        let hint = HintChange::default();
+        self.uncount_hint(now, id, hint);
+        let pending = Pending { cell: None, waiters: vec![], hint };
+        self.commits.insert(self.last_commit, pending);
+        let change = Change { space: Space::Hints, key: id.store_key(), value: None };
+        self.push_commit(vec![change], out);
+    }
+
+    fn push_commit(&mut self, changes: Vec<Change>, out: &mut Vec<Effect>) {
+        let clock = self.clock.last();
+        out.push(Effect::Commit { id: self.last_commit, changes, clock });
+    }
+
+    /// Every commit up to `through` is durable: tells those who waited, in order.
+    pub(super) fn committed(&mut self, now: Now, through: CommitId, out: &mut Vec<Effect>) {
+        while let Some(entry) = self.commits.first_entry() {
+            if *entry.key() > through {
+                break;
+            }
+            let pending = entry.remove();
+            self.release(pending.cell.as_ref());
+            for waiter in pending.waiters {
+                self.tell(now, waiter, pending.cell.as_ref(), true, out);
+            }
+        }
+    }
+
+    /// A commit was refused: nothing of it is stored. The tenure ends, for what this node's actor
+    /// wrote may not be held any more.
+    pub(super) fn refused(&mut self, now: Now, id: CommitId, out: &mut Vec<Effect>) {
+        let Some(pending) = self.commits.remove(&id) else { return };
+        if let Some(cell) = &pending.cell {
+            self.end_tenure(cell.partition, "a commit was refused", out);
+            self.uncount_hint(now, cell, pending.hint);
+        }
+        self.release(pending.cell.as_ref());
+        for waiter in pending.waiters {
+            self.tell(now, waiter, pending.cell.as_ref(), false, out);
+        }
+    }
+
+    /// One commit of a cell is no longer outstanding. After the last, the view is what is stored.
+    fn release(&mut self, id: Option<&CellId>) {
+        let Some(id) = id else { return };
+        if let Some(Cell::Held { outstanding, .. }) = self.cells.get_mut(id) {
+            *outstanding -= 1;
+            if *outstanding == 0 {
+                self.cells.remove(id);
+            }
+        }
+    }
+
+    fn tell(
+        &mut self,
+        now: Now,
+        waiter: Waiter,
+        cell: Option<&CellId>,
+        durable: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        match waiter {
+            Waiter::None => {}
+            Waiter::Spread { op, ask } => self.spread_own_done(now, op, ask, durable, out),
+            Waiter::Peer { to, call, trace, hash } => {
+                let Some(cell) = cell else { return };
+                self.answer_write(to, call, trace, cell.partition, durable.then_some(hash), out);
+            }
+            Waiter::Rebuilt => {
+                if let (Some(cell), true) = (cell, durable) {
+                    self.record_rebuilt(cell, out);
+                }
+            }
+        }
+    }
+
+    pub(super) fn next_token(&mut self) -> Token {
+        self.last_token.0 += 1;
+        self.last_token
+    }
+
+    /// Ends this node's tenure over a partition: the next write is made under a new actor.
+    pub(super) fn end_tenure(
+        &mut self,
+        partition: Partition,
+        why: &'static str,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.tenures.remove(&partition).is_some() {
+            out.push(Effect::Event(Event::TenureEnded(partition, why)));
+        }
+    }
+}
+
+/// Opens what is stored in a cell; an error means that it is damaged.
+pub(super) fn open_stored(id: &CellId, stored: Bytes) -> Result<Record, ()> {
+    let sealed = Sealed::from_stored(stored).map_err(|_| ())?;
+    sealed.open(id.partition, &id.key).map_err(|_| ())
+}
+
+/// The hash of what is stored in a cell.
+pub(super) fn stored_hash(stored: &Bytes) -> Option<RecordHash> {
+    Some(Sealed::from_stored(stored.clone()).ok()?.hash())
+}

@@ -1,0 +1,553 @@
+//! The data-path core of some lanes of one node: it coordinates reads and writes, keeps records
+//! and hints, and repairs what it finds divergent.
+//!
+//! ```text
+//!            ┌ put ── gather ┐                     ┌ replica  answers peers' reads and writes
+//!   client ──┤ get ── gather ├── spread ── peers ──┤ hints    replays what it keeps for others
+//!            │ pass          │                     │ repair   sends what a reader found missing
+//!            └ scan          ┘                     └ rebuild  fetches what this disk lost
+//!                        cells: the view of the store
+//! ```
+//!
+//! One file, one state machine; this one routes inputs to them. Nothing in here does I/O, reads
+//! a clock or draws from ambient randomness; no order escapes from a hash map.
+//!
+//! Invariants of a tenure (what makes version vectors truthful): *within a tenure the node holds,
+//! for each key, everything that its actor ever wrote, or what superseded it.* A tenure is over
+//! one partition and ends at each start of the process, when a commit is refused, when a record
+//! is found lost, when someone is seen to know more of the actor than this node holds, and when
+//! the placement changes.
+
+mod cells;
+mod gather;
+mod get;
+mod hints;
+mod pass;
+mod peers;
+mod put;
+mod rebuild;
+mod repair;
+mod replica;
+mod scan;
+mod spread;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
+
+use self::cells::{Cell, CellId, Pending};
+use super::clock::Clock;
+use super::defect::Defect;
+use super::message::{CallId, DataMessage};
+use super::op::{Failure, Outcome, Reason};
+use super::placement::View;
+use super::step::{
+    CommitId, Conditions, Effect, Input, Page, ReadFailed, Stats, Ticket, Token, Tuning,
+};
+use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Stamp, TraceContext};
+
+/// How long a late answer may still come, in milliseconds: beyond any client's patience.
+const LATE_MS: u64 = 10_000;
+
+/// How a worker is made.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Which of the node's workers it is.
+    pub index: usize,
+    /// How many there are: a power of two, at most [`crate::types::LANES`].
+    pub workers: usize,
+    /// Bounds and durations.
+    pub tuning: Tuning,
+    /// This process.
+    pub boot: Boot,
+    /// The clock's last value in the newest commit that was recovered.
+    pub clock: Stamp,
+    /// For everything that is drawn at random.
+    pub seed: u64,
+    /// The mistake to make.
+    #[cfg(feature = "seeded-defects")]
+    pub defect: Option<Defect>,
+}
+
+/// The data-path core of some lanes of one node.
+#[derive(Debug)]
+pub struct Worker {
+    config: WorkerConfig,
+    rng: ChaCha8Rng,
+    clock: Clock,
+    view: Option<Arc<View>>,
+    /// The first view, until what the store held at the start is known.
+    arriving: Option<Arc<View>>,
+    conditions: Conditions,
+    stats: Stats,
+
+    cells: HashMap<CellId, Cell>,
+    /// Commits on their way; a waiter is told when its commit is reported.
+    commits: BTreeMap<CommitId, Pending>,
+    last_commit: CommitId,
+    tenures: BTreeMap<Partition, Actor>,
+    tenures_begun: u64,
+
+    reads: HashMap<Token, Reading>,
+    last_token: Token,
+    calls: HashMap<CallId, Call>,
+    last_call: u64,
+    ops: HashMap<OpKey, Op>,
+    last_op: u64,
+    /// Keys with a write under way here, and how many: repair leaves them alone.
+    putting: HashMap<Key, u32>,
+    /// What an op that is being stepped wants left in cells of this node afterwards.
+    later: Vec<(CellId, cells::Task)>,
+    timers: BTreeMap<(Mono, u64), Timer>,
+    last_timer: u64,
+
+    peers: peers::Peers,
+    sessions: pass::Sessions,
+    hints: hints::Hints,
+    repairs: repair::Repairs,
+    rebuilding: BTreeSet<(Partition, Key)>,
+}
+
+/// Names an op under way within the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct OpKey(u64);
+
+/// An op under way.
+#[derive(Debug)]
+enum Op {
+    Get(Box<get::GetOp>),
+    Put(Box<put::PutOp>),
+    Pass(Box<pass::PassOp>),
+    Scan(Box<scan::ScanOp>),
+    Rebuild(Box<rebuild::RebuildOp>),
+}
+
+/// Why the store is being read.
+#[derive(Debug)]
+enum Reading {
+    /// To know the view of a cell.
+    Cell(CellId),
+    /// As this node's own answer to a read that it coordinates.
+    Gather { op: OpKey, ask: usize },
+    /// As an answer to a peer.
+    Replica(replica::ReplicaRead),
+    /// As this node's own part of a scan that it coordinates.
+    ScanOwn { op: OpKey, ask: usize },
+    /// As an answer to a peer's scan.
+    ScanPeer(replica::ReplicaScan),
+    /// To count the hints at the start.
+    CountHints,
+    /// To replay hints.
+    Replay(NodeName),
+    /// To learn at the start which records are being rebuilt.
+    Markers,
+}
+
+/// A question that a peer has not answered yet.
+#[derive(Debug)]
+struct Call {
+    to: NodeId,
+    sent: Mono,
+    /// Whether its time is over; the answer counts all the same.
+    late: bool,
+    purpose: Purpose,
+}
+
+/// What the answer to a call is for.
+#[derive(Debug)]
+enum Purpose {
+    Gather { op: OpKey, ask: usize },
+    Spread { op: OpKey, ask: usize },
+    Pass { op: OpKey },
+    Scan { op: OpKey, ask: usize },
+    Rebuild { op: OpKey, home: usize },
+    Repair { key: Key },
+    Replay { cell: CellId },
+}
+
+/// What is to be done at some time. A stale timer finds nothing to do.
+#[derive(Debug)]
+enum Timer {
+    Op(OpKey),
+    Call(CallId),
+    Replay(NodeName),
+    Probe(NodeId),
+    Session(NodeId, u16),
+    Rebuild(Partition, Key),
+    Arrive,
+}
+
+/// Who is told how an op ended.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Client(Ticket),
+    Passed { from: NodeId, call: CallId },
+}
+
+impl Worker {
+    /// A worker that knows nothing yet: it serves once it has been given a view.
+    #[must_use]
+    pub fn new(config: WorkerConfig) -> Self {
+        let last =
+            if has(&config, Defect::ClockBelowLast) { Stamp::default() } else { config.clock };
+        Self {
+            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            clock: Clock::starting_above(last, config.tuning.skew_ms_max),
+            view: None,
+            arriving: None,
+            conditions: Conditions::default(),
+            stats: Stats::default(),
+            cells: HashMap::new(),
+            commits: BTreeMap::new(),
+            last_commit: CommitId::default(),
+            tenures: BTreeMap::new(),
+            tenures_begun: 0,
+            reads: HashMap::new(),
+            last_token: Token(0),
+            calls: HashMap::new(),
+            last_call: 0,
+            ops: HashMap::new(),
+            last_op: 0,
+            putting: HashMap::new(),
+            later: Vec::new(),
+            timers: BTreeMap::new(),
+            last_timer: 0,
+            peers: peers::Peers::default(),
+            sessions: pass::Sessions::default(),
+            hints: hints::Hints::default(),
+            repairs: repair::Repairs::default(),
+            rebuilding: BTreeSet::new(),
+            config,
+        }
+    }
+
+    /// Takes one input; appends what is to be done, in order, to `out`.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Client { ticket, op, deadline, trace } => {
+                self.client(now, ticket, op, deadline, trace, out);
+            }
+            Input::ScanPage { ticket, partition, after, bytes_max, consistency, deadline } => {
+                let page = scan::Wanted { partition, after, bytes_max, consistency };
+                self.start_scan(now, ticket, page, deadline, out);
+            }
+            Input::Message { from, placement, trace, partition, message } => {
+                self.heard_from(from, out);
+                let sender = replica::Sender { from, placement, trace };
+                self.message(now, sender, partition, message, out);
+            }
+            Input::ReadDone(token, result) => self.read_done(now, token, result, out),
+            Input::Scanned(token, result) => self.scanned(now, token, result, out),
+            Input::Committed(through) => self.committed(now, through, out),
+            Input::Refused(id) => self.refused(now, id, out),
+            Input::Reachability(node, up) => self.reachability(now, node, up, out),
+            Input::View(view) => self.viewed(view, out),
+            Input::Conditions(conditions) => self.conditions = conditions,
+            Input::Tick => {}
+        }
+        self.run_timers(now, out);
+    }
+
+    /// When the next timer is due. A tick that comes late does no harm; one that is lost does.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<Mono> {
+        self.timers.first_key_value().map(|(at, _)| at.0)
+    }
+
+    /// What the worker has done since its start.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let held = self.hints.total();
+        Stats {
+            in_flight: self.ops.len() as u64,
+            hints_held: held.count,
+            hint_bytes: held.bytes,
+            ..self.stats
+        }
+    }
+
+    fn message(
+        &mut self,
+        now: Now,
+        sender: replica::Sender,
+        partition: Partition,
+        message: DataMessage,
+        out: &mut Vec<Effect>,
+    ) {
+        match message {
+            DataMessage::Read(read) => self.serve_read(sender, partition, read, out),
+            DataMessage::Write(write) => self.serve_write(now, sender, partition, write, out),
+            DataMessage::Scan(scan) => self.serve_scan(sender, partition, scan, out),
+            DataMessage::OpenSession(open) => self.serve_session(now, sender, partition, open, out),
+            DataMessage::Pass(pass) => self.serve_pass(now, sender, partition, pass, out),
+            DataMessage::Session(session) => {
+                self.session_opened(now, sender.from, partition, session, out);
+            }
+            DataMessage::ReadReply(call, answer) => match self.answered(now, sender.from, call) {
+                Some(Purpose::Gather { op, ask }) => {
+                    self.gather_answered(now, op, ask, answer, out);
+                }
+                Some(Purpose::Rebuild { op, home }) => {
+                    self.rebuild_answered(now, op, home, answer, out);
+                }
+                _ => {}
+            },
+            DataMessage::WriteReply(call, answer) => match self.answered(now, sender.from, call) {
+                Some(Purpose::Spread { op, ask }) => {
+                    self.spread_answered(now, op, ask, answer, out);
+                }
+                Some(Purpose::Repair { key }) => self.repairs.done(sender.from, &key),
+                Some(Purpose::Replay { cell }) => {
+                    self.replay_answered(now, cell, answer, out);
+                }
+                _ => {}
+            },
+            DataMessage::PassReply(call, answer) => {
+                if let Some(Purpose::Pass { op }) = self.answered(now, sender.from, call) {
+                    self.pass_answered(now, op, answer, out);
+                }
+            }
+            DataMessage::ScanReply(call, answer) => {
+                if let Some(Purpose::Scan { op, ask }) = self.answered(now, sender.from, call) {
+                    self.scan_answered(now, op, ask, answer, out);
+                }
+            }
+        }
+    }
+
+    fn read_done(
+        &mut self,
+        now: Now,
+        token: Token,
+        result: Result<Option<bytes::Bytes>, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.reads.remove(&token) {
+            Some(Reading::Cell(id)) => self.cell_read(now, &id, result, out),
+            Some(Reading::Gather { op, ask }) => self.gather_own(now, op, ask, result, out),
+            Some(Reading::Replica(read)) => self.answer_read(now, read, result, out),
+            _ => {}
+        }
+    }
+
+    fn scanned(
+        &mut self,
+        now: Now,
+        token: Token,
+        result: Result<Page, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.reads.remove(&token) {
+            Some(Reading::ScanOwn { op, ask }) => self.scan_own(now, op, ask, result, out),
+            Some(Reading::ScanPeer(scan)) => self.answer_scan(now, &scan, result, out),
+            Some(Reading::CountHints) => self.hints_counted(now, result, out),
+            Some(Reading::Replay(target)) => self.replay_scanned(now, &target, result, out),
+            Some(Reading::Markers) => self.markers_read(now, result, out),
+            _ => {}
+        }
+    }
+
+    /// The cluster has changed, or is known for the first time. Before the first view is taken,
+    /// the worker counts the hints that it keeps and learns which of its records are not whole.
+    fn viewed(&mut self, view: Arc<View>, out: &mut Vec<Effect>) {
+        let Some(before) = &self.view else {
+            if self.arriving.replace(view).is_none() {
+                self.start_counting_hints(out);
+            }
+            return;
+        };
+        if before.placement.tag != view.placement.tag {
+            // Partitions may have been gained or given up.
+            self.tenures.clear();
+        }
+        self.view = Some(view);
+    }
+
+    /// What the store held at the start is known: the worker begins to serve.
+    fn arrive(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.view = self.arriving.take();
+        self.replay_to_all(now);
+        for (partition, key) in self.rebuilding.clone() {
+            self.start_rebuild(now, partition, &key, out);
+        }
+    }
+
+    /// Whether the worker serves: it has a view, and knows what its store held at the start.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.view.is_some()
+    }
+
+    fn reachability(&mut self, now: Now, node: NodeId, up: bool, out: &mut Vec<Effect>) {
+        self.peers.set_up(node, up);
+        if up {
+            self.replay_to(node, out);
+        } else {
+            self.reachability_lost(now, node, out);
+        }
+    }
+
+    /// Nothing that was asked of a peer will be answered soon.
+    fn reachability_lost(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        let asked = self.calls.iter().filter(|(_, call)| call.to == node);
+        let mut lost: Vec<CallId> = asked.map(|(id, _)| *id).collect();
+        lost.sort_unstable();
+        for call in lost {
+            self.call_failed(now, call, out);
+        }
+        self.session_lost(now, node, out);
+    }
+
+    /// A call will not be answered, or not in time.
+    fn call_failed(&mut self, now: Now, call: CallId, out: &mut Vec<Effect>) {
+        let Some(Call { to, purpose, .. }) = self.calls.remove(&call) else { return };
+        match purpose {
+            Purpose::Gather { op, ask } => self.gather_failed(now, op, ask, out),
+            Purpose::Spread { op, ask } => self.spread_failed(now, op, ask, out),
+            Purpose::Pass { op } => self.pass_silent(now, op, out),
+            Purpose::Scan { op, ask } => self.scan_failed(now, op, ask, out),
+            Purpose::Rebuild { op, home } => self.rebuild_failed(now, op, home, out),
+            Purpose::Repair { key } => self.repairs.done(to, &key),
+            Purpose::Replay { cell } => self.replay_failed(now, &cell, out),
+        }
+    }
+
+    fn run_timers(&mut self, now: Now, out: &mut Vec<Effect>) {
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now.mono {
+                break;
+            }
+            match entry.remove() {
+                Timer::Op(op) => self.op_timer(now, op, out),
+                Timer::Call(call) => self.call_timer(now, call, out),
+                Timer::Replay(target) => self.replay_due(&target, out),
+                Timer::Probe(node) => self.probe_due(now, node, out),
+                Timer::Session(node, lane) => self.session_timer(now, node, lane, out),
+                Timer::Arrive => self.start_counting_hints(out),
+                Timer::Rebuild(partition, key) => self.start_rebuild(now, partition, &key, out),
+            }
+        }
+    }
+
+    fn op_timer(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
+        match self.ops.get(&op) {
+            Some(Op::Get(_)) => self.get_timer(now, op, out),
+            Some(Op::Put(_)) => self.put_timer(now, op, out),
+            Some(Op::Pass(_)) => self.pass_timer(now, op, out),
+            Some(Op::Scan(_)) => self.scan_timer(now, op, out),
+            Some(Op::Rebuild(_)) | None => {}
+        }
+    }
+
+    /// A call has had its time: whoever was asked counts as silent.
+    fn call_timer(&mut self, now: Now, call: CallId, out: &mut Vec<Effect>) {
+        if let Some(asked) = self.calls.get(&call) {
+            let (to, late) = (asked.to, asked.late);
+            match asked.purpose {
+                Purpose::Gather { op, ask } if !late => self.gather_late(now, op, ask, out),
+                Purpose::Spread { op, ask } if !late => self.spread_late(now, op, ask, out),
+                // It may have been begun, and has a deadline of its own.
+                Purpose::Pass { .. } if !late => {}
+                _ => return self.call_failed(now, call, out),
+            }
+            let passed =
+                matches!(self.calls.get(&call), Some(Call { purpose: Purpose::Pass { .. }, .. }));
+            if let Some(asked) = self.calls.get_mut(&call) {
+                asked.late = true;
+                self.arm(now.mono.after_millis(LATE_MS), Timer::Call(call));
+            }
+            if !passed {
+                self.peer_timed_out(now, to, out);
+            }
+        }
+    }
+
+    fn arm(&mut self, at: Mono, timer: Timer) {
+        self.last_timer += 1;
+        self.timers.insert((at, self.last_timer), timer);
+    }
+
+    fn next_op(&mut self) -> OpKey {
+        self.last_op += 1;
+        OpKey(self.last_op)
+    }
+
+    /// Asks a peer; its answer, or its silence for a replica's time, comes back to `purpose`.
+    fn call(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        purpose: Purpose,
+        partition: Partition,
+        trace: Option<TraceContext>,
+        message: impl FnOnce(CallId) -> DataMessage,
+        out: &mut Vec<Effect>,
+    ) -> CallId {
+        // The boot keeps an answer to an earlier process from passing for one to this one.
+        self.last_call += 1;
+        let call = CallId(self.config.boot.0 ^ (self.last_call << 6) ^ self.config.index as u64);
+        self.calls.insert(call, Call { to, sent: now.mono, late: false, purpose });
+        self.arm(now.mono.after_micros(self.config.tuning.replica_timeout), Timer::Call(call));
+        out.push(Effect::Send { to, trace, partition, message: message(call) });
+        call
+    }
+
+    /// Takes the call that an answer belongs to, if it is still open.
+    fn answered(&mut self, now: Now, from: NodeId, call: CallId) -> Option<Purpose> {
+        if self.calls.get(&call)?.to != from {
+            return None;
+        }
+        let Call { sent, purpose, .. } = self.calls.remove(&call)?;
+        self.peers.observe(from, now.mono.micros_since(sent));
+        Some(purpose)
+    }
+
+    /// Ends an op with an answer.
+    fn reply(
+        &mut self,
+        origin: Origin,
+        partition: Partition,
+        outcome: Outcome,
+        out: &mut Vec<Effect>,
+    ) {
+        match &outcome {
+            Outcome::Read(_) => self.stats.gets += 1,
+            Outcome::Written(_) => self.stats.puts += 1,
+            Outcome::Failed(_) => self.stats.failures += 1,
+        }
+        match origin {
+            Origin::Client(ticket) => out.push(Effect::Reply(ticket, outcome)),
+            Origin::Passed { from, call } => self.answer_pass(from, call, partition, outcome, out),
+        }
+    }
+
+    fn fail_before(
+        &mut self,
+        origin: Origin,
+        partition: Partition,
+        reason: Reason,
+        out: &mut Vec<Effect>,
+    ) {
+        self.reply(origin, partition, Outcome::Failed(Failure::before(reason)), out);
+    }
+
+    fn random(&mut self) -> u64 {
+        self.rng.next_u64()
+    }
+
+    fn has(&self, defect: Defect) -> bool {
+        has(&self.config, defect)
+    }
+}
+
+#[cfg(feature = "seeded-defects")]
+fn has(config: &WorkerConfig, defect: Defect) -> bool {
+    config.defect == Some(defect)
+}
+
+#[cfg(not(feature = "seeded-defects"))]
+fn has(_: &WorkerConfig, _: Defect) -> bool {
+    false
+}

@@ -1,0 +1,279 @@
+//! Answering peers: what this node holds, and keeping what it is sent.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::cells::{CellId, Incoming, Task, Waiter, open_stored};
+use super::{Reading, Worker};
+use crate::protocol::defect::Defect;
+use crate::protocol::message::{
+    CallId, DataMessage, Known, PartialRecord, PlacementTag, ReadAnswer, ReadRequest, Refusal,
+    ScanAnswer, ScanRequest, WriteAnswer, WriteRequest,
+};
+use crate::protocol::record::{Record, Sealed};
+use crate::protocol::step::{Effect, Page, ReadFailed, Space};
+use crate::types::{Key, NodeId, Now, Partition, RecordHash, TraceContext};
+
+/// The most that a page may weigh, whatever the asker wants.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Who sent a message, and under which placement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sender {
+    pub from: NodeId,
+    pub placement: PlacementTag,
+    pub trace: Option<TraceContext>,
+}
+
+/// A peer's read whose answer waits for the store.
+#[derive(Debug)]
+pub(super) struct ReplicaRead {
+    sender: Sender,
+    call: CallId,
+    id: CellId,
+    known: Option<Known>,
+}
+
+/// A peer's scan whose answer waits for the store.
+#[derive(Debug)]
+pub(super) struct ReplicaScan {
+    sender: Sender,
+    call: CallId,
+    partition: Partition,
+}
+
+impl Worker {
+    /// Whether this node is home to a partition.
+    fn is_home(&self, partition: Partition) -> bool {
+        self.view.as_ref().is_some_and(|view| {
+            let me = view.my_member();
+            partition.0 < view.partitions() && view.homes(partition).iter().any(|&m| Some(m) == me)
+        })
+    }
+
+    fn lies_in(&self, partition: Partition, key: &Key) -> bool {
+        self.view.as_ref().is_some_and(|view| key.partition(view.partitions()) == partition)
+    }
+
+    pub(super) fn serve_read(
+        &mut self,
+        sender: Sender,
+        partition: Partition,
+        read: ReadRequest,
+        out: &mut Vec<Effect>,
+    ) {
+        let ReadRequest { call, key, hint_for, known } = read;
+        let refusal = if !self.lies_in(partition, &key) {
+            Some(ReadAnswer::NotMine)
+        } else if hint_for.is_some() {
+            None
+        } else if !self.is_home(partition) {
+            Some(ReadAnswer::NotMine)
+        } else if self.is_rebuilding(partition, &key) {
+            Some(ReadAnswer::Rebuilding)
+        } else {
+            None
+        };
+        if let Some(answer) = refusal {
+            return send_answer(sender, partition, DataMessage::ReadReply(call, answer), out);
+        }
+        let id = CellId { hint_for, partition, key };
+        let (space, key) = (id.space(), id.store_key());
+        let token = self.next_token();
+        self.reads.insert(token, Reading::Replica(ReplicaRead { sender, call, id, known }));
+        out.push(Effect::Read { token, space, key });
+    }
+
+    /// What a peer asked for has been read.
+    pub(super) fn answer_read(
+        &mut self,
+        now: Now,
+        read: ReplicaRead,
+        result: Result<Option<Bytes>, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let ReplicaRead { sender, call, id, known } = read;
+        let answer = match result {
+            Err(ReadFailed) => ReadAnswer::Rebuilding,
+            Ok(None) if id.hint_for.is_some() => ReadAnswer::NoHint,
+            Ok(None) => ReadAnswer::Absent,
+            Ok(Some(stored)) => match open_stored(&id, stored.clone()) {
+                Ok(record) => self.conditional(&stored, &record, known),
+                Err(()) => {
+                    self.record_lost(now, &id, out);
+                    ReadAnswer::Rebuilding
+                }
+            },
+        };
+        send_answer(sender, id.partition, DataMessage::ReadReply(call, answer), out);
+    }
+
+    /// "Equal", or the whole record, in which only values are left out that the asker has.
+    fn conditional(&self, stored: &Bytes, record: &Record, known: Option<Known>) -> ReadAnswer {
+        let Ok(sealed) = Sealed::from_stored(stored.clone()) else { return ReadAnswer::Rebuilding };
+        match known {
+            Some(known) if known.hash == sealed.hash() => ReadAnswer::Equal,
+            Some(known) => {
+                let mut partial = PartialRecord::of(record, sealed.crc(), &known.dots);
+                if self.has(Defect::AnswerOnlyMissing) {
+                    partial = only_missing(record, &known);
+                }
+                ReadAnswer::Partial(partial)
+            }
+            None => ReadAnswer::Record(sealed),
+        }
+    }
+
+    pub(super) fn serve_write(
+        &mut self,
+        now: Now,
+        sender: Sender,
+        partition: Partition,
+        write: WriteRequest,
+        out: &mut Vec<Effect>,
+    ) {
+        let WriteRequest { call, key, record: sealed, hint_for } = write;
+        let refuse = |refusal, out: &mut Vec<Effect>| {
+            let answer = DataMessage::WriteReply(call, WriteAnswer::Refused(refusal));
+            send_answer(sender, partition, answer, out);
+        };
+        let Some(view) = self.view.clone() else { return refuse(Refusal::NotMine, out) };
+        if sender.placement.number < view.placement.tag.number {
+            return refuse(Refusal::PlacementOld, out);
+        }
+        let home = self.is_home(partition);
+        let known_target = hint_for
+            .as_ref()
+            .is_none_or(|name| view.placement.members.iter().any(|member| member.name == *name));
+        if !self.lies_in(partition, &key) || !known_target || (hint_for.is_none() && !home) {
+            return refuse(Refusal::NotMine, out);
+        }
+        if hint_for.is_some() && self.hints_full(sealed.stored().len()) {
+            return refuse(Refusal::HintsFull, out);
+        }
+        let Ok(record) = sealed.open(partition, &key) else { return refuse(Refusal::Store, out) };
+        let far = self.clock.is_far(now.wall, record.seen().highest());
+        if far && self.has(Defect::RefuseFarStamps) {
+            return refuse(Refusal::Store, out);
+        }
+        if hint_for.is_some() && home {
+            // What a home hears of a key belongs to its own copy first.
+            let own = CellId::own(partition, &key);
+            self.with_view(now, own, Task::Merge(record.clone().into(), Waiter::None), out);
+        }
+        let hash = sealed.hash();
+        let waiter = Waiter::Peer { to: sender.from, call, trace: sender.trace, hash };
+        let id = CellId { hint_for, partition, key };
+        let incoming = Incoming { record, sealed: Some(sealed) };
+        self.with_view(now, id, Task::Merge(incoming, waiter), out);
+    }
+
+    /// What a peer sent is durable (its hash), or could not be kept (none).
+    pub(super) fn answer_write(
+        &mut self,
+        to: NodeId,
+        call: CallId,
+        trace: Option<TraceContext>,
+        partition: Partition,
+        stored: Option<RecordHash>,
+        out: &mut Vec<Effect>,
+    ) {
+        let answer = stored.map_or(WriteAnswer::Refused(Refusal::Store), WriteAnswer::Stored);
+        let message = DataMessage::WriteReply(call, answer);
+        out.push(Effect::Send { to, trace, partition, message });
+    }
+
+    pub(super) fn serve_scan(
+        &mut self,
+        sender: Sender,
+        partition: Partition,
+        scan: ScanRequest,
+        out: &mut Vec<Effect>,
+    ) {
+        let ScanRequest { call, after, bytes_max } = scan;
+        if !self.is_home(partition) || self.is_any_rebuilding(partition) {
+            let answer = DataMessage::ScanReply(call, ScanAnswer::NotMine);
+            return send_answer(sender, partition, answer, out);
+        }
+        let token = self.next_token();
+        self.reads.insert(token, Reading::ScanPeer(ReplicaScan { sender, call, partition }));
+        out.push(scan_effect(token, partition, &after, bytes_max));
+    }
+
+    /// The page that a peer asked for has been read.
+    pub(super) fn answer_scan(
+        &mut self,
+        now: Now,
+        scan: &ReplicaScan,
+        result: Result<Page, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let answer =
+            match result.ok().and_then(|page| self.open_page(now, scan.partition, page, out)) {
+                None => ScanAnswer::NotMine,
+                Some((entries, done)) => {
+                    let entries = entries
+                        .into_iter()
+                        .map(|(key, record)| {
+                            let sealed = record.seal(scan.partition, &key);
+                            (key, sealed)
+                        })
+                        .collect();
+                    ScanAnswer::Page { entries, done }
+                }
+            };
+        let message = DataMessage::ScanReply(scan.call, answer);
+        send_answer(scan.sender, scan.partition, message, out);
+    }
+
+    /// Verifies every record of a page; none if one of them is damaged.
+    pub(super) fn open_page(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        page: Page,
+        out: &mut Vec<Effect>,
+    ) -> Option<(Vec<(Key, Record)>, bool)> {
+        let mut entries = Vec::with_capacity(page.entries.len());
+        for (stored_key, stored) in page.entries {
+            let key = Key::new(stored_key.slice(2.min(stored_key.len())..)).ok()?;
+            let id = CellId::own(partition, &key);
+            match open_stored(&id, stored) {
+                Ok(record) => entries.push((key, record)),
+                Err(()) => {
+                    self.record_lost(now, &id, out);
+                    return None;
+                }
+            }
+        }
+        Some((entries, page.done))
+    }
+}
+
+/// The scan of a page of a partition's records.
+pub(super) fn scan_effect(
+    token: crate::protocol::step::Token,
+    partition: Partition,
+    after: &Bytes,
+    bytes_max: u32,
+) -> Effect {
+    let prefix = Bytes::copy_from_slice(&partition.0.to_be_bytes());
+    let mut behind = BytesMut::new();
+    if !after.is_empty() {
+        behind.put_slice(&prefix);
+        behind.put_slice(after);
+    }
+    let bytes_max = (bytes_max as usize).min(PAGE_BYTES_MAX);
+    Effect::Scan { token, space: Space::Records, prefix, after: behind.freeze(), bytes_max }
+}
+
+fn send_answer(sender: Sender, partition: Partition, message: DataMessage, out: &mut Vec<Effect>) {
+    out.push(Effect::Send { to: sender.from, trace: sender.trace, partition, message });
+}
+
+/// The seeded defect: an answer from which whole siblings are missing.
+fn only_missing(record: &Record, known: &Known) -> PartialRecord {
+    let lacking = record.siblings().iter().filter(|s| !known.dots.contains(&s.dot)).cloned();
+    let lone = Record::from_parts(record.seen().clone(), lacking.collect()).unwrap_or_default();
+    let crc = lone.seal(Partition(0), &Key::new("k").unwrap_or_else(|_| unreachable!())).crc();
+    PartialRecord::of(&lone, crc, &[])
+}
