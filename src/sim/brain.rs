@@ -9,15 +9,13 @@ use std::sync::Arc;
 
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
-use rand::seq::SliceRandom;
 
 use super::clock::Time;
 use super::node::{Member, News};
 use super::world::{Event, World, WorldConfig};
-use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{Member as Named, Placement, View};
 use crate::protocol::step::{Conditions, Input};
-use crate::types::{Boot, ClusterId, NodeId};
+use crate::types::{Boot, NodeId};
 
 /// How often a process looks around.
 const LOOK: Time = 500_000;
@@ -40,28 +38,19 @@ impl Brain {
     }
 }
 
-/// A placement for the world: every partition has its homes in an order of its own.
+/// A placement for the world, as its founders would make it; some worlds have zones or weights.
 pub(super) fn placement(
     config: &WorldConfig,
     members: &[Member],
     rng: &mut ChaCha8Rng,
 ) -> Arc<Placement> {
-    let named = |m: &Member| Named { name: m.name.clone(), zone: String::new(), weight: 1 };
-    let mut table = Vec::new();
-    #[expect(clippy::cast_possible_truncation, reason = "a world has a handful of nodes")]
-    let mut order: Vec<u16> = (0..members.len() as u16).collect();
-    for _ in 0..config.partitions {
-        order.shuffle(rng);
-        table.extend_from_slice(&order[..usize::from(config.replicas)]);
-    }
-    Arc::new(Placement {
-        tag: PlacementTag { number: 1, hash: config.seed | 1 },
-        parent: 0,
-        members: members.iter().map(named).collect(),
-        replicas: config.replicas,
-        partitions: config.partitions,
-        table,
-    })
+    let (zones, weights) = (rng.random_ratio(1, 3), rng.random_ratio(1, 4));
+    let named = members.iter().enumerate().map(|(at, member)| Named {
+        name: member.name.clone(),
+        zone: if zones { format!("zone-{}", at % 3) } else { String::new() },
+        weight: if weights { rng.random_range(1..=3) } else { 1 },
+    });
+    Arc::new(Placement::found(named.collect(), config.replicas, config.partitions))
 }
 
 impl World {
@@ -103,14 +92,10 @@ impl World {
     fn view_of(&self, at: usize) -> Arc<View> {
         let node = &self.nodes[at];
         let ids: BTreeMap<_, _> = self.nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
-        Arc::new(View {
-            me: node.id,
-            name: node.name.clone(),
-            boot: node.process.as_ref().map_or(Boot(0), |process| process.boot),
-            cluster: ClusterId(u128::from(self.config.seed) + 1),
-            placement: self.observer.placement().clone(),
-            ids,
-        })
+        let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
+        let placement = self.observer.placement().clone();
+        let cluster = placement.cluster_id("sim");
+        Arc::new(View::new(node.id, node.name.clone(), boot, cluster, placement, ids))
     }
 
     fn tell_reachability(&mut self, at: usize, peer: NodeId, up: bool) {

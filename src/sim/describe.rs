@@ -178,7 +178,7 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
 }
 
 fn sealed_len(sealed: &Sealed) -> usize {
-    sealed.canonical().len()
+    sealed.stored().len()
 }
 
 /// A commit on its way to the disk.

@@ -73,7 +73,7 @@ impl Weather {
 
     /// Some weather: each trouble is in it or not, at a random rate.
     pub(super) fn random(rng: &mut impl Rng) -> Self {
-        let mut some = |rng: &mut dyn Rng, max: u32| {
+        let some = |rng: &mut dyn Rng, max: u32| {
             if rng.random_ratio(1, 2) { 0 } else { rng.random_range(0..=max) }
         };
         let latency_min = 50 * rng.random_range(1..=10);

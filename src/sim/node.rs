@@ -58,6 +58,8 @@ pub(super) struct Process {
     pub(super) workers: Vec<Worker>,
     pub(super) brain: Brain,
     pub(super) view: Option<Arc<View>>,
+    /// The clock that was found on disk.
+    recovered: Stamp,
     armed: Option<Time>,
     todo: VecDeque<Todo>,
 }
@@ -148,6 +150,7 @@ impl World {
             workers,
             brain: Brain::new(self.nodes.len()),
             view: None,
+            recovered: clock,
             armed: None,
             todo: VecDeque::new(),
         };
@@ -304,7 +307,8 @@ impl World {
                 self.schedule(after, Event::Scanned { at: asked, page });
             }
             Effect::Commit { id, changes, clock } => {
-                self.observer.formed(self.time, at, &changes, clock, self.nodes[at].disk.clock());
+                let recovered = self.nodes[at].process.as_ref().map_or(clock, |p| p.recovered);
+                self.observer.formed(self.time, at, &changes, clock, recovered);
                 let source = Source::Worker(worker, id);
                 self.trace.say(self.time, Some(at), || describe::commit(id, &changes));
                 if self.nodes[at].disk.push(source, changes, clock) {

@@ -8,7 +8,7 @@
 //! - **C3**, first half: one dot never has two contents, anywhere, ever;
 //! - **D1**: what is durable of a record only grows: a new state contains the old one;
 //! - **D2**: a hint is removed only when its target durably holds everything in it;
-//! - **D3**: a commit's clock is never below that of an earlier durable commit of the disk;
+//! - **D3**: a commit's clock is never below what the process recovered at its start;
 //! - **M**: what a node sends can be decoded; nobody is answered who did not ask; a retry is
 //!   never taken for another request.
 
@@ -114,6 +114,11 @@ impl Place {
         Some(Self { hint_for, partition, key: Key::new(rest.slice(2..)).ok()? })
     }
 
+    /// The same key, as a home's own record.
+    fn own(&self) -> Self {
+        Self { hint_for: None, ..self.clone() }
+    }
+
     /// The record in a stored value, if it is sound.
     pub(super) fn open(&self, stored: &Bytes) -> Option<Record> {
         Sealed::from_stored(stored.clone()).ok()?.open(self.partition, &self.key).ok()
@@ -138,10 +143,8 @@ impl Observer {
     /// The names of a partition's homes, in order.
     pub(super) fn homes(&self, partition: Partition) -> Vec<NodeName> {
         let placement = &self.placement;
-        let replicas = usize::from(placement.replicas);
-        let start = usize::from(partition.0) * replicas;
-        let row = placement.table.get(start..start + replicas).unwrap_or_default();
-        row.iter().map(|at| placement.members[usize::from(*at)].name.clone()).collect()
+        let homes = placement.homes(partition).iter();
+        homes.map(|at| placement.members[usize::from(*at)].name.clone()).collect()
     }
 
     pub(super) fn violations(&self) -> &[Violation] {
@@ -162,11 +165,11 @@ impl Observer {
         node: usize,
         changes: &[Change],
         clock: Stamp,
-        durable: Stamp,
+        recovered: Stamp,
     ) {
-        if clock < durable {
+        if clock < recovered {
             let what = format!(
-                "node-{node} commits with its clock at {clock:?}, below {durable:?} of a durable commit"
+                "node-{node} commits with its clock at {clock:?}, below {recovered:?}, which it recovered at its start"
             );
             self.violate(Check::D3, time, what);
         }
@@ -226,7 +229,7 @@ impl Observer {
         let name = describe::key(&place.key);
         match (&place.hint_for, &after) {
             (Some(target), None) => {
-                let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place));
+                let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
                 if !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
                     let (hint, own) = (describe::record(&before), stored.as_ref().map(describe::record));
                     let what = format!(
@@ -239,14 +242,14 @@ impl Observer {
             (hint_for, _) => {
                 let then = after.as_ref().map_or("nothing".into(), describe::record);
                 let kind = if hint_for.is_some() { "hint" } else { "record" };
-                let before = describe::record(&before);
                 // A hint may begin anew: its earlier state was removed in between, or its target
                 // holds that.
-                let excused = hint_for.as_ref().and_then(|target| names.get(target)).is_some_and(
-                    |&at| held_at(&nodes[at], &place).is_some_and(|r| r.contains(&applied_before(applied, &place))),
-                );
-                if !excused {
-                    let what = format!("the {kind} of {name} on node-{node} was {before} and became {then}");
+                let at_target = hint_for.as_ref().and_then(|target| names.get(target));
+                let at_target = at_target.and_then(|&at| held_at(&nodes[at], &place.own()));
+                if !at_target.is_some_and(|record| record.contains(&before)) {
+                    let before = describe::record(&before);
+                    let what =
+                        format!("the {kind} of {name} on node-{node} was {before} and became {then}");
                     self.violate(Check::D1, time, what);
                 }
             }
@@ -327,10 +330,6 @@ impl Observer {
             self.violate(Check::M, time, what);
         }
     }
-}
-
-fn applied_before(applied: &Applied, place: &Place) -> Record {
-    applied.before.as_ref().and_then(|bytes| place.open(bytes)).unwrap_or_default()
 }
 
 /// What a node durably holds at a place: its own record, or a hint.

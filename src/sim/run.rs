@@ -460,3 +460,23 @@ impl fmt::Display for Summary {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_seed_gives_one_trace() {
+        for seed in 0..5 {
+            let (first, second) = (run(seed, &RunOptions::default()), run(seed, &RunOptions::default()));
+            assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
+            assert_eq!(first.stats, second.stats, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn two_hundred_seeds_lose_nothing() {
+        let summary = run_many(1, 200, 2, &RunOptions::default(), &|_, _| {});
+        assert!(summary.failures.is_empty(), "{summary}");
+    }
+}
