@@ -30,8 +30,9 @@ use crate::types::Key;
 const SECOND: Time = 1_000_000;
 /// Clients and faults begin when the cluster has had this long to come up.
 const WARM_UP: Time = 3 * SECOND;
-/// After the healing, messages that are late may be under way for this long.
-const LATE: Time = 6 * SECOND;
+/// After the healing, messages that are late may be under way for five seconds, and coordinators
+/// wait for answers that were lost for ten: until then they leave the key to the write under way.
+const LATE: Time = 12 * SECOND;
 /// Hints must be gone this long after the healing.
 const DRAIN_MAX: Time = 90 * SECOND;
 /// Every key must have been read at ALL within this, and every replica repaired.

@@ -83,7 +83,7 @@ pub(super) enum Notice {
 
 /// What a script wants done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tap {
+pub enum Tap {
     /// Deliver it.
     Pass,
     /// Lose it.
@@ -91,7 +91,7 @@ pub(super) enum Tap {
     /// Keep it until it is released.
     Park,
     /// Deliver it, and a copy after so many microseconds.
-    Again(Time),
+    Again(u64),
 }
 
 /// Decides about messages: from, to, what.
