@@ -1,6 +1,11 @@
 //! Coterie.
 
 pub mod api;
+pub mod client;
+pub mod config;
+pub mod gossip;
+pub mod node;
+pub mod peers;
 pub mod protocol;
 pub mod sim;
 pub mod store;

@@ -1,0 +1,528 @@
+//! Configuration: layers of text in, [`Settings`] that cannot be wrong out.
+//!
+//! ```text
+//!  config/coterie.toml (compiled in) ◀ files ◀ environment ◀ flags      later ones win
+//!                                 │ flattened to section.key, each with its origin
+//!                                 ▼
+//!         unknown keys refused, values parsed, settings compared with each other
+//!                                 │
+//!             Settings ───────────┴────────── or every problem that was found
+//! ```
+//!
+//! `config/coterie.toml` is both the default layer and the reference of all settings.
+
+mod error;
+mod layers;
+mod values;
+mod write;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use self::error::{ConfigError, Problem};
+use self::layers::Layers;
+pub use self::layers::Origin;
+pub use self::values::HostPort;
+use self::values::{Filter, Label, Parse, Ratio, Size, Url, duration_text, size_text};
+use crate::protocol::control::ControlConfig;
+use crate::protocol::step::Tuning;
+use crate::store::Durability;
+use crate::types::NodeName;
+
+/// All settings with their meaning, units and defaults.
+pub const DEFAULTS: &str = include_str!("../../config/coterie.toml");
+
+/// The largest `limits.value_bytes`.
+const VALUE_BYTES_MAX: u64 = 16 << 20;
+/// The largest `limits.record_bytes`: an answer that shows all siblings still fits a client's
+/// [`crate::client::ANSWER_BYTES_MAX`].
+const RECORD_BYTES_MAX: u64 = 48 << 20;
+/// What a record holds beside one value: its version vector and the sibling's own fields.
+const RECORD_BYTES_BESIDE: u64 = 64 << 10;
+/// The most nodes that may found a cluster: all of them must have been seen once.
+const FOUNDERS_MAX: u64 = 100;
+
+/// The settings of one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// `[node]`
+    pub node: NodeSettings,
+    /// `[cluster]`
+    pub cluster: ClusterSettings,
+    /// `[listen]`
+    pub listen: Listen,
+    /// `[advertise]`
+    pub advertise: Advertise,
+    /// `[bootstrap]`
+    pub bootstrap: Bootstrap,
+    /// `[replication]`
+    pub replication: Replication,
+    /// `[storage]`
+    pub storage: Storage,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[clock]`
+    pub clock: ClockSettings,
+    /// `[timeouts]`
+    pub timeouts: Timeouts,
+    /// `[hints]`
+    pub hints: Hints,
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[log]`
+    pub log: Log,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
+}
+
+/// Who this node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// Its place on the ring.
+    pub name: NodeName,
+    /// Its folder.
+    pub data: PathBuf,
+    /// Its failure domain; may be empty.
+    pub zone: String,
+    /// Its share of the data, relative to the others'.
+    pub weight: u32,
+}
+
+/// Which cluster it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The cluster's name.
+    pub name: String,
+}
+
+/// Where it listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// gRPC for clients.
+    pub client: SocketAddr,
+    /// UDP and TCP for other nodes.
+    pub internal: SocketAddr,
+    /// HTTP for operators.
+    pub admin: SocketAddr,
+    /// Whether the operator has said that the network is trusted.
+    pub insecure: bool,
+}
+
+/// Where others reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advertise {
+    /// gRPC for clients.
+    pub client: HostPort,
+    /// UDP and TCP for other nodes.
+    pub internal: SocketAddr,
+    /// HTTP for operators.
+    pub admin: HostPort,
+}
+
+/// How the cluster comes about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// Those who found it; sorted, each once, at least one.
+    pub founders: Vec<NodeName>,
+    /// Where to look for other nodes.
+    pub seeds: Vec<Seed>,
+}
+
+/// Where to look for other nodes: their internal addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seed {
+    /// One node.
+    Host(HostPort),
+    /// Every address that a name has, each with this port.
+    Dns(HostPort),
+}
+
+/// How data is spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    /// N.
+    pub replicas: u8,
+    /// Q.
+    pub partitions: u16,
+}
+
+/// How data is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// What an acknowledgement waits for.
+    pub durability: Durability,
+    /// Free bytes below which writes are refused.
+    pub min_free: u64,
+    /// Bytes of memory for blocks that were read.
+    pub cache: u64,
+}
+
+/// What is too much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Concurrent values that a write may leave of one key.
+    pub siblings: usize,
+    /// Bytes of a record after a write.
+    pub record_bytes: usize,
+    /// Requests that the node works on at a time.
+    pub in_flight: usize,
+}
+
+/// What is expected of clocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockSettings {
+    /// How far the nodes' clocks may differ.
+    pub max_skew: Duration,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// A request.
+    pub request: Duration,
+    /// A replica's answer.
+    pub replica: Duration,
+    /// A replica's answer before one more is asked.
+    pub hedge: Duration,
+}
+
+/// What is kept for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hints {
+    /// Bytes on this node.
+    pub max_bytes: u64,
+    /// Hints on their way to one node at a time.
+    pub replay_window: usize,
+}
+
+/// How the process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Threads that serve requests; 0: as many as there are processors.
+    pub threads: usize,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A filter that `tracing_subscriber::EnvFilter` accepts.
+    pub level: String,
+    /// For whom.
+    pub format: LogFormat,
+}
+
+/// For whom the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// People.
+    Text,
+    /// Programs.
+    Json,
+}
+
+/// What is traced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Telemetry {
+    /// Where spans are sent; none: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Which part of the requests is traced if the caller has not decided, 0 to 1.
+    pub sample_ratio: f64,
+}
+
+impl Settings {
+    /// Reads all layers: the defaults, `files` in order, the variables of `environment` that are
+    /// ours, and `flags` of the form `section.key=value`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(
+        files: &[PathBuf],
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[String],
+    ) -> Result<Self, ConfigError> {
+        let mut layers = Layers::defaults();
+        files.iter().for_each(|file| layers.add_file(file));
+        layers.add_environment(environment.into_iter());
+        flags.iter().for_each(|flag| layers.add_flag(flag));
+        Self::of(layers)
+    }
+
+    /// [`Settings::load`] with the environment of this process.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load_here(files: &[PathBuf], flags: &[String]) -> Result<Self, ConfigError> {
+        let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
+        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+        Self::load(files, environment, flags)
+    }
+
+    /// Reads one text in the form of a file, over the defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn from_text(text: &str, name: &str) -> Result<Self, ConfigError> {
+        let mut layers = Layers::defaults();
+        layers.add_text(text, name);
+        Self::of(layers)
+    }
+
+    /// What a worker is told, one of `workers` that share the node's limits.
+    #[must_use]
+    pub fn tuning(&self, workers: usize) -> Tuning {
+        let workers = workers.max(1);
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Tuning {
+            value_bytes_max: self.limits.value_bytes,
+            siblings_max: self.limits.siblings,
+            record_bytes_max: self.limits.record_bytes,
+            skew_ms_max: micros(self.clock.max_skew) / 1000,
+            replica_timeout: micros(self.timeouts.replica),
+            hedge_min: micros(self.timeouts.hedge),
+            hint_bytes_max: self.hints.max_bytes / workers as u64,
+            replay_window: self.hints.replay_window,
+            in_flight_max: self.limits.in_flight.div_ceil(workers),
+        }
+    }
+
+    /// What the control core is told.
+    #[must_use]
+    pub fn control(&self) -> ControlConfig {
+        ControlConfig {
+            cluster_name: self.cluster.name.clone(),
+            zone: self.node.zone.clone(),
+            weight: self.node.weight,
+            internal: self.advertise.internal,
+            client: self.advertise.client.to_string(),
+            admin: self.advertise.admin.to_string(),
+            founders: self.bootstrap.founders.clone(),
+            replicas: self.replication.replicas,
+            partitions: self.replication.partitions,
+            skew_ms_max: u64::try_from(self.clock.max_skew.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn of(mut layers: Layers) -> Result<Self, ConfigError> {
+        let layers = &mut layers;
+        let node = NodeSettings::of(layers);
+        let listen = Listen::of(layers);
+        let advertise = Advertise::of(layers, &listen);
+        let bootstrap = Bootstrap::of(layers, &node.name);
+        let settings = Self {
+            node,
+            cluster: ClusterSettings { name: layers.get::<NodeName>("cluster.name").into() },
+            listen,
+            advertise,
+            bootstrap,
+            replication: Replication {
+                replicas: layers.number("replication.replicas", 1, 15),
+                partitions: layers.number("replication.partitions", 1, 16_384),
+            },
+            storage: Storage {
+                durability: layers.get("storage.durability"),
+                min_free: layers.get::<Size>("storage.min_free").0,
+                cache: layers.get::<Size>("storage.cache").0,
+            },
+            limits: Limits::of(layers),
+            clock: ClockSettings {
+                max_skew: duration(layers, "clock.max_skew", seconds(1), seconds(3600)),
+            },
+            timeouts: Timeouts::of(layers),
+            hints: Hints {
+                max_bytes: layers.get::<Size>("hints.max_bytes").0,
+                replay_window: layers.number("hints.replay_window", 1, 65_536),
+            },
+            runtime: Runtime { threads: layers.number("runtime.threads", 0, 256) },
+            log: Log {
+                level: layers.get::<Filter>("log.level").0,
+                format: layers.get("log.format"),
+            },
+            telemetry: Telemetry {
+                otlp_endpoint: layers.get::<Option<Url>>("telemetry.otlp_endpoint").map(|u| u.0),
+                sample_ratio: layers.get::<Ratio>("telemetry.sample_ratio").0,
+            },
+        };
+        let problems = std::mem::take(&mut layers.problems);
+        if problems.is_empty() { Ok(settings) } else { Err(ConfigError { problems }) }
+    }
+}
+
+impl NodeSettings {
+    fn of(layers: &mut Layers) -> Self {
+        let name = layers.get::<Option<NodeName>>("node.name").unwrap_or_else(|| {
+            let why = "every node needs a name of its own, for instance `node-0`: in the file, as \
+                       COTERIE__NODE__NAME, or as --set node.name=node-0";
+            if !layers.has_refused("node.name") {
+                layers.refuse("node.name", why.to_owned());
+            }
+            stand_in()
+        });
+        Self {
+            name,
+            data: layers.get("node.data"),
+            zone: layers.get::<Label>("node.zone").0,
+            weight: layers.number("node.weight", 1, 1000),
+        }
+    }
+}
+
+/// Takes the place of a name that is not known, so that all problems are found at once; settings
+/// with a problem are never used.
+fn stand_in() -> NodeName {
+    NodeName::new("unnamed-0").unwrap_or_else(|_| unreachable!("a plain name"))
+}
+
+impl Listen {
+    fn of(layers: &mut Layers) -> Self {
+        let insecure: bool = layers.get("listen.insecure");
+        let mut taken: Vec<(&str, SocketAddr)> = Vec::new();
+        let mut listen = |key: &'static str| {
+            let address: SocketAddr = layers.get(key);
+            if !insecure && !is_loopback(address.ip()) {
+                let why = "nothing on this port is encrypted or asks who is calling: listen on \
+                           127.0.0.1, or say by listen.insecure = true that the network is trusted";
+                layers.refuse(key, why.to_owned());
+            }
+            let same = taken.iter().find(|other| other.1.port() == address.port());
+            if let Some((other, _)) = same {
+                layers.refuse(key, format!("{other} has this port already"));
+            }
+            taken.push((key, address));
+            address
+        };
+        let (client, internal) = (listen("listen.client"), listen("listen.internal"));
+        Self { client, internal, admin: listen("listen.admin"), insecure }
+    }
+}
+
+/// Also if it is written as an IPv4 address within IPv6.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+impl Advertise {
+    fn of(layers: &mut Layers, listen: &Listen) -> Self {
+        Self {
+            client: advertised(layers, "advertise.client", "listen.client", listen.client),
+            internal: advertised(layers, "advertise.internal", "listen.internal", listen.internal),
+            admin: advertised(layers, "advertise.admin", "listen.admin", listen.admin),
+        }
+    }
+}
+
+fn advertised<T: Parse + From<SocketAddr>>(
+    layers: &mut Layers,
+    key: &'static str,
+    listen_key: &str,
+    listen: SocketAddr,
+) -> T {
+    if let Some(given) = layers.get::<Option<T>>(key) {
+        return given;
+    }
+    if listen.ip().is_unspecified() && !layers.has_refused(key) {
+        let why = format!(
+            "{listen_key} is {listen}, which nobody can call: give the address under which \
+             others reach this node"
+        );
+        layers.refuse(key, why);
+    }
+    listen.into()
+}
+
+impl Bootstrap {
+    fn of(layers: &mut Layers, name: &NodeName) -> Self {
+        let expect: u64 = layers.number("bootstrap.expect", 1, FOUNDERS_MAX);
+        let mut founders: Vec<NodeName> = layers.get("bootstrap.founders");
+        let given = founders.len() as u64;
+        founders.sort();
+        founders.dedup();
+        if founders.len() as u64 != given {
+            layers.refuse("bootstrap.founders", "a name stands in it twice".to_owned());
+        } else if given > FOUNDERS_MAX {
+            layers.refuse("bootstrap.founders", format!("at most {FOUNDERS_MAX} are allowed"));
+        } else if given > 0 && layers.is_set("bootstrap.expect") && expect != given {
+            let why = format!("bootstrap.founders names {given} nodes; give one of the two");
+            layers.refuse("bootstrap.expect", why);
+        } else if given == 0 {
+            founders = derived_founders(name, expect).unwrap_or_else(|| {
+                let why = format!(
+                    "the founders cannot be told from the name of this node, `{name}`: list them, \
+                     or give the nodes names that end in -0, -1 and so on"
+                );
+                layers.refuse("bootstrap.founders", why);
+                vec![name.clone()]
+            });
+        }
+        Self { founders, seeds: layers.get("bootstrap.seeds") }
+    }
+}
+
+/// The names with the prefix of `name` and the numbers 0 to `expect - 1`, sorted; none if `name`
+/// has no number at its end.
+fn derived_founders(name: &NodeName, expect: u64) -> Option<Vec<NodeName>> {
+    let (prefix, number) = name.as_str().rsplit_once('-')?;
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    if !is_number {
+        return None;
+    }
+    let names = (0..expect).map(|number| NodeName::new(&format!("{prefix}-{number}")).ok());
+    let mut founders = names.collect::<Option<Vec<_>>>()?;
+    founders.sort();
+    Some(founders)
+}
+
+impl Limits {
+    fn of(layers: &mut Layers) -> Self {
+        let value = size(layers, "limits.value_bytes", 1, VALUE_BYTES_MAX);
+        let least = value + RECORD_BYTES_BESIDE;
+        let record = size(layers, "limits.record_bytes", least, RECORD_BYTES_MAX);
+        let count = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        Self {
+            value_bytes: count(value),
+            siblings: layers.number("limits.siblings", 1, 1024),
+            record_bytes: count(record),
+            in_flight: layers.number("limits.in_flight", 1, 1_000_000),
+        }
+    }
+}
+
+impl Timeouts {
+    fn of(layers: &mut Layers) -> Self {
+        let (least, most) = (Duration::from_millis(10), seconds(600));
+        let request = duration(layers, "timeouts.request", least, most);
+        let least = Duration::from_millis(1);
+        Self {
+            request,
+            replica: duration(layers, "timeouts.replica", least, request),
+            hedge: duration(layers, "timeouts.hedge", least, request),
+        }
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn size(layers: &mut Layers, key: &'static str, low: u64, high: u64) -> u64 {
+    let size = layers.get::<Size>(key).0;
+    if !(low..=high).contains(&size) {
+        let (low, high) = (size_text(low), size_text(high));
+        layers.refuse(key, format!("allowed is {low} to {high}"));
+    }
+    size.clamp(low, high.max(low))
+}
+
+fn duration(layers: &mut Layers, key: &'static str, low: Duration, high: Duration) -> Duration {
+    let time: Duration = layers.get(key);
+    if !(low..=high).contains(&time) {
+        let (low, high) = (duration_text(low), duration_text(high));
+        layers.refuse(key, format!("allowed is {low} to {high}"));
+    }
+    time.clamp(low, high.max(low))
+}
+
+#[cfg(test)]
+mod tests;
