@@ -88,7 +88,8 @@ pub enum Completion {
 pub enum Beat {
     /// It has nothing to do.
     Idle,
-    /// It has work, and last finished a step this long ago.
+    /// It has work (batches, or the mark, which comes up to 100 ms later), and last finished a
+    /// step of it this long ago.
     Working(Duration),
     /// It has ended: stopped, or after a failure.
     Ended,
@@ -122,7 +123,7 @@ impl Committer {
             synced: AtomicU64::new(start.number.0),
             started: Instant::now(),
             progress: AtomicU64::new(0),
-            mark: Mutex::new(MarkTask { due: start, stop: false }),
+            mark: Mutex::new(MarkTask { due: start, behind_since: None, stop: false }),
             mark_work: Condvar::new(),
         });
         let committer = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
@@ -185,11 +186,12 @@ impl Committer {
         if lock(&self.shared.queue).phase == Phase::Ended {
             return Beat::Ended;
         }
-        if self.queued() == 0 {
-            return Beat::Idle;
-        }
-        let last = Duration::from_micros(self.shared.progress.load(Ordering::Relaxed));
-        Beat::Working(self.shared.started.elapsed().saturating_sub(last))
+        let behind = lock(&self.shared.mark).behind_since.map(|since| since.elapsed());
+        let working = (self.queued() > 0).then(|| {
+            let last = Duration::from_micros(self.shared.progress.load(Ordering::Relaxed));
+            self.shared.started.elapsed().saturating_sub(last)
+        });
+        behind.max(working).map_or(Beat::Idle, Beat::Working)
     }
 
     /// Commits what is queued, syncs, writes the mark, and ends both threads. Safe to call again.
@@ -247,6 +249,8 @@ enum Phase {
 struct MarkTask {
     /// Synced: the mark may stand here, and soon must.
     due: CommitPoint,
+    /// Since when it stands below.
+    behind_since: Option<Instant>,
     stop: bool,
 }
 
@@ -268,7 +272,10 @@ impl Shared {
     /// Everything up to `point` is on disk.
     fn set_synced(&self, point: CommitPoint) {
         self.synced.store(point.number.0, Ordering::Release);
-        lock(&self.mark).due = point;
+        let mut task = lock(&self.mark);
+        task.due = point;
+        task.behind_since.get_or_insert_with(Instant::now);
+        drop(task);
         self.mark_work.notify_one();
     }
 
@@ -301,6 +308,8 @@ impl Shared {
                 return;
             }
             task = lock(&self.mark);
+            let behind = task.due.number > mark.at().number;
+            task.behind_since = behind.then(Instant::now);
         }
     }
 }

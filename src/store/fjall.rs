@@ -68,7 +68,9 @@ pub struct FjallStore {
 
 impl std::fmt::Debug for FjallStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FjallStore").field("folder", &self.free_space.folder).finish()
+        f.debug_struct("FjallStore")
+            .field("folder", &self.free_space.folder)
+            .finish_non_exhaustive()
     }
 }
 

@@ -21,9 +21,9 @@
 //! The engine's format (version 3), little-endian:
 //!
 //! ```text
-//!  batch  1 ‖ entries (4) ‖ sequence number (8) ‖ entry … ‖ 3 ‖ xxh3-64 of the entries (8) ‖ "FJL" 3
-//!  entry  2 ‖ type (1) ‖ compression (1) ‖ keyspace (8) ‖ key's length (2) ‖ value's (4) ‖ stored (4)
-//!           ‖ key ‖ value           or       4 ‖ keyspace (8)
+//!  batch  1 ‖ count (4) ‖ sequence number (8) ‖ entry … ‖ 3 ‖ xxh3-64 of the entries (8) ‖ "FJL" 3
+//!  entry  2 ‖ type (1) ‖ compression (1) ‖ keyspace (8) ‖ key's length (2) ‖ value's (4)
+//!           ‖ stored value's (4) ‖ key ‖ value           or       4 ‖ keyspace (8)
 //! ```
 //!
 //! A journal is preallocated: zeros behind its end mean nothing.
@@ -198,7 +198,7 @@ fn item(rest: &mut &[u8]) -> Result<Option<BatchPoint>, Fault> {
         return Ok(None);
     }
     // A record may have this key, too; its value does not have this checksum.
-    Ok(BatchPoint::decode(Bytes::copy_from_slice(value)).ok())
+    Ok(BatchPoint::decode(&Bytes::copy_from_slice(value)).ok())
 }
 
 fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], Fault> {

@@ -147,7 +147,7 @@ impl Mark {
 fn slot(bytes: &[u8], index: usize) -> Result<CommitPoint, DecodeError> {
     let start = index * SLOT_BYTES;
     let slot = bytes.get(start..start + POINT_BYTES).ok_or(DecodeError::Truncated)?;
-    CommitPoint::decode(Bytes::copy_from_slice(slot))
+    CommitPoint::decode(&Bytes::copy_from_slice(slot))
 }
 
 #[cfg(test)]

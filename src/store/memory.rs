@@ -35,13 +35,13 @@ pub struct MemoryStore {
 }
 
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent faults, any of which may be on")]
 struct Disk {
     records: Map,
     hints: Map,
     meta: Map,
     /// The batches that a power cut may take, oldest first.
     unsynced: Vec<Undo>,
-    /// Free bytes to report with a refusal, while the disk is full.
     full: bool,
     refuse_next: bool,
     fail_next: bool,

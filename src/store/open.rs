@@ -121,7 +121,8 @@ pub enum Loss {
     },
     /// A batch of the journal would be replayed out of order: old writes would win over new ones.
     #[error(
-        "the journal {path} is damaged: the batch at byte {at}, or the one before it, is out of order"
+        "the journal {path} is damaged: the batch at byte {at}, or the one before it, is out of \
+         order"
     )]
     DisorderedJournal {
         /// The file.
@@ -189,7 +190,7 @@ pub fn scan_meta(store: &dyn Store, prefix: &[u8]) -> Result<Vec<(Bytes, Bytes)>
 /// The point of the newest commit; the default one in an empty store.
 fn recovered(store: &dyn Store) -> Result<Result<CommitPoint, Loss>, StoreError> {
     if let Some(bytes) = store.get(Space::Meta, COMMIT_KEY)? {
-        let decoded = BatchPoint::decode(bytes);
+        let decoded = BatchPoint::decode(&bytes);
         return Ok(decoded.map(|batch| batch.point).map_err(Loss::DamagedNumber));
     }
     for space in [Space::Records, Space::Hints, Space::Meta] {

@@ -36,6 +36,10 @@ fn key(id: u64) -> Bytes {
     format!("key {id:04}").into()
 }
 
+fn value(id: u64) -> Bytes {
+    vec![u8::try_from(id).unwrap(); 100].into()
+}
+
 impl Node {
     /// A node that has acknowledged the submissions 1 to `count`, one a commit.
     fn with(count: u64, durability: Durability) -> Self {
@@ -48,7 +52,7 @@ impl Node {
         let start = opened.recovered;
         let committer = Committer::start(store, durability, opened.mark, start, complete).unwrap();
         for id in 1..=count {
-            let value = Some(vec![id as u8; 100].into());
+            let value = Some(value(id));
             let changes = vec![Change { space: Space::Records, key: key(id), value }];
             committer.submit(Submission { source: 0, id, changes, clock: Stamp(id) });
             let report = reports.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -130,7 +134,7 @@ fn what_was_acknowledged_is_there_after_a_kill_whatever_the_durability() {
         assert_eq!(opened.recovered, point);
         for id in 1..=25 {
             let found = opened.store.get(Space::Records, &key(id)).unwrap();
-            assert_eq!(found.as_deref(), Some(&[id as u8; 100][..]));
+            assert_eq!(found.as_deref(), Some(&value(id)[..]));
         }
         assert_eq!(opened.folder.generation().0, 2);
     }
@@ -347,7 +351,7 @@ proptest! {
             prop_assert_eq!(opened.recovered.number, CommitNumber(12));
             for id in 1..=12 {
                 let found = opened.store.get(Space::Records, &key(id)).unwrap();
-                prop_assert_eq!(found.as_deref(), Some(&[id as u8; 100][..]));
+                prop_assert_eq!(found.as_deref(), Some(&value(id)[..]));
             }
         }
     }

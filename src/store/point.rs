@@ -48,7 +48,7 @@ impl CommitPoint {
     }
 
     /// Reads a slot of the mark.
-    pub(super) fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = unseal(bytes, IN_MARK)?;
         let point = Self::read(&mut reader)?;
         reader.end()?;
@@ -77,7 +77,7 @@ impl BatchPoint {
     }
 
     /// Reads the value under [`COMMIT_KEY`].
-    pub(super) fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+    pub(super) fn decode(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = unseal(bytes, IN_BATCH)?;
         let point = CommitPoint::read(&mut reader)?;
         let synced = CommitNumber(reader.u64()?);
@@ -93,7 +93,7 @@ fn seal(mut body: Vec<u8>, place: &[u8]) -> Bytes {
 }
 
 /// Checks the checksum and the format; what is left are the fields.
-fn unseal(bytes: Bytes, place: &[u8]) -> Result<Reader, DecodeError> {
+fn unseal(bytes: &Bytes, place: &[u8]) -> Result<Reader, DecodeError> {
     let end = bytes.len().checked_sub(4).ok_or(DecodeError::Truncated)?;
     let expected = Reader::new(bytes.slice(end..)).u32()?;
     let body = bytes.slice(..end);
@@ -128,24 +128,25 @@ mod tests {
         fn a_point_comes_back_from_its_own_place_only(number: u64, clock: u64, synced: u64) {
             let point = point(number, clock);
             prop_assert_eq!(point.encode().len(), POINT_BYTES);
-            prop_assert_eq!(CommitPoint::decode(point.encode()), Ok(point));
+            prop_assert_eq!(CommitPoint::decode(&point.encode()), Ok(point));
             let batch = BatchPoint { point, synced: CommitNumber(synced) };
-            prop_assert_eq!(BatchPoint::decode(batch.encode()), Ok(batch));
-            prop_assert_eq!(CommitPoint::decode(batch.encode()), Err(DecodeError::Checksum));
-            prop_assert_eq!(BatchPoint::decode(point.encode()), Err(DecodeError::Checksum));
+            prop_assert_eq!(BatchPoint::decode(&batch.encode()), Ok(batch));
+            prop_assert_eq!(CommitPoint::decode(&batch.encode()), Err(DecodeError::Checksum));
+            prop_assert_eq!(BatchPoint::decode(&point.encode()), Err(DecodeError::Checksum));
         }
 
         #[test]
         fn a_flipped_bit_is_noticed(number: u64, clock: u64, bit in 0..POINT_BYTES * 8) {
             let mut bytes = point(number, clock).encode().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(CommitPoint::decode(bytes.into()).is_err());
+            prop_assert!(CommitPoint::decode(&bytes.into()).is_err());
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-            let _ = CommitPoint::decode(bytes.clone().into());
-            let _ = BatchPoint::decode(bytes.into());
+            let bytes = Bytes::from(bytes);
+            let _ = CommitPoint::decode(&bytes);
+            let _ = BatchPoint::decode(&bytes);
         }
     }
 }

@@ -253,7 +253,8 @@ fn a_key_that_no_engine_takes_is_a_mistake_of_ours<E: Engine>() {
     }
     let change = |value| Change { space: Space::Records, key: vec![1; 65_535].into(), value };
     commit(&engine, &[change(Some(bytes("longest")))]);
-    assert_eq!(engine.store().get(Space::Records, &[1; 65_535]).unwrap(), Some(bytes("longest")));
+    let found = engine.store().get(Space::Records, &vec![1; 65_535]).unwrap();
+    assert_eq!(found, Some(bytes("longest")));
     commit(&engine, &[change(None)]);
 }
 
