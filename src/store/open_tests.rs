@@ -332,7 +332,7 @@ fn restarts_go_on_counting_and_keep_everything() {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 48, failure_persistence: None, ..Default::default()
+        cases: 32, failure_persistence: None, ..Default::default()
     })]
     /// Every acknowledged write is there, or the folder is not served: nothing in between, and
     /// no panic, whatever bytes of the journal are changed.
