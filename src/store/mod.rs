@@ -2,10 +2,48 @@
 //!
 //! An engine is a set of ordered maps, one a [`Space`]. A batch goes in whole or not at all;
 //! what a reader sees is durable (where durability was asked for).
+//!
+//! ```text
+//!  workers, control core ── submit ──▶ Committer ── one batch ──▶ Store (fjall, memory)
+//!            ▲                            │  │                       │ journal synced
+//!            └────────── complete ────────┘  └── ≤ 100 ms behind ──▶ Mark
+//!
+//!  open():  DataFolder (lock, format, identity, generation) → journals looked through
+//!           → engine recovers, synced → what it recovered is held against the mark
+//! ```
+//!
+//! Invariants, each of which an acknowledged write hangs on:
+//!
+//! - mark ≤ synced commit ≤ newest commit; a write is acknowledged between its own sync and the
+//!   mark that covers it;
+//! - a folder that recovers to less than its mark is never served;
+//! - after a failed write nothing is acknowledged any more.
+
+mod committer;
+mod fjall;
+mod folder;
+mod journal;
+mod mark;
+mod memory;
+mod open;
+mod point;
+#[cfg(test)]
+mod suite;
 
 use bytes::Bytes;
 
+pub use self::committer::{Beat, Committer, Completion, Submission};
+pub use self::fjall::{FjallStore, StoreOptions};
+pub use self::folder::{DataFolder, FolderError};
+pub use self::journal::JournalError;
+pub use self::mark::{Mark, MarkError};
+pub use self::memory::MemoryStore;
+pub use self::open::{Amnesia, Loss, OpenError, Opened, open, scan_meta};
+pub use self::point::{COMMIT_KEY, CommitPoint};
 pub use crate::protocol::step::{Change, Page, Space};
+
+/// Longest key that an engine takes, in bytes; the shortest has one.
+pub const STORE_KEY_BYTES_MAX: usize = 65_535;
 
 /// What an acknowledgement waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -69,4 +107,27 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Write`].
     fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// Engines take keys of 1 to 65,535 bytes; the core makes none that is not.
+///
+/// # Panics
+/// If a key is empty or too long: a programmer's mistake.
+fn assert_keys(changes: &[Change]) {
+    for change in changes {
+        let len = change.key.len();
+        assert!(
+            (1..=STORE_KEY_BYTES_MAX).contains(&len),
+            "a key of the store has 1 to {STORE_KEY_BYTES_MAX} bytes, this one of {:?} has {len}",
+            change.space,
+        );
+    }
+}
+
+/// The first key behind all that start with `prefix`; none if there is no such key.
+fn behind_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
 }

@@ -23,6 +23,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Worker;
 use super::hints::HintChange;
+use super::replica::answer_write;
 use crate::protocol::defect::Defect;
 use crate::protocol::message::CallId;
 use crate::protocol::record::{Record, Sealed};
@@ -375,7 +376,8 @@ impl Worker {
             Waiter::Spread { op, ask } => self.spread_own_done(now, op, ask, durable, out),
             Waiter::Peer { to, call, trace, hash } => {
                 let Some(cell) = cell else { return };
-                self.answer_write(to, call, trace, cell.partition, durable.then_some(hash), out);
+                let stored = durable.then_some(hash);
+                answer_write(to, call, trace, cell.partition, stored, out);
             }
             Waiter::Rebuilt => {
                 if let (Some(cell), true) = (cell, durable) {

@@ -30,6 +30,8 @@ mod repair;
 mod replica;
 mod scan;
 mod spread;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -519,7 +521,7 @@ impl Worker {
         }
         match origin {
             Origin::Client(ticket) => out.push(Effect::Reply(ticket, outcome)),
-            Origin::Passed { from, call } => self.answer_pass(from, call, partition, outcome, out),
+            Origin::Passed { from, call } => pass::answer_pass(from, call, partition, outcome, out),
         }
     }
 

@@ -366,7 +366,8 @@ impl Worker {
             // Begun before, or refused before: whoever passed it was or will be answered then.
             return;
         }
-        let refused = now.mono >= pass.deadline
+        let refused = !self.lies_in(partition, &pass.key)
+            || now.mono >= pass.deadline
             || self.conditions.draining
             || self.view.is_none()
             || self.ops.len() >= self.config.tuning.in_flight_max
@@ -380,17 +381,16 @@ impl Worker {
         let asked = Asked { key, put, consistency, strict, deadline, trace };
         self.start_put(now, origin, asked, out);
     }
+}
 
-    /// Tells a peer how the write that it passed ended.
-    pub(super) fn answer_pass(
-        &mut self,
-        to: NodeId,
-        call: CallId,
-        partition: Partition,
-        outcome: Outcome,
-        out: &mut Vec<Effect>,
-    ) {
-        let message = DataMessage::PassReply(call, PassAnswer::Ended(outcome));
-        out.push(Effect::Send { to, trace: None, partition, message });
-    }
+/// Tells a peer how the write that it passed ended.
+pub(super) fn answer_pass(
+    to: NodeId,
+    call: CallId,
+    partition: Partition,
+    outcome: Outcome,
+    out: &mut Vec<Effect>,
+) {
+    let message = DataMessage::PassReply(call, PassAnswer::Ended(outcome));
+    out.push(Effect::Send { to, trace: None, partition, message });
 }

@@ -50,7 +50,8 @@ impl Worker {
         })
     }
 
-    fn lies_in(&self, partition: Partition, key: &Key) -> bool {
+    /// Whether a peer speaks of a key's own partition.
+    pub(super) fn lies_in(&self, partition: Partition, key: &Key) -> bool {
         self.view.as_ref().is_some_and(|view| key.partition(view.partitions()) == partition)
     }
 
@@ -167,21 +168,6 @@ impl Worker {
         self.with_view(now, id, Task::Merge(incoming, waiter), out);
     }
 
-    /// What a peer sent is durable (its hash), or could not be kept (none).
-    pub(super) fn answer_write(
-        &mut self,
-        to: NodeId,
-        call: CallId,
-        trace: Option<TraceContext>,
-        partition: Partition,
-        stored: Option<RecordHash>,
-        out: &mut Vec<Effect>,
-    ) {
-        let answer = stored.map_or(WriteAnswer::Refused(Refusal::Store), WriteAnswer::Stored);
-        let message = DataMessage::WriteReply(call, answer);
-        out.push(Effect::Send { to, trace, partition, message });
-    }
-
     pub(super) fn serve_scan(
         &mut self,
         sender: Sender,
@@ -276,4 +262,18 @@ fn only_missing(record: &Record, known: &Known) -> PartialRecord {
     let lone = Record::from_parts(record.seen().clone(), lacking.collect()).unwrap_or_default();
     let crc = lone.seal(Partition(0), &Key::new("k").unwrap_or_else(|_| unreachable!())).crc();
     PartialRecord::of(&lone, crc, &[])
+}
+
+/// Tells a peer that what it sent is durable (its hash), or could not be kept (none).
+pub(super) fn answer_write(
+    to: NodeId,
+    call: CallId,
+    trace: Option<TraceContext>,
+    partition: Partition,
+    stored: Option<RecordHash>,
+    out: &mut Vec<Effect>,
+) {
+    let answer = stored.map_or(WriteAnswer::Refused(Refusal::Store), WriteAnswer::Stored);
+    let message = DataMessage::WriteReply(call, answer);
+    out.push(Effect::Send { to, trace, partition, message });
 }

@@ -15,7 +15,7 @@ use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
 use crate::protocol::quorum::{Standing, Tally};
-use crate::protocol::record::{Record, Sealed};
+use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
 use crate::types::{Key, NodeId, NodeName, Now, TraceContext};
 
@@ -218,7 +218,7 @@ impl Worker {
         if self.has(Defect::LoneSibling)
             && let Some(last) = spread.record.siblings().last()
         {
-            let lone = Record::default().write(&Default::default(), last.clone());
+            let lone = Record::default().write(&VersionVector::default(), last.clone());
             let mut seen = spread.record.seen().clone();
             seen.add(last.dot);
             let lone = Record::from_parts(seen, lone.siblings().to_vec()).unwrap_or(lone);

@@ -1,0 +1,54 @@
+//! How a node comes to its end: told to stop, or failed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+/// Shared by everything that may find that the node must not go on. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Ending(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    failed: AtomicBool,
+    reason: Mutex<Option<String>>,
+    token: CancellationToken,
+}
+
+impl Ending {
+    /// The node must stop, and acknowledge nothing from now on. The first reason counts.
+    pub fn fail(&self, reason: impl Into<String>) {
+        self.0.failed.store(true, Ordering::SeqCst);
+        let mut first = self.0.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            let reason = reason.into();
+            tracing::error!("this node stops: {reason}");
+            *first = Some(reason);
+        }
+        drop(first);
+        self.0.token.cancel();
+    }
+
+    /// The node must stop because of a defect of this program.
+    pub fn defect(&self, what: &str) {
+        self.fail(format!("{what}: this is a defect of this program; the log above says more"));
+    }
+
+    /// Whether the node has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::SeqCst)
+    }
+
+    /// Why it has failed.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.0.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until it has failed.
+    pub async fn failed(&self) {
+        self.0.token.cancelled().await;
+    }
+}

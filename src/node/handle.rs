@@ -1,0 +1,184 @@
+//! A running node, as its services see it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::ending::Ending;
+use super::host::{DataCore, Host};
+use super::wires::Completions;
+use crate::api::backend::{Backend, MemberStatus, NodeStatus};
+use crate::gossip::{ControlCore, Mailbox, SystemClock};
+use crate::peers::Peers;
+use crate::protocol::op::{Failure, Op, Outcome};
+use crate::protocol::quorum::Consistency;
+use crate::protocol::step::MergedPage;
+use crate::store::{Beat, Committer, Durability};
+use crate::types::{ClusterId, Mono, NodeId, NodeName, Now, Partition, TraceContext};
+
+/// A loop that has not turned for so long is stuck: whoever watches the process should end it.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+/// So long after the store has refused something the node calls itself ready again.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// What the control core tells people.
+pub trait Reports {
+    /// Every member, sorted by name.
+    fn members(&self, now: Now) -> Vec<MemberStatus>;
+
+    /// Why the node cannot serve yet, or any more.
+    fn not_ready(&self, now: Now) -> Option<String>;
+
+    /// Everything that the gossip shows.
+    fn gossip_report(&self, now: Now) -> serde_json::Value;
+}
+
+/// What never changes.
+pub(super) struct About {
+    pub(super) id: NodeId,
+    pub(super) name: NodeName,
+    pub(super) cluster_name: String,
+    pub(super) durability: Durability,
+}
+
+pub(super) struct Shared<W, K> {
+    pub(super) about: About,
+    pub(super) host: Host<W>,
+    pub(super) core: Arc<Mutex<K>>,
+    pub(super) committer: Arc<Committer>,
+    pub(super) completions: Arc<Completions>,
+    pub(super) peers: Peers,
+    pub(super) mailbox: Mailbox,
+    pub(super) clock: SystemClock,
+    pub(super) data_beat: Arc<AtomicU64>,
+    pub(super) gossip_beat: Arc<AtomicU64>,
+    pub(super) ending: Ending,
+}
+
+/// A running node. Cheap to clone; outlives the node, and then says that it has stopped.
+pub struct NodeHandle<W, K>(Arc<Shared<W, K>>);
+
+impl<W, K> Clone for NodeHandle<W, K> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
+    pub(super) fn new(shared: Shared<W, K>) -> Self {
+        Self(Arc::new(shared))
+    }
+
+    /// Requests under way.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.0.host.stats().in_flight
+    }
+
+    /// Why the node cannot serve now.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        let shared = &*self.0;
+        if let Some(reason) = shared.ending.reason() {
+            return Some(format!("the node has failed: {reason}"));
+        }
+        let refused = shared.completions.refused();
+        if refused.is_some_and(|at| age(shared.clock.mono(), at) < REFUSED_FOR) {
+            return Some("the store refuses writes: the disk is too full".into());
+        }
+        self.core().not_ready(shared.clock.now())
+    }
+
+    fn core(&self) -> MutexGuard<'_, K> {
+        // A core that panicked stops the node; reports may still look at it.
+        self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
+    async fn run(&self, op: Op, timeout: Duration, trace: Option<TraceContext>) -> Outcome {
+        self.0.host.run(op, micros(timeout), trace).await
+    }
+
+    async fn scan(
+        &self,
+        partition: Partition,
+        after: Bytes,
+        bytes_max: u32,
+        consistency: Consistency,
+        timeout: Duration,
+    ) -> Result<MergedPage, Failure> {
+        self.0.host.scan(partition, after, bytes_max, consistency, micros(timeout)).await
+    }
+
+    fn cluster(&self) -> Option<(ClusterId, u16)> {
+        self.0.host.view().map(|view| (view.cluster, view.placement.partitions))
+    }
+
+    fn status(&self) -> NodeStatus {
+        let shared = &*self.0;
+        let (not_ready, view, stats) = (self.not_ready(), shared.host.view(), shared.host.stats());
+        let members = self.core().members(shared.clock.now());
+        let placement = view.as_ref().map(|view| &view.placement);
+        NodeStatus {
+            node_id: shared.about.id.to_string(),
+            name: shared.about.name.to_string(),
+            cluster_id: view.as_ref().map(|view| view.cluster.to_string()).unwrap_or_default(),
+            cluster_name: shared.about.cluster_name.clone(),
+            placement_number: placement.map_or(0, |placement| placement.tag.number),
+            placement_hash: placement.map_or_else(String::new, |p| format!("{:016x}", p.tag.hash)),
+            replicas: placement.map_or(0, |placement| placement.replicas.into()),
+            partitions: placement.map_or(0, |placement| placement.partitions.into()),
+            not_ready,
+            durability: match shared.about.durability {
+                Durability::Fsync => "fsync".into(),
+                Durability::Buffered => "buffered".into(),
+            },
+            members,
+            stats,
+            synced: shared.committer.synced().0,
+            uptime_ms: shared.clock.uptime_ms(),
+        }
+    }
+
+    fn gossip(&self) -> serde_json::Value {
+        let report = self.core().gossip_report(self.0.clock.now());
+        let mut report = match report {
+            serde_json::Value::Object(report) => report,
+            other => serde_json::Map::from_iter([("gossip".to_owned(), other)]),
+        };
+        report.insert("datagrams".into(), json!(self.0.mailbox.report()));
+        report.insert("streams".into(), json!(self.0.peers.report()));
+        report.into()
+    }
+
+    fn stuck(&self) -> Option<String> {
+        let shared = &*self.0;
+        let now = shared.clock.mono();
+        let loops = [("data path", &shared.data_beat), ("gossip thread", &shared.gossip_beat)];
+        for (name, beat) in loops {
+            let still = age(now, Mono(beat.load(Ordering::Relaxed)));
+            if still > STUCK_AFTER {
+                return Some(format!("the {name} has not moved for {} s", still.as_secs()));
+            }
+        }
+        match shared.committer.beat() {
+            Beat::Working(still) if still > STUCK_AFTER => {
+                Some(format!("the committer has not moved for {} s", still.as_secs()))
+            }
+            Beat::Ended => Some("the committer has ended".into()),
+            Beat::Idle | Beat::Working(_) => None,
+        }
+    }
+}
+
+fn micros(timeout: Duration) -> u64 {
+    u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn age(now: Mono, then: Mono) -> Duration {
+    Duration::from_micros(now.micros_since(then))
+}

@@ -1,0 +1,497 @@
+//! The host of the data path's cores: whoever holds an input steps the worker it is for.
+//!
+//! ```text
+//!  request ─────┐
+//!  messages ────┤   lock the worker          ┌─▶ committer (queued)
+//!  completions ─┼─▶ step, carry out what ────┼─▶ queues of the streams
+//!  timers ──────┤   it says, in order,       ├─▶ store: reads at once, scans on other threads
+//!  scans ───────┘   until nothing is left    └─▶ whoever waits for an answer
+//! ```
+//!
+//! No task stands between a request and its worker: a hop costs as much as the rest of our work
+//! on it. Reads of the store come from memory or the page cache and are answered on the spot.
+//!
+//! Invariants:
+//! - the effects of a step are carried out in order, before the next step of that worker, under
+//!   its lock: so commits reach the committer in the order in which they were decided;
+//! - nothing that is done under the lock waits for anything but a read of the store;
+//! - streams' writers are woken once for a batch of inputs, after the lock is free;
+//! - once the node has failed no worker is stepped any more: nothing is acknowledged.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+use super::ending::Ending;
+use crate::gossip::{Mailbox, SystemClock};
+use crate::peers::quiet::Quiet;
+use crate::peers::{Peers, Wake};
+use crate::protocol::control::ControlInput;
+use crate::protocol::message::{Envelope, Message, PlacementTag};
+use crate::protocol::op::{Failure, Op, Outcome, Reason};
+use crate::protocol::placement::View;
+use crate::protocol::quorum::Consistency;
+use crate::protocol::step::{
+    Change, Conditions, Effect, Event, Input, MergedPage, Page, ReadFailed, Space, Stats, Ticket,
+    Token,
+};
+use crate::store::{Store, StoreError};
+use crate::types::{CommitNumber, Mono, NodeId, Now, Partition, Stamp, TraceContext};
+
+/// What the host needs of a worker.
+pub trait DataCore: Send + 'static {
+    /// Takes one input.
+    fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>);
+
+    /// When to step with [`Input::Tick`] at the latest.
+    fn next_timer(&self) -> Option<Mono>;
+
+    /// What it has done.
+    fn stats(&self) -> Stats;
+}
+
+/// What the host needs of the committer.
+pub trait Commits: Send + Sync + 'static {
+    /// Queues changes; never waits. `worker` and `id` name them in the report.
+    fn submit(&self, worker: usize, id: u64, changes: Vec<Change>, clock: Stamp);
+
+    /// The highest commit that a power cut leaves.
+    fn synced(&self) -> CommitNumber;
+}
+
+/// What the host works with.
+pub struct Surroundings {
+    /// This node.
+    pub me: NodeId,
+    /// The node's clock.
+    pub clock: SystemClock,
+    /// Where reads go.
+    pub store: Arc<dyn Store>,
+    /// Where commits go.
+    pub commits: Arc<dyn Commits>,
+    /// Where messages go.
+    pub peers: Peers,
+    /// Where news for the control core goes.
+    pub control: Mailbox,
+    /// Where scans are carried out.
+    pub runtime: tokio::runtime::Handle,
+    /// How a defect stops the node.
+    pub ending: Ending,
+}
+
+/// All workers of a node. Cheap to clone.
+pub struct Host<C>(Arc<Inner<C>>);
+
+impl<C> Clone for Host<C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<C> {
+    around: Surroundings,
+    workers: Box<[Slot<C>]>,
+    view: RwLock<Option<Arc<View>>>,
+    /// When the timers' task will wake, in microseconds; zero while it does.
+    armed: AtomicU64,
+    rearm: Notify,
+    quiet: Quiet,
+}
+
+/// One worker.
+struct Slot<C> {
+    state: Mutex<State<C>>,
+    /// Its next timer, in microseconds; the maximum if it has none.
+    next: AtomicU64,
+}
+
+/// One worker and whatever its steps touch.
+struct State<C> {
+    core: C,
+    effects: Vec<Effect>,
+    /// Answers of the store that the worker has not been given yet.
+    answers: VecDeque<Input>,
+    waiting: HashMap<Ticket, Waiter>,
+    next_ticket: u64,
+    /// The placement that the worker knows.
+    placement: PlacementTag,
+}
+
+/// Who waits for an answer.
+enum Waiter {
+    Op(oneshot::Sender<Outcome>),
+    Scan(oneshot::Sender<Result<MergedPage, Failure>>),
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl<C: DataCore> Host<C> {
+    /// A host of these workers; worker i owns the partitions whose `worker(len)` is i.
+    ///
+    /// # Panics
+    /// Unless their number is a power of two.
+    #[must_use]
+    pub fn new(around: Surroundings, cores: Vec<C>) -> Self {
+        assert!(cores.len().is_power_of_two(), "{} workers: not a power of two", cores.len());
+        let slot = |core: C| Slot {
+            next: AtomicU64::new(core.next_timer().map_or(NEVER, |next| next.0)),
+            state: Mutex::new(State {
+                core,
+                effects: Vec::new(),
+                answers: VecDeque::new(),
+                waiting: HashMap::new(),
+                next_ticket: 0,
+                placement: PlacementTag::default(),
+            }),
+        };
+        Self(Arc::new(Inner {
+            around,
+            workers: cores.into_iter().map(slot).collect(),
+            view: RwLock::default(),
+            armed: AtomicU64::new(NEVER),
+            rearm: Notify::new(),
+            quiet: Quiet::default(),
+        }))
+    }
+
+    /// Runs one request to its end.
+    pub async fn run(&self, op: Op, timeout_micros: u64, trace: Option<TraceContext>) -> Outcome {
+        let is_put = matches!(op.action, crate::protocol::op::Action::Put(_));
+        // Without a placement every worker gives the same answer.
+        let index = self.partitions().map_or(0, |q| self.index(op.partition(q)));
+        let (answer, answered) = oneshot::channel();
+        self.turn(index, |turn| {
+            let deadline = turn.now.mono.after_micros(timeout_micros);
+            let ticket = turn.state.expect(Waiter::Op(answer));
+            turn.input(Input::Client { ticket, op, deadline, trace });
+        });
+        answered.await.unwrap_or_else(|_| Outcome::Failed(cut_off(is_put)))
+    }
+
+    /// One page of a partition, merged from R homes.
+    pub async fn scan(
+        &self,
+        partition: Partition,
+        after: Bytes,
+        bytes_max: u32,
+        consistency: Consistency,
+        timeout_micros: u64,
+    ) -> Result<MergedPage, Failure> {
+        let (answer, answered) = oneshot::channel();
+        self.turn(self.index(partition), |turn| {
+            let deadline = turn.now.mono.after_micros(timeout_micros);
+            let ticket = turn.state.expect(Waiter::Scan(answer));
+            let page =
+                Input::ScanPage { ticket, partition, after, bytes_max, consistency, deadline };
+            turn.input(page);
+        });
+        answered.await.unwrap_or_else(|_| Err(cut_off(false)))
+    }
+
+    /// Hands over the data messages of one peer; others are left in `batch`.
+    pub fn messages(&self, batch: &mut Vec<Envelope>) {
+        let mut rest = std::mem::take(batch).into_iter().peekable();
+        while let Some(first) = rest.next_if(|_| true) {
+            let Some(index) = self.worker_of(&first) else {
+                batch.push(first);
+                continue;
+            };
+            // Neighbours for the same worker share its lock and the wake-ups at the end.
+            self.turn(index, |turn| {
+                turn.message(first);
+                while let Some(next) = rest.next_if(|next| self.worker_of(next) == Some(index)) {
+                    turn.message(next);
+                }
+            });
+        }
+    }
+
+    /// Reports about one worker's commits, in their order.
+    pub fn committed(&self, worker: usize, reports: impl IntoIterator<Item = Input>) {
+        self.turn(worker, |turn| reports.into_iter().for_each(|report| turn.input(report)));
+    }
+
+    /// Tells every worker what the cluster is now.
+    pub fn set_view(&self, view: &Arc<View>) {
+        match self.0.view.write() {
+            Ok(mut known) => *known = Some(view.clone()),
+            Err(_) => return self.0.around.ending.defect("the view's lock is poisoned"),
+        }
+        let tag = view.placement.tag;
+        for index in 0..self.0.workers.len() {
+            self.turn(index, |turn| {
+                turn.state.placement = tag;
+                turn.input(Input::View(view.clone()));
+            });
+        }
+    }
+
+    /// Tells every worker whether a peer can be reached.
+    pub fn set_reachability(&self, peer: NodeId, reachable: bool) {
+        self.tell_all(|| Input::Reachability(peer, reachable));
+    }
+
+    /// Tells every worker the node's conditions.
+    pub fn set_conditions(&self, conditions: Conditions) {
+        self.tell_all(|| Input::Conditions(conditions));
+    }
+
+    /// The cluster as it was last told.
+    #[must_use]
+    pub fn view(&self) -> Option<Arc<View>> {
+        self.0.view.read().ok()?.clone()
+    }
+
+    /// Sum over the workers.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for slot in &self.0.workers {
+            if let Ok(state) = slot.state.lock() {
+                add(&mut sum, &state.core.stats());
+            }
+        }
+        sum
+    }
+
+    /// Steps workers whose timers are due, for ever. Sleeps while there is nothing to do.
+    pub async fn keep_time(self) {
+        let clock = self.0.around.clock;
+        loop {
+            // From here on until `armed` is set, whoever finds an earlier timer says so.
+            self.0.armed.store(NEVER, Ordering::SeqCst);
+            let nexts = self.0.workers.iter().map(|slot| slot.next.load(Ordering::SeqCst));
+            let next = nexts.min().unwrap_or(NEVER);
+            self.0.armed.store(next, Ordering::SeqCst);
+            // At least a millisecond: a timer that stays due must not eat a whole core.
+            let wake = clock.instant(Mono(next).max(clock.mono().after_millis(1)));
+            tokio::select! {
+                () = self.0.rearm.notified() => continue,
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            let now = clock.mono();
+            for index in 0..self.0.workers.len() {
+                if self.0.workers[index].next.load(Ordering::SeqCst) <= now.0 {
+                    self.turn(index, |turn| turn.input(Input::Tick));
+                }
+            }
+        }
+    }
+
+    /// Lets go of everyone who waits for an answer: the node stops.
+    pub fn give_up(&self) {
+        for slot in &self.0.workers {
+            // A poisoned worker's clients wait in vain, too.
+            let mut state = slot.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            state.waiting.clear();
+        }
+    }
+
+    fn tell_all(&self, input: impl Fn() -> Input) {
+        for index in 0..self.0.workers.len() {
+            self.turn(index, |turn| turn.input(input()));
+        }
+    }
+
+    fn partitions(&self) -> Option<u16> {
+        self.0.view.read().ok()?.as_ref().map(|view| view.placement.partitions)
+    }
+
+    fn index(&self, partition: Partition) -> usize {
+        partition.worker(self.0.workers.len())
+    }
+
+    fn worker_of(&self, envelope: &Envelope) -> Option<usize> {
+        match &envelope.message {
+            Message::Data(partition, _) => Some(self.index(*partition)),
+            Message::Control(_) => None,
+        }
+    }
+
+    /// Locks a worker for some inputs, and looks after its timer and the streams afterwards. Does
+    /// nothing if the node has failed: whatever `inputs` holds is dropped.
+    fn turn(&self, index: usize, inputs: impl FnOnce(&mut Turn<'_, C>)) {
+        let inner = &*self.0;
+        if inner.around.ending.has_failed() {
+            return;
+        }
+        let slot = &inner.workers[index];
+        let Ok(mut state) = slot.state.lock() else {
+            return inner.around.ending.defect("a worker has panicked");
+        };
+        let mut wakes = Vec::new();
+        inputs(&mut Turn {
+            host: self,
+            index,
+            now: inner.around.clock.now(),
+            synced: inner.around.commits.synced(),
+            state: &mut state,
+            wakes: &mut wakes,
+        });
+        let next = state.core.next_timer().map_or(NEVER, |next| next.0);
+        slot.next.store(next, Ordering::SeqCst);
+        drop(state);
+        if next < inner.armed.load(Ordering::SeqCst) {
+            inner.rearm.notify_one();
+        }
+        wakes.into_iter().for_each(Wake::wake);
+    }
+}
+
+impl<C> State<C> {
+    fn expect(&mut self, waiter: Waiter) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.waiting.insert(ticket, waiter);
+        ticket
+    }
+}
+
+/// A worker while it is locked.
+struct Turn<'a, C> {
+    host: &'a Host<C>,
+    index: usize,
+    now: Now,
+    synced: CommitNumber,
+    state: &'a mut State<C>,
+    wakes: &'a mut Vec<Wake>,
+}
+
+impl<C: DataCore> Turn<'_, C> {
+    fn message(&mut self, envelope: Envelope) {
+        let Envelope { from, placement, trace, message, synced: _ } = envelope;
+        if let Message::Data(partition, message) = message {
+            self.input(Input::Message { from, placement, trace, partition, message });
+        }
+    }
+
+    /// Steps the worker, and carries out what it says until nothing is left.
+    fn input(&mut self, input: Input) {
+        let mut effects = std::mem::take(&mut self.state.effects);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.state.core.step(self.now, input, &mut effects);
+            effects.drain(..).for_each(|effect| self.carry_out(effect));
+            next = self.state.answers.pop_front();
+        }
+        self.state.effects = effects;
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let around = &self.host.0.around;
+        match effect {
+            Effect::Read { token, space, key } => self.read(token, space, &key),
+            Effect::Scan { token, space, prefix, after, bytes_max } => {
+                self.scan(token, space, prefix, after, bytes_max);
+            }
+            Effect::Commit { id, changes, clock } => {
+                around.commits.submit(self.index, id.0, changes, clock);
+            }
+            Effect::Send { to, trace, partition, message } => {
+                let message = Message::Data(partition, message);
+                let (placement, synced) = (self.state.placement, self.synced);
+                let envelope = Envelope { from: around.me, placement, synced, trace, message };
+                self.wakes.extend(around.peers.send(to, &envelope));
+            }
+            Effect::Reply(ticket, outcome) => {
+                if let Some(Waiter::Op(answer)) = self.state.waiting.remove(&ticket) {
+                    // A client that has gone away is not told.
+                    let _ = answer.send(outcome);
+                }
+            }
+            Effect::ScanReply(ticket, page) => {
+                if let Some(Waiter::Scan(answer)) = self.state.waiting.remove(&ticket) {
+                    let _ = answer.send(page);
+                }
+            }
+            Effect::Reachable(peer, reachable) => {
+                around.control.input(ControlInput::Answering(peer, reachable));
+            }
+            Effect::Event(event) => log(&event),
+        }
+    }
+
+    fn read(&mut self, token: Token, space: Space, key: &[u8]) {
+        let found = self.host.0.around.store.get(space, key);
+        let found = found.map_err(|error| self.host.read_failed(&error));
+        self.state.answers.push_back(Input::ReadDone(token, found));
+    }
+
+    /// A scan may take long: it is carried out elsewhere, and its answer comes as an input.
+    fn scan(&self, token: Token, space: Space, prefix: Bytes, after: Bytes, bytes_max: usize) {
+        let (host, index) = (self.host.clone(), self.index);
+        self.host.0.around.runtime.spawn_blocking(move || {
+            let page = host.0.around.store.scan(space, &prefix, &after, bytes_max);
+            let page: Result<Page, ReadFailed> = page.map_err(|error| host.read_failed(&error));
+            host.turn(index, |turn| turn.input(Input::Scanned(token, page)));
+        });
+    }
+}
+
+impl<C> Host<C> {
+    fn read_failed(&self, error: &StoreError) -> ReadFailed {
+        if let Some(others) = self.0.quiet.allow() {
+            let source = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, source, others, "the store could not be read");
+        }
+        ReadFailed
+    }
+}
+
+/// The answer to a request that the node's end has cut off.
+fn cut_off(is_put: bool) -> Failure {
+    match is_put {
+        true => Failure { maybe_applied: true, ..Failure::before(Reason::QuorumNotReached) },
+        false => Failure::before(Reason::ShuttingDown),
+    }
+}
+
+fn log(event: &Event) {
+    match event {
+        Event::RecordLost(partition, key) => {
+            tracing::error!(%partition, ?key, "a stored record is damaged; it is being rebuilt");
+        }
+        Event::RecordRebuilt(partition, key) => {
+            tracing::warn!(%partition, ?key, "a damaged record was rebuilt from the other homes");
+        }
+        Event::TenureEnded(partition, why) => {
+            tracing::info!(%partition, why, "writes go on under a new actor");
+        }
+        Event::ReplayStarted(target) => tracing::info!(%target, "replaying hints"),
+        Event::ReplayDone(target, delivered) => {
+            tracing::info!(%target, delivered, "no hint is left for this node");
+        }
+    }
+}
+
+fn add(sum: &mut Stats, of: &Stats) {
+    let Stats {
+        gets,
+        puts,
+        failures,
+        hints_written,
+        hints_replayed,
+        hints_held,
+        hint_bytes,
+        repairs_sent,
+        hedges,
+        passed,
+        records_lost,
+        in_flight,
+    } = of;
+    sum.gets += gets;
+    sum.puts += puts;
+    sum.failures += failures;
+    sum.hints_written += hints_written;
+    sum.hints_replayed += hints_replayed;
+    sum.hints_held += hints_held;
+    sum.hint_bytes += hint_bytes;
+    sum.repairs_sent += repairs_sent;
+    sum.hedges += hedges;
+    sum.passed += passed;
+    sum.records_lost += records_lost;
+    sum.in_flight += in_flight;
+}

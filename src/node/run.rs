@@ -1,0 +1,189 @@
+//! One node from its start to its end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::handle::{NodeHandle, Reports};
+use super::host::DataCore;
+use super::ports::Ports;
+use super::start::{Cores, Node, Prepared, threads};
+use crate::config::Settings;
+use crate::gossip::ControlCore;
+
+/// Scans of the store at a time. Each reads from disk: a few keep any disk busy, and more would
+/// only hold more pages in memory.
+const BLOCKING_THREADS: usize = 8;
+/// Requests under way may end for so long after the node was told to stop.
+const DRAIN_FOR: Duration = Duration::from_secs(5);
+/// Calls that have been answered may close for so long.
+const CLOSE_FOR: Duration = Duration::from_millis(500);
+/// What is queued may take so long to reach the disk.
+const STOP_FOR: Duration = Duration::from_secs(10);
+/// Between two looks at requests under way, or at readiness: at the start and the end only.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The services that a node offers, made for its handle.
+pub struct Services<B> {
+    /// gRPC on the client port.
+    pub grpc: fn(B) -> tonic::service::Routes,
+    /// HTTP on the admin port.
+    pub admin: fn(B) -> axum::Router,
+}
+
+/// Runs a node until `shutdown`, or until it fails. Binds every port before anything is written
+/// to disk.
+///
+/// # Errors
+/// Why it could not start, or had to stop; each says what to do.
+pub fn run<C: Cores>(
+    settings: &Settings,
+    cores: &C,
+    services: &Services<NodeHandle<C::Worker, C::Control>>,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let ports = Ports::bind(&settings.listen)?;
+    let prepared = Prepared::open(settings)?;
+    let data = data_runtime(threads(settings)).context("starting the data path's threads")?;
+    // Health must answer even if the data path does not.
+    let admin = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("admin")
+        .enable_all()
+        .build()
+        .context("starting the admin threads")?;
+    let result = data.block_on(serve(settings, cores, services, ports, prepared, &admin, shutdown));
+    admin.shutdown_background();
+    // Scans that still run hold the store; the process ends anyway.
+    data.shutdown_timeout(CLOSE_FOR);
+    result
+}
+
+/// One thread: the caller's. A runtime of many threads costs a fifth of the throughput on a
+/// machine of two cores, so it must be asked for.
+fn data_runtime(threads: usize) -> std::io::Result<Runtime> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads).thread_name("data");
+    }
+    builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build()
+}
+
+async fn serve<C: Cores>(
+    settings: &Settings,
+    cores: &C,
+    services: &Services<NodeHandle<C::Worker, C::Control>>,
+    ports: Ports,
+    prepared: Prepared,
+    admin: &Runtime,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let node = Node::start(settings, prepared, ports.internal, ports.gossip, cores)?;
+    let listen = &settings.listen;
+    tracing::info!(
+        name = %settings.node.name, client = %listen.client, internal = %listen.internal,
+        admin = %listen.admin, data = %settings.node.data.display(), "listening"
+    );
+
+    let router = (services.admin)(node.handle.clone());
+    let ending = node.ending.clone();
+    let listener = ports.admin;
+    admin.spawn(async move {
+        let served =
+            async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await };
+        if let Err(error) = served.await {
+            ending.fail(format!("the admin port cannot be served: {error}"));
+        }
+    });
+
+    let close = CancellationToken::new();
+    let grpc = serve_grpc((services.grpc)(node.handle.clone()), ports.client, close.clone());
+    let ending = node.ending.clone();
+    let grpc = tokio::spawn(async move {
+        if let Err(error) = grpc.await {
+            ending.fail(format!("the client port cannot be served: {error:#}"));
+        }
+    });
+    let ready = tokio::spawn(tell_ready(node.handle.clone()));
+
+    tokio::select! {
+        () = shutdown => tracing::info!("stopping: taking no new requests"),
+        () = node.ending.failed() => {}
+    }
+    ready.abort();
+    if !node.ending.has_failed() {
+        node.drain();
+        tokio::select! {
+            () = drained(&node.handle) => {}
+            () = node.ending.failed() => {}
+        }
+    }
+    close.cancel();
+    let ending = node.ending.clone();
+    // On another thread: a disk that hangs must not keep the process from ending.
+    let stopping = tokio::task::spawn_blocking(move || node.stop());
+    match tokio::time::timeout(STOP_FOR, stopping).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "stopping has failed"),
+        Err(_) => ending.fail("the store did not come to its end in time"),
+    }
+    let _ = tokio::time::timeout(CLOSE_FOR, grpc).await;
+    match ending.reason() {
+        Some(reason) => Err(anyhow!("{reason}")),
+        None => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+    }
+}
+
+async fn serve_grpc(
+    routes: tonic::service::Routes,
+    listener: std::net::TcpListener,
+    close: CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder()
+        // Requests beyond what the workers take are refused one by one, with a reason.
+        .max_concurrent_streams(4096)
+        // The usual 64 KiB would make a large value wait for its own acknowledgements.
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, close.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+/// Says so once the node can serve.
+async fn tell_ready<W: DataCore, K: ControlCore + Reports>(handle: NodeHandle<W, K>) {
+    let start = Instant::now();
+    while handle.not_ready().is_some() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    tracing::info!(after_ms = start.elapsed().as_millis(), "ready");
+}
+
+/// Waits until no request is under way, but not for long.
+async fn drained<W: DataCore, K: ControlCore + Reports>(handle: &NodeHandle<W, K>) {
+    let start = Instant::now();
+    loop {
+        // The workers have yet to hear of it when this begins.
+        tokio::time::sleep(LOOK_EVERY).await;
+        let left = handle.in_flight();
+        if left == 0 {
+            return;
+        }
+        if start.elapsed() > DRAIN_FOR {
+            return tracing::warn!(left, "requests were still under way; they are cut off");
+        }
+    }
+}

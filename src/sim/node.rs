@@ -1,0 +1,481 @@
+//! A node of the world: a disk, clocks, and, while it runs, a process with the real cores.
+//!
+//! What the drivers do in production is done here: effects are carried out in their order,
+//! inputs are handed in one at a time, the next timer is armed, messages are put into envelopes.
+//! It decides nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::rngs::ChaCha8Rng;
+use rand::RngExt;
+
+use super::brain::Brain;
+use super::clock::{NodeClock, Time};
+use super::describe;
+use super::disk::{Disk, Progress, Source};
+use super::world::{Asked, Event, World};
+use crate::protocol::message::{Envelope, Message};
+use crate::protocol::placement::View;
+use crate::protocol::step::{
+    CommitId, Conditions, Effect, Input, Page, ReadFailed, Space, Stats, Token,
+};
+use crate::protocol::worker::{Worker, WorkerConfig};
+use crate::types::{Boot, NodeId, NodeName, Stamp, TraceContext};
+
+/// A core that asks for a timer that is due at once is stepped again this much later.
+const TIMER_STEP: Time = 1;
+
+/// A node's place in the world.
+#[derive(Clone, Debug)]
+pub(super) struct Member {
+    pub(super) name: NodeName,
+    pub(super) id: NodeId,
+}
+
+/// A node, running or not.
+pub(super) struct SimNode {
+    pub(super) name: NodeName,
+    pub(super) id: NodeId,
+    pub(super) clock: NodeClock,
+    pub(super) disk: Disk,
+    /// Counts the committers that this disk has had: steps of an earlier one are void.
+    pub(super) disk_life: u64,
+    pub(super) process: Option<Process>,
+    pub(super) paused: bool,
+    /// What arrived while it was paused.
+    pub(super) held: VecDeque<Event>,
+    /// How often it was started.
+    pub(super) starts: u64,
+}
+
+/// A running process.
+pub(super) struct Process {
+    /// Which start of the node this is.
+    pub(super) number: u64,
+    pub(super) boot: Boot,
+    pub(super) workers: Vec<Worker>,
+    pub(super) brain: Brain,
+    pub(super) view: Option<Arc<View>>,
+    /// The clock that was found on disk.
+    recovered: Stamp,
+    armed: Option<Time>,
+    todo: VecDeque<Todo>,
+}
+
+enum Todo {
+    Worker(usize, Input),
+    Reachable(NodeId, bool),
+}
+
+/// What a process hears of the cluster.
+#[derive(Clone, Debug)]
+pub(super) enum News {
+    View,
+    Conditions(Conditions),
+    Reachability(NodeId, bool),
+    /// Time to look around.
+    Look,
+}
+
+impl Member {
+    /// Members with random ids.
+    pub(super) fn make(count: usize, rng: &mut ChaCha8Rng) -> Vec<Self> {
+        let names = (0..count).filter_map(|at| NodeName::new(&format!("node-{at}")).ok());
+        names.map(|name| Self { name, id: NodeId(rng.random()) }).collect()
+    }
+}
+
+impl SimNode {
+    pub(super) fn new(member: Member) -> Self {
+        Self {
+            name: member.name,
+            id: member.id,
+            clock: NodeClock::new(0),
+            disk: Disk::new(),
+            disk_life: 0,
+            process: None,
+            paused: false,
+            held: VecDeque::new(),
+            starts: 0,
+        }
+    }
+
+    /// Whether it runs and is not stopped.
+    pub(super) fn is_live(&self) -> bool {
+        self.process.is_some() && !self.paused
+    }
+
+    /// What its workers have done since they started.
+    pub(super) fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for worker in self.process.iter().flat_map(|process| &process.workers) {
+            let stats = worker.stats();
+            sum.hints_held += stats.hints_held;
+            sum.hints_replayed += stats.hints_replayed;
+            sum.repairs_sent += stats.repairs_sent;
+            sum.in_flight += stats.in_flight;
+        }
+        sum
+    }
+}
+
+impl World {
+    /// Starts a process on a node.
+    pub(super) fn start(&mut self, at: usize) {
+        if self.nodes[at].process.is_some() {
+            return;
+        }
+        let (boot, seed): (u64, u64) = (self.rng.random(), self.rng.random());
+        let mono = self.rng.random_range(0..3_600_000_000);
+        self.counts.starts += 1;
+        let (clock, number) = {
+            let node = &mut self.nodes[at];
+            node.starts += 1;
+            node.paused = false;
+            node.held.clear();
+            node.clock.start(self.time, mono);
+            (node.disk.clock(), node.starts)
+        };
+        self.trace.event(self.time, at, b'+', &boot.to_le_bytes());
+        let workers = (0..self.config.workers).map(|index| {
+            let seed = seed.wrapping_add(index as u64);
+            Worker::new(self.worker_config(index, Boot(boot), clock, seed))
+        });
+        let workers = workers.collect();
+        let process = Process {
+            number,
+            boot: Boot(boot),
+            workers,
+            brain: Brain::new(self.nodes.len()),
+            view: None,
+            recovered: clock,
+            armed: None,
+            todo: VecDeque::new(),
+        };
+        self.nodes[at].process = Some(process);
+        let found = self.nodes[at].disk.number().0;
+        self.trace.say(self.time, Some(at), || format!("starts (boot {boot:016x}), {found} commits on disk"));
+        self.brain_started(at);
+    }
+
+    fn worker_config(&self, index: usize, boot: Boot, clock: Stamp, seed: u64) -> WorkerConfig {
+        WorkerConfig {
+            index,
+            workers: self.config.workers,
+            tuning: self.config.tuning.clone(),
+            boot,
+            clock,
+            seed,
+            #[cfg(feature = "seeded-defects")]
+            defect: self.config.defect,
+        }
+    }
+
+    /// SIGKILL: what was written survives, what was queued does not.
+    pub(super) fn kill(&mut self, at: usize) {
+        self.end_process(at, "is killed", false);
+    }
+
+    /// The power fails: only what was synced survives, and perhaps some of the rest.
+    pub(super) fn lose_power(&mut self, at: usize) {
+        self.end_process(at, "loses power", true);
+    }
+
+    fn end_process(&mut self, at: usize, how: &str, power: bool) {
+        let Some(process) = self.nodes[at].process.take() else { return };
+        self.trace.event(self.time, at, b'-', &[power.into()]);
+        let node = &mut self.nodes[at];
+        node.held.clear();
+        node.paused = false;
+        node.disk_life += 1;
+        let unreported = node.disk.backlog();
+        let found = if power { node.disk.lose_power(&mut self.rng) } else { node.disk.kill() };
+        let kept = found.len();
+        self.trace.say(self.time, Some(at), || {
+            format!("{how}: {kept} of {unreported} unreported commits survive")
+        });
+        self.disk_changed(at);
+        self.break_clients(at, process.number);
+        if !power {
+            self.peer_broke(at);
+        }
+    }
+
+    /// SIGSTOP: nothing is handled; what arrives waits.
+    pub(super) fn pause(&mut self, at: usize) {
+        if self.nodes[at].process.is_some() && !self.nodes[at].paused {
+            self.nodes[at].paused = true;
+            self.trace.say(self.time, Some(at), || "is stopped".into());
+        }
+    }
+
+    /// SIGCONT.
+    pub(super) fn resume(&mut self, at: usize) {
+        if !self.nodes[at].paused {
+            return;
+        }
+        self.nodes[at].paused = false;
+        let held = self.take_held(at);
+        let count = held.len();
+        self.trace.say(self.time, Some(at), || format!("goes on; {count} inputs had waited"));
+        for event in held {
+            self.schedule(0, event);
+        }
+        if let Some(process) = &mut self.nodes[at].process {
+            process.armed = None;
+        }
+        self.settle(at);
+    }
+
+    /// Hands an input to a worker; it is handled by [`World::settle`].
+    pub(super) fn feed(&mut self, at: usize, worker: usize, input: Input) {
+        if let Some(process) = &mut self.nodes[at].process {
+            process.todo.push_back(Todo::Worker(worker, input));
+        }
+    }
+
+    /// Hands an input to all workers of a node.
+    pub(super) fn feed_all(&mut self, at: usize, input: &Input) {
+        for worker in 0..self.config.workers {
+            self.feed(at, worker, input.clone());
+        }
+    }
+
+    /// Steps the cores of a node until no input is left, then arms the next timer.
+    pub(super) fn settle(&mut self, at: usize) {
+        let mut effects = Vec::new();
+        loop {
+            let node = &mut self.nodes[at];
+            let now = node.clock.now(self.time);
+            let Some(process) = &mut node.process else { return };
+            match process.todo.pop_front() {
+                None => break,
+                Some(Todo::Worker(index, input)) => {
+                    process.workers[index].step(now, input, &mut effects);
+                    for effect in effects.drain(..) {
+                        self.carry(at, index, effect);
+                    }
+                }
+                Some(Todo::Reachable(peer, up)) => self.found_reachable(at, peer, up),
+            }
+        }
+        self.arm(at);
+    }
+
+    fn arm(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(process) = &mut node.process else { return };
+        let timers = process.workers.iter().filter_map(Worker::next_timer);
+        let Some(next) = timers.min() else { return };
+        let due = node.clock.time_of(next).max(self.time + TIMER_STEP);
+        if process.armed.is_none_or(|armed| due < armed || armed <= self.time) {
+            process.armed = Some(due);
+            let boot = process.number;
+            self.schedule(due - self.time, Event::Wake { node: at, boot });
+        }
+    }
+
+    pub(super) fn wake(&mut self, at: usize, boot: u64) {
+        let Some(process) = &mut self.nodes[at].process else { return };
+        if process.number != boot || process.armed.is_some_and(|armed| armed > self.time) {
+            return;
+        }
+        process.armed = None;
+        let now = self.nodes[at].clock.now(self.time);
+        for worker in 0..self.config.workers {
+            let Some(process) = &self.nodes[at].process else { return };
+            if process.workers[worker].next_timer().is_some_and(|due| due <= now.mono) {
+                self.feed(at, worker, Input::Tick);
+            }
+        }
+        self.trace.event(self.time, at, b't', &[]);
+        self.settle(at);
+    }
+
+    /// Carries out one effect of a worker.
+    fn carry(&mut self, at: usize, worker: usize, effect: Effect) {
+        match effect {
+            Effect::Read { token, space, key } => self.begin_read(at, worker, token, space, key),
+            Effect::Scan { token, space, prefix, after, bytes_max } => {
+                let page = self.nodes[at].disk.scan(space, &prefix, &after, bytes_max);
+                let failed = self.read_fails(at);
+                let page = if failed { Err(ReadFailed) } else { Ok(page) };
+                let asked = self.asked(at, worker, token);
+                let after = self.read_time(at);
+                self.schedule(after, Event::Scanned { at: asked, page });
+            }
+            Effect::Commit { id, changes, clock } => {
+                let recovered = self.nodes[at].process.as_ref().map_or(clock, |p| p.recovered);
+                self.observer.formed(self.time, at, &changes, clock, recovered);
+                let source = Source::Worker(worker, id);
+                self.trace.say(self.time, Some(at), || describe::commit(id, &changes));
+                if self.nodes[at].disk.push(source, changes, clock) {
+                    let life = self.nodes[at].disk_life;
+                    self.schedule(0, Event::Disk { node: at, life });
+                }
+            }
+            Effect::Send { to, trace, partition, message } => {
+                self.send_data(at, to, trace, Message::Data(partition, message));
+            }
+            Effect::Reply(ticket, outcome) => self.reply(at, ticket, outcome),
+            // No client of the simulator scans: keys are read one by one.
+            Effect::ScanReply(..) => {}
+            Effect::Reachable(peer, up) => {
+                if let Some(process) = &mut self.nodes[at].process {
+                    process.todo.push_back(Todo::Reachable(peer, up));
+                }
+            }
+            Effect::Event(event) => {
+                self.trace.say(self.time, Some(at), || describe::event(&event, &self.nodes));
+            }
+        }
+    }
+
+    fn send_data(&mut self, at: usize, to: NodeId, trace: Option<TraceContext>, message: Message) {
+        let node = &self.nodes[at];
+        let Some(view) = node.process.as_ref().and_then(|process| process.view.as_ref()) else {
+            return;
+        };
+        let envelope = Envelope {
+            from: node.id,
+            placement: view.placement.tag,
+            synced: node.disk.number(),
+            trace,
+            message,
+        };
+        self.send(at, to, &envelope);
+    }
+
+    /// A message arrives: it is decoded, and goes to the worker of its partition.
+    pub(super) fn receive(&mut self, to: usize, from: usize, bytes: Bytes) {
+        self.counts.deliveries += 1;
+        self.trace.event(self.time, to, b'm', &bytes);
+        if self.nodes[to].process.is_none() {
+            return;
+        }
+        let Ok(envelope) = Envelope::decode(bytes) else {
+            return self.observer.undecodable(self.time, from);
+        };
+        self.trace.say(self.time, Some(to), || {
+            format!("← node-{from} {}", describe::message(&envelope.message))
+        });
+        if let Message::Data(partition, message) = envelope.message {
+            let worker = partition.worker(self.config.workers);
+            let Envelope { from, placement, trace, .. } = envelope;
+            let input = Input::Message { from, placement, trace, partition, message };
+            self.feed(to, worker, input);
+            self.settle(to);
+        }
+    }
+
+    /// The committer of a node goes one step on.
+    pub(super) fn disk_step(&mut self, at: usize, life: u64) {
+        if self.nodes[at].disk_life != life {
+            return;
+        }
+        match self.nodes[at].disk.step(&mut self.rng) {
+            Progress::Idle => {}
+            Progress::Wait(after) => self.schedule(after, Event::Disk { node: at, life }),
+            Progress::Failed => {
+                self.end_process(at, "stops: an fsync has failed; it", true);
+            }
+            Progress::Synced(group) => {
+                self.trace.event(self.time, at, b's', &(group.len() as u64).to_le_bytes());
+                self.counts.commits += group.len() as u64;
+                self.disk_changed(at);
+                self.report(at, group.iter().map(|commit| (commit.source, commit.refused)));
+                self.schedule(0, Event::Disk { node: at, life });
+                self.settle(at);
+            }
+        }
+    }
+
+    /// Tells each source, in order: refusals singly, successes by the last of a run.
+    fn report(&mut self, at: usize, commits: impl Iterator<Item = (Source, bool)>) {
+        let mut through: Vec<Option<CommitId>> = vec![None; self.config.workers];
+        for (source, refused) in commits {
+            let Source::Worker(worker, id) = source else { continue };
+            if !refused {
+                through[worker] = Some(id);
+                continue;
+            }
+            if let Some(id) = through[worker].take() {
+                self.feed(at, worker, Input::Committed(id));
+            }
+            self.trace.say(self.time, Some(at), || format!("commit {} is refused", id.0));
+            self.feed(at, worker, Input::Refused(id));
+        }
+        for (worker, id) in through.into_iter().enumerate() {
+            if let Some(id) = id {
+                self.trace.say(self.time, Some(at), || format!("commits up to {} are synced", id.0));
+                self.feed(at, worker, Input::Committed(id));
+            }
+        }
+    }
+
+    /// The observer looks at what has become durable.
+    fn disk_changed(&mut self, at: usize) {
+        let applied = self.nodes[at].disk.take_applied();
+        for change in &applied {
+            self.observer.durable(self.time, &self.nodes, &self.names, at, change);
+        }
+    }
+
+    fn asked(&self, node: usize, worker: usize, token: Token) -> Asked {
+        let boot = self.nodes[node].process.as_ref().map_or(0, |process| process.number);
+        Asked { node, boot, worker, token }
+    }
+
+    fn read_fails(&mut self, at: usize) -> bool {
+        let rate = self.nodes[at].disk.weather.fail_read;
+        rate > 0 && self.rng.random_range(0..10_000) < rate
+    }
+
+    fn read_time(&mut self, at: usize) -> Time {
+        let weather = &self.nodes[at].disk.weather;
+        if weather.read_late > 0 && self.rng.random_range(0..1000) < weather.read_late {
+            return self.rng.random_range(0..=weather.read_late_max);
+        }
+        0
+    }
+
+    /// A read sees what is stored now, or what is stored when it is answered: both are allowed.
+    fn begin_read(&mut self, at: usize, worker: usize, token: Token, space: Space, key: Bytes) {
+        let after = self.read_time(at);
+        let answer = if self.read_fails(at) {
+            Some(Err(ReadFailed))
+        } else if after == 0 || self.rng.random_ratio(1, 2) {
+            Some(Ok(self.nodes[at].disk.read(space, &key)))
+        } else {
+            None
+        };
+        let asked = self.asked(at, worker, token);
+        self.schedule(after, Event::ReadDone { at: asked, space, key, answer });
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        at: Asked,
+        space: Space,
+        key: &Bytes,
+        answer: Option<Result<Option<Bytes>, ReadFailed>>,
+    ) {
+        let node = &self.nodes[at.node];
+        if node.process.as_ref().is_none_or(|process| process.number != at.boot) {
+            return;
+        }
+        let answer = answer.unwrap_or_else(|| Ok(node.disk.read(space, key)));
+        self.feed(at.node, at.worker, Input::ReadDone(at.token, answer));
+        self.settle(at.node);
+    }
+
+    pub(super) fn scanned(&mut self, at: Asked, page: Result<Page, ReadFailed>) {
+        let node = &self.nodes[at.node];
+        if node.process.as_ref().is_some_and(|process| process.number == at.boot) {
+            self.feed(at.node, at.worker, Input::Scanned(at.token, page));
+            self.settle(at.node);
+        }
+    }
+}

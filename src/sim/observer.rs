@@ -1,0 +1,349 @@
+//! What must hold at every moment, checked while the world runs.
+//!
+//! The observer sees what no node can: every commit as it is formed, every disk as it is synced,
+//! every acknowledgement as it leaves. It checks
+//!
+//! - **Z**: an acknowledged write is durable on W distinct nodes in W distinct home slots when
+//!   the acknowledgement leaves;
+//! - **C3**, first half: one dot never has two contents, anywhere, ever;
+//! - **D1**: what is durable of a record only grows: a new state contains the old one;
+//! - **D2**: a hint is removed only when its target durably holds everything in it;
+//! - **D3**: a commit's clock is never below what the process recovered at its start;
+//! - **M**: what a node sends can be decoded; nobody is answered who did not ask; a retry is
+//!   never taken for another request.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::clock::Time;
+use super::describe;
+use super::disk::Applied;
+use super::node::SimNode;
+use super::trace::clock_face;
+use crate::protocol::op::{Action, Op, Receipt};
+use crate::protocol::placement::Placement;
+use crate::protocol::quorum::{Consistency, Tally};
+use crate::protocol::record::{Record, Sealed};
+use crate::protocol::step::{Change, Space, Ticket};
+use crate::types::{Dot, Key, NodeName, Partition, Stamp};
+
+/// Violations kept at most, of each check: the first ones say what happened.
+const KEPT_EACH: usize = 3;
+
+/// What is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Check {
+    /// Acknowledged means durable on W distinct nodes in W distinct slots.
+    Z,
+    /// Set of unique keys: nothing acknowledged is lost, nothing appears that was not attempted.
+    C1,
+    /// Causal read-modify-write: the union of the siblings has every acknowledged addition.
+    C2,
+    /// Dots: one content each; acknowledged and not superseded means present.
+    C3,
+    /// Last writer wins: all replicas equal, the highest dot is shown.
+    C5,
+    /// Convergence in bounded time.
+    C6,
+    /// Sessions: strict reads see what strict requests have shown or acknowledged.
+    C8,
+    /// What is durable of a record only grows.
+    D1,
+    /// A hint is removed only when its target holds it.
+    D2,
+    /// Clocks in commits never go back.
+    D3,
+    /// Messages and answers make sense.
+    M,
+    /// The core panicked, or does not come to rest.
+    Panic,
+}
+
+/// Something that must not happen has happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// What was checked.
+    pub check: Check,
+    /// When, in microseconds since the world began.
+    pub time: u64,
+    /// What happened, in words.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {}: {}", self.check, clock_face(self.time).trim_start(), self.what)
+    }
+}
+
+/// Where a record is stored, from its key in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) hint_for: Option<NodeName>,
+    pub(super) partition: Partition,
+    pub(super) key: Key,
+}
+
+/// Sees everything.
+pub(super) struct Observer {
+    placement: Arc<Placement>,
+    contents: BTreeMap<(Key, Dot), u128>,
+    /// Which node has durably held a dot, and for which home slot.
+    held: BTreeMap<(Key, Dot), Vec<(usize, usize)>>,
+    /// Copies that the world has damaged: their past is no measure.
+    pub(super) damaged: BTreeSet<(usize, Bytes)>,
+    violations: Vec<Violation>,
+}
+
+impl Place {
+    /// Reads a key of the store; none if it is not one of a record.
+    pub(super) fn of(space: Space, stored: &Bytes) -> Option<Self> {
+        let (hint_for, rest) = match space {
+            Space::Meta => return None,
+            Space::Records => (None, stored.clone()),
+            Space::Hints => {
+                let end = 1 + usize::from(*stored.first()?);
+                let name = std::str::from_utf8(stored.get(1..end)?).ok()?;
+                (Some(NodeName::new(name).ok()?), stored.slice(end..))
+            }
+        };
+        let partition = Partition(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
+        Some(Self { hint_for, partition, key: Key::new(rest.slice(2..)).ok()? })
+    }
+
+    /// The same key, as a home's own record.
+    fn own(&self) -> Self {
+        Self { hint_for: None, ..self.clone() }
+    }
+
+    /// The record in a stored value, if it is sound.
+    pub(super) fn open(&self, stored: &Bytes) -> Option<Record> {
+        Sealed::from_stored(stored.clone()).ok()?.open(self.partition, &self.key).ok()
+    }
+}
+
+impl Observer {
+    pub(super) fn new(placement: Arc<Placement>) -> Self {
+        Self {
+            placement,
+            contents: BTreeMap::new(),
+            held: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    pub(super) fn placement(&self) -> &Arc<Placement> {
+        &self.placement
+    }
+
+    /// The names of a partition's homes, in order.
+    pub(super) fn homes(&self, partition: Partition) -> Vec<NodeName> {
+        let placement = &self.placement;
+        let homes = placement.homes(partition).iter();
+        homes.map(|at| placement.members[usize::from(*at)].name.clone()).collect()
+    }
+
+    pub(super) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    pub(super) fn violate(&mut self, check: Check, time: Time, what: String) {
+        let kept = self.violations.iter().filter(|violation| violation.check == check).count();
+        if kept < KEPT_EACH {
+            self.violations.push(Violation { check, time, what });
+        }
+    }
+
+    /// A worker has formed a commit.
+    pub(super) fn formed(
+        &mut self,
+        time: Time,
+        node: usize,
+        changes: &[Change],
+        clock: Stamp,
+        recovered: Stamp,
+    ) {
+        if clock < recovered {
+            let what = format!(
+                "node-{node} commits with its clock at {clock:?}, below {recovered:?}, which it recovered at its start"
+            );
+            self.violate(Check::D3, time, what);
+        }
+        for change in changes {
+            let (Some(place), Some(value)) =
+                (Place::of(change.space, &change.key), &change.value)
+            else {
+                continue;
+            };
+            match place.open(value) {
+                Some(record) => self.look_at_dots(time, node, &place.key, &record),
+                None => {
+                    let what = format!("node-{node} commits bytes that are no record of {place:?}");
+                    self.violate(Check::D1, time, what);
+                }
+            }
+        }
+    }
+
+    fn look_at_dots(&mut self, time: Time, node: usize, key: &Key, record: &Record) {
+        for sibling in record.siblings() {
+            let mut bytes = Vec::with_capacity(64);
+            sibling.encode(&mut bytes);
+            let content = xxhash_rust::xxh3::xxh3_128(&bytes);
+            let first = *self.contents.entry((key.clone(), sibling.dot)).or_insert(content);
+            if first != content {
+                let (name, dot) = (describe::key(key), describe::dot(sibling.dot));
+                let what = format!("the dot {dot} of {name} has a second content, on node-{node}");
+                self.violate(Check::C3, time, what);
+            }
+        }
+    }
+
+    /// Something has become durable on a node.
+    pub(super) fn durable(
+        &mut self,
+        time: Time,
+        nodes: &[SimNode],
+        names: &BTreeMap<NodeName, usize>,
+        node: usize,
+        applied: &Applied,
+    ) {
+        let Applied { change, before } = applied;
+        let Some(place) = Place::of(change.space, &change.key) else { return };
+        let before = before.as_ref().and_then(|bytes| place.open(bytes));
+        let after = change.value.as_ref().and_then(|bytes| place.open(bytes));
+        if let Some(record) = &after {
+            self.note_held(node, &place, record);
+        }
+        let was_damaged = place.hint_for.is_none()
+            && self.damaged.remove(&(node, change.key.clone()));
+        let Some(before) = before else { return };
+        let grows = after.as_ref().is_some_and(|after| after.contains(&before));
+        if grows || was_damaged {
+            return;
+        }
+        let name = describe::key(&place.key);
+        match (&place.hint_for, &after) {
+            (Some(target), None) => {
+                let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
+                if !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
+                    let (hint, own) = (describe::record(&before), stored.as_ref().map(describe::record));
+                    let what = format!(
+                        "node-{node} removed its hint of {name} for {target} {hint}; {target} holds {}",
+                        own.unwrap_or_else(|| "nothing".into())
+                    );
+                    self.violate(Check::D2, time, what);
+                }
+            }
+            (hint_for, _) => {
+                let then = after.as_ref().map_or("nothing".into(), describe::record);
+                let kind = if hint_for.is_some() { "hint" } else { "record" };
+                // A hint may begin anew: its earlier state was removed in between, or its target
+                // holds that.
+                let at_target = hint_for.as_ref().and_then(|target| names.get(target));
+                let at_target = at_target.and_then(|&at| held_at(&nodes[at], &place.own()));
+                if !at_target.is_some_and(|record| record.contains(&before)) {
+                    let before = describe::record(&before);
+                    let what =
+                        format!("the {kind} of {name} on node-{node} was {before} and became {then}");
+                    self.violate(Check::D1, time, what);
+                }
+            }
+        }
+    }
+
+    fn note_held(&mut self, node: usize, place: &Place, record: &Record) {
+        let owner = match &place.hint_for {
+            Some(target) => target.clone(),
+            None => self.placement.members[node].name.clone(),
+        };
+        let Some(slot) = self.homes(place.partition).iter().position(|home| *home == owner) else {
+            return;
+        };
+        for sibling in record.siblings() {
+            let pairs = self.held.entry((place.key.clone(), sibling.dot)).or_default();
+            if !pairs.contains(&(slot, node)) {
+                pairs.push((slot, node));
+            }
+        }
+    }
+
+    /// An acknowledgement leaves a node.
+    pub(super) fn acknowledged(
+        &mut self,
+        time: Time,
+        nodes: &[SimNode],
+        node: usize,
+        op: &Op,
+        receipt: &Receipt,
+    ) {
+        let partition = op.partition(self.placement.partitions);
+        let replicas = usize::from(self.placement.replicas);
+        let mut needed = op.consistency.of(replicas);
+        if op.strict {
+            needed = needed.max(Consistency::Quorum.of(replicas));
+        }
+        let mut tally = Tally::default();
+        let past = self.held.get(&(op.key.clone(), receipt.dot));
+        for &(slot, holder) in past.into_iter().flatten() {
+            tally.ack(slot, nodes[holder].id);
+        }
+        for (slot, home) in self.homes(partition).into_iter().enumerate() {
+            for holder in nodes {
+                let hint_for = (holder.name != home).then(|| home.clone());
+                let place = Place { hint_for, partition, key: op.key.clone() };
+                let covers = |record: &Record| record.seen().covers(receipt.dot);
+                if !op.strict || place.hint_for.is_none() {
+                    if held_at(holder, &place).as_ref().is_some_and(covers) {
+                        tally.ack(slot, holder.id);
+                    }
+                }
+            }
+        }
+        if tally.count() < needed {
+            let (name, dot) = (describe::key(&op.key), describe::dot(receipt.dot));
+            let what = format!(
+                "node-{node} acknowledged {dot} of {name} ({:?}{}), which needs {needed} distinct nodes in distinct slots; {} hold it durably",
+                op.consistency,
+                if op.strict { " strict" } else { "" },
+                tally.count()
+            );
+            self.violate(Check::Z, time, what);
+        }
+    }
+
+    pub(super) fn undecodable(&mut self, time: Time, from: usize) {
+        self.violate(Check::M, time, format!("a message of node-{from} cannot be decoded"));
+    }
+
+    pub(super) fn foreign_answer(&mut self, time: Time, node: usize, ticket: Ticket) {
+        self.violate(Check::M, time, format!("node-{node} answers {ticket:?}, which nobody holds"));
+    }
+
+    pub(super) fn retry_not_recognised(&mut self, time: Time, op: &Op) {
+        if let Action::Put(_) = op.action {
+            let what = format!("a retry was taken for another request: {}", describe::op(op));
+            self.violate(Check::M, time, what);
+        }
+    }
+}
+
+/// What a node durably holds at a place: its own record, or a hint.
+pub(super) fn held_at(node: &SimNode, place: &Place) -> Option<Record> {
+    let mut stored = Vec::with_capacity(80);
+    let space = match &place.hint_for {
+        None => Space::Records,
+        Some(target) => {
+            stored.push(u8::try_from(target.as_str().len()).ok()?);
+            stored.extend_from_slice(target.as_str().as_bytes());
+            Space::Hints
+        }
+    };
+    stored.extend_from_slice(&place.partition.0.to_be_bytes());
+    stored.extend_from_slice(place.key.bytes());
+    place.open(&node.disk.read(space, &stored)?)
+}

@@ -1,0 +1,317 @@
+//! The world: one clock, one queue of events, one seed.
+//!
+//! ```text
+//!              ┌────────────────────── queue: (time, sequence) ─────────────────────┐
+//!              ▼                                                                    │
+//!   messages · timers · disk steps · answers of reads · clients' requests and answers
+//!              │                                                                    │
+//!              ▼                                                                    │
+//!   node i: inputs ──▶ core.step ──▶ effects ── network, disk, clients ────────────▶┘
+//! ```
+//!
+//! Nothing here is random but by the world's one generator, and nothing is iterated whose order
+//! is not fixed: the same seed gives the same events, which [`super::trace`] hashes. The world is
+//! mechanism only; what is asked of it and what is done to it comes from above ([`super::run`]
+//! for seeds, [`super::scenario`] for scripts), which [`World::next`] tells what happened.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+
+use bytes::Bytes;
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
+
+use super::clock::Time;
+use super::history::History;
+use super::network::{Fate, Network, Weather};
+use super::node::{Member, News, SimNode};
+use super::observer::Observer;
+use super::trace::{Trace, TraceMode};
+use crate::protocol::message::{DataMessage, Envelope, Message};
+use crate::protocol::op::Outcome;
+use crate::protocol::step::{Page, ReadFailed, Space, Token, Tuning};
+use crate::types::{NodeId, NodeName};
+
+/// Something that is going to happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A timer of a process may be due.
+    Wake { node: usize, boot: u64 },
+    /// A message arrives.
+    Envelope { to: usize, from: usize, bytes: Bytes },
+    /// The committer goes on.
+    Disk { node: usize, life: u64 },
+    /// A read is answered; none: with what is stored when it is.
+    ReadDone { at: Asked, space: Space, key: Bytes, answer: Option<ReadAnswer> },
+    /// A scan is answered.
+    Scanned { at: Asked, page: Result<Page, ReadFailed> },
+    /// A client's request arrives at its node.
+    Request { attempt: usize },
+    /// An answer arrives at the client; none: the connection broke.
+    Answer { attempt: usize, outcome: Option<Outcome> },
+    /// A client's patience ends.
+    Patience { attempt: usize },
+    /// A client tries again at another node.
+    Retry { op: usize },
+    /// A process hears of the cluster.
+    News { node: usize, boot: u64, news: News },
+    /// For those above: something that they planned.
+    Planned(usize),
+}
+
+type ReadAnswer = Result<Option<Bytes>, ReadFailed>;
+
+/// Which worker of which process asked, and its name for the question.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) node: usize,
+    pub(super) boot: u64,
+    pub(super) worker: usize,
+    pub(super) token: Token,
+}
+
+/// What those above are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Nothing that concerns them.
+    None,
+    /// An op has ended.
+    Ended(usize),
+    /// What they planned is due.
+    Planned(usize),
+}
+
+/// What a script wants done with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tap {
+    /// Deliver it.
+    Pass,
+    /// Lose it.
+    Drop,
+    /// Keep it until it is released.
+    Park,
+    /// Deliver it, and a copy after so many microseconds.
+    Again(u64),
+}
+
+/// Decides about messages: from, to, what.
+pub(super) type Tapper = Box<dyn FnMut(usize, usize, &DataMessage) -> Tap>;
+
+struct Scheduled {
+    at: Time,
+    sequence: u64,
+    event: Event,
+}
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub(super) struct WorldConfig {
+    pub(super) seed: u64,
+    pub(super) nodes: usize,
+    pub(super) replicas: u8,
+    pub(super) partitions: u16,
+    pub(super) workers: usize,
+    pub(super) tuning: Tuning,
+    pub(super) trace: TraceMode,
+    /// The mistake that the cores are to make.
+    #[cfg(feature = "seeded-defects")]
+    pub(super) defect: Option<crate::protocol::defect::Defect>,
+}
+
+/// Counts of what happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events handled.
+    pub events: u64,
+    /// Messages sent between nodes.
+    pub messages: u64,
+    /// Copies of messages that arrived.
+    pub deliveries: u64,
+    /// Commits made durable.
+    pub commits: u64,
+    /// Processes started.
+    pub starts: u64,
+}
+
+/// Everything that there is.
+pub(super) struct World {
+    pub(super) time: Time,
+    sequence: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    pub(super) rng: ChaCha8Rng,
+    pub(super) config: WorldConfig,
+    pub(super) nodes: Vec<SimNode>,
+    pub(super) ids: BTreeMap<NodeId, usize>,
+    pub(super) names: BTreeMap<NodeName, usize>,
+    pub(super) network: Network,
+    pub(super) trace: Trace,
+    pub(super) observer: Observer,
+    pub(super) history: History,
+    pub(super) counts: Counts,
+    pub(super) tap: Option<Tapper>,
+    pub(super) parked: Vec<(usize, usize, Bytes)>,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.sequence) == (other.at, other.sequence)
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.sequence).cmp(&(other.at, other.sequence))
+    }
+}
+
+impl World {
+    /// A world of nodes that have never been started.
+    pub(super) fn new(config: WorldConfig) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let members = Member::make(config.nodes, &mut rng);
+        let placement = super::brain::placement(&config, &members, &mut rng);
+        let nodes: Vec<SimNode> = members.iter().map(|m| SimNode::new(m.clone())).collect();
+        Self {
+            time: 0,
+            sequence: 0,
+            queue: BinaryHeap::new(),
+            ids: members.iter().enumerate().map(|(at, m)| (m.id, at)).collect(),
+            names: members.iter().enumerate().map(|(at, m)| (m.name.clone(), at)).collect(),
+            network: Network::new(config.nodes, Weather::calm()),
+            trace: Trace::new(config.trace),
+            observer: Observer::new(placement),
+            history: History::default(),
+            counts: Counts::default(),
+            tap: None,
+            parked: Vec::new(),
+            rng,
+            nodes,
+            config,
+        }
+    }
+
+    /// Something happens after so long.
+    pub(super) fn schedule(&mut self, after: Time, event: Event) {
+        self.sequence += 1;
+        let at = self.time + after;
+        self.queue.push(Reverse(Scheduled { at, sequence: self.sequence, event }));
+    }
+
+    /// The next event happens; none if nothing ever will, or not before `until`.
+    pub(super) fn next(&mut self, until: Time) -> Option<Notice> {
+        let due = self.queue.peek().is_some_and(|next| next.0.at <= until);
+        if !due {
+            self.time = self.time.max(until);
+            return None;
+        }
+        let Reverse(scheduled) = self.queue.pop()?;
+        self.time = scheduled.at;
+        self.counts.events += 1;
+        Some(self.dispatch(scheduled.event))
+    }
+
+    /// Handles an event, or holds it while its node is stopped.
+    pub(super) fn dispatch(&mut self, event: Event) -> Notice {
+        if let Some(node) = event.node(&self.history) {
+            let holder = &mut self.nodes[node];
+            if holder.paused && holder.process.is_some() {
+                holder.held.push_back(event);
+                return Notice::None;
+            }
+        }
+        match event {
+            Event::Wake { node, boot } => self.wake(node, boot),
+            Event::Envelope { to, from, bytes } => self.receive(to, from, bytes),
+            Event::Disk { node, life } => self.disk_step(node, life),
+            Event::ReadDone { at, space, key, answer } => self.read_done(at, space, &key, answer),
+            Event::Scanned { at, page } => self.scanned(at, page),
+            Event::News { node, boot, news } => self.news(node, boot, news),
+            Event::Request { attempt } => self.request_arrives(attempt),
+            Event::Answer { attempt, outcome } => return self.answer_arrives(attempt, outcome),
+            Event::Patience { attempt } => return self.patience_ends(attempt),
+            Event::Retry { op } => self.try_again(op),
+            Event::Planned(what) => return Notice::Planned(what),
+        }
+        Notice::None
+    }
+
+    /// Sends what a node says to another through the network.
+    pub(super) fn send(&mut self, from: usize, to: NodeId, envelope: &Envelope) {
+        let Some(&to) = self.ids.get(&to) else { return };
+        self.counts.messages += 1;
+        let mut bytes = Vec::with_capacity(128);
+        envelope.encode(&mut bytes);
+        let bytes = Bytes::from(bytes);
+        let tap = match (&mut self.tap, &envelope.message) {
+            (Some(tap), Message::Data(_, message)) => tap(from, to, message),
+            _ => Tap::Pass,
+        };
+        match tap {
+            Tap::Drop => return,
+            Tap::Park => return self.parked.push((from, to, bytes)),
+            Tap::Again(after) => {
+                self.schedule(after, Event::Envelope { to, from, bytes: bytes.clone() });
+            }
+            Tap::Pass => {}
+        }
+        self.transmit(from, to, bytes);
+    }
+
+    /// Hands bytes to the network.
+    pub(super) fn transmit(&mut self, from: usize, to: usize, bytes: Bytes) {
+        let fates = self.network.fates(from, to, &mut self.rng);
+        if fates.is_empty() {
+            self.trace.say(self.time, Some(from), || format!("✗ node-{to} (lost)"));
+        }
+        for fate in fates {
+            match fate {
+                Fate::Arrives(after) => {
+                    self.schedule(after, Event::Envelope { to, from, bytes: bytes.clone() });
+                }
+                Fate::Damaged(_) => self.decode_damaged(&bytes),
+            }
+        }
+    }
+
+    /// The frame's checksum keeps damage from the decoder; the decoder must survive it anyway.
+    fn decode_damaged(&mut self, bytes: &Bytes) {
+        let mut damaged = bytes.to_vec();
+        for _ in 0..self.rng.random_range(1..4) {
+            let at = self.rng.random_range(0..damaged.len());
+            damaged[at] ^= 1 << self.rng.random_range(0..8);
+        }
+        damaged.truncate(self.rng.random_range(1..=damaged.len()));
+        let _ = Envelope::decode(damaged.into());
+    }
+
+    /// Forgets what was held for a node.
+    pub(super) fn take_held(&mut self, node: usize) -> VecDeque<Event> {
+        std::mem::take(&mut self.nodes[node].held)
+    }
+}
+
+impl Event {
+    /// The node whose process has to handle it.
+    fn node(&self, history: &History) -> Option<usize> {
+        match self {
+            Self::Wake { node, .. } | Self::Disk { node, .. } | Self::News { node, .. } => {
+                Some(*node)
+            }
+            Self::Envelope { to, .. } => Some(*to),
+            Self::ReadDone { at, .. } | Self::Scanned { at, .. } => Some(at.node),
+            Self::Request { attempt } => Some(history.attempts[*attempt].node),
+            Self::Answer { .. }
+            | Self::Patience { .. }
+            | Self::Retry { .. }
+            | Self::Planned(_) => None,
+        }
+    }
+}

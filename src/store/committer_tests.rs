@@ -1,0 +1,366 @@
+//! What the committer promises, against engines that are watched, slowed and broken.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use super::super::{MemoryStore, Page};
+use super::*;
+
+const WAIT: Duration = Duration::from_secs(10);
+
+/// A memory store that can be held up, and that counts.
+#[derive(Default)]
+struct Watched {
+    memory: MemoryStore,
+    gate: Mutex<bool>,
+    opened: Condvar,
+    commits: AtomicUsize,
+    syncs: AtomicUsize,
+}
+
+impl Watched {
+    /// Holds every commit up, or no longer.
+    fn hold(&self, hold: bool) {
+        *lock(&self.gate) = hold;
+        self.opened.notify_all();
+    }
+
+    fn point(&self) -> CommitPoint {
+        let bytes = self.memory.get(Space::Meta, COMMIT_KEY).unwrap();
+        bytes.map(|bytes| BatchPoint::decode(&bytes).unwrap().point).unwrap_or_default()
+    }
+
+    fn records(&self) -> Vec<Bytes> {
+        let page = self.memory.scan(Space::Records, b"", b"", usize::MAX).unwrap();
+        page.entries.into_iter().map(|(key, _)| key).collect()
+    }
+}
+
+impl Store for Watched {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.memory.get(space, key)
+    }
+    fn scan(&self, s: Space, prefix: &[u8], after: &[u8], max: usize) -> Result<Page, StoreError> {
+        self.memory.scan(s, prefix, after, max)
+    }
+    fn commit(&self, changes: &[Change], durability: Durability) -> Result<(), StoreError> {
+        let held = self.opened.wait_while(lock(&self.gate), |held| *held);
+        drop(held.unwrap_or_else(PoisonError::into_inner));
+        self.commits.fetch_add(1, Ordering::SeqCst);
+        self.memory.commit(changes, durability)
+    }
+    fn sync(&self) -> Result<(), StoreError> {
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        self.memory.sync()
+    }
+}
+
+struct Rig {
+    committer: Committer,
+    store: Arc<Watched>,
+    reports: Receiver<Vec<Completion>>,
+    folder: tempfile::TempDir,
+}
+
+impl Rig {
+    fn new(durability: Durability) -> Self {
+        Self::starting(durability, CommitPoint::default())
+    }
+
+    fn starting(durability: Durability, start: CommitPoint) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = Mark::create(&folder.path().join("MARK"), CommitPoint::default()).unwrap();
+        let store = Arc::new(Watched::default());
+        let (report, reports) = channel();
+        let complete = move |done: &[Completion]| drop(report.send(done.to_vec()));
+        let shared: Arc<dyn Store> = Arc::<Watched>::clone(&store);
+        let committer = Committer::start(shared, durability, mark, start, complete).unwrap();
+        Self { committer, store, reports, folder }
+    }
+
+    fn submit(&self, source: u32, id: u64) {
+        self.committer.submit(submission(source, id, id));
+    }
+
+    fn report(&self) -> Vec<Completion> {
+        self.reports.recv_timeout(WAIT).expect("a report")
+    }
+
+    fn mark(&self) -> CommitPoint {
+        Mark::open(&self.folder.path().join("MARK")).unwrap().unwrap().at()
+    }
+}
+
+fn submission(source: u32, id: u64, clock: u64) -> Submission {
+    let key = format!("{source}/{id:05}").into();
+    let changes = vec![Change { space: Space::Records, key, value: Some(Bytes::new()) }];
+    Submission { source, id, changes, clock: Stamp(clock) }
+}
+
+fn until(claim: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < WAIT, "never: {claim}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_queues_up_behind_a_commit_becomes_one_batch_and_one_report() {
+    let rig = Rig::new(Durability::Fsync);
+    rig.store.hold(true);
+    rig.submit(0, 1);
+    until("the first is taken", || lock(&rig.committer.shared.queue).submissions.is_empty());
+    for id in 2..=50 {
+        rig.submit(0, id);
+        rig.submit(7, id);
+    }
+    assert_eq!(rig.committer.queued(), 99);
+    rig.store.hold(false);
+    assert_eq!(rig.report(), [Completion::Done { source: 0, through: 1 }]);
+    let done = |source| Completion::Done { source, through: 50 };
+    assert_eq!(rig.report(), [done(0), done(7)]);
+    until("all is reported", || rig.committer.queued() == 0);
+    assert_eq!(rig.store.commits.load(Ordering::SeqCst), 2);
+    assert_eq!(rig.committer.synced(), CommitNumber(2));
+    assert_eq!(rig.store.point(), CommitPoint { number: CommitNumber(2), clock: Stamp(50) });
+}
+
+#[test]
+fn a_report_comes_only_after_the_commit() {
+    let rig = Rig::new(Durability::Fsync);
+    rig.store.hold(true);
+    rig.submit(0, 1);
+    assert!(rig.reports.recv_timeout(Duration::from_millis(50)).is_err());
+    assert_eq!(rig.committer.synced(), CommitNumber(0));
+    rig.store.hold(false);
+    rig.report();
+    assert_eq!(rig.committer.synced(), CommitNumber(1));
+    assert_eq!(rig.store.memory.unsynced(), 0);
+}
+
+#[test]
+fn a_batch_is_bounded_by_bytes_and_by_count_and_one_large_submission_goes_in_whole() {
+    let rig = Rig::new(Durability::Fsync);
+    rig.store.hold(true);
+    rig.submit(0, 1);
+    until("the first is taken", || lock(&rig.committer.shared.queue).submissions.is_empty());
+    let large = |id| {
+        let mut large = submission(1, id, id);
+        large.changes[0].value = Some(vec![0; BATCH_BYTES_MAX / 2].into());
+        large.changes.extend(submission(2, id, id).changes);
+        large
+    };
+    for id in 1..=3 {
+        rig.committer.submit(large(id));
+    }
+    let mut huge = large(4);
+    huge.changes[0].value = Some(vec![0; 2 * BATCH_BYTES_MAX].into());
+    rig.committer.submit(huge);
+    for id in 1..=BATCH_SUBMISSIONS_MAX as u64 + 1 {
+        rig.submit(3, id);
+    }
+    rig.store.hold(false);
+    rig.report();
+    assert_eq!(rig.report(), [Completion::Done { source: 1, through: 2 }]);
+    assert_eq!(rig.report(), [Completion::Done { source: 1, through: 4 }]);
+    let through = BATCH_SUBMISSIONS_MAX as u64;
+    assert_eq!(rig.report(), [Completion::Done { source: 3, through }]);
+    assert_eq!(rig.report(), [Completion::Done { source: 3, through: through + 1 }]);
+}
+
+#[test]
+fn submissions_of_many_threads_go_in_each_in_its_order() {
+    let rig = Rig::new(Durability::Fsync);
+    std::thread::scope(|scope| {
+        for source in 0..4 {
+            let rig = &rig.committer;
+            scope.spawn(move || (1..=500).for_each(|id| rig.submit(submission(source, id, id))));
+        }
+    });
+    let mut through = [0; 4];
+    while through != [500; 4] {
+        for completion in rig.report() {
+            let Completion::Done { source, through: id } = completion else {
+                panic!("{completion:?}")
+            };
+            let last = &mut through[source as usize];
+            assert!(id > *last, "source {source}: {id} after {last}");
+            *last = id;
+        }
+    }
+    assert_eq!(rig.store.records().len(), 2000);
+}
+
+#[test]
+fn a_full_disk_refuses_a_batch_whole_and_the_next_goes_in_under_its_number() {
+    let rig = Rig::new(Durability::Fsync);
+    rig.submit(0, 1);
+    rig.report();
+    rig.store.memory.set_full(true);
+    rig.store.hold(true);
+    rig.submit(0, 2);
+    until("the second is taken", || lock(&rig.committer.shared.queue).submissions.is_empty());
+    rig.submit(0, 3);
+    rig.submit(1, 3);
+    rig.store.hold(false);
+    let refused = |source, id| Completion::Refused { source, id };
+    assert_eq!(rig.report(), [refused(0, 2)]);
+    assert_eq!(rig.report(), [refused(0, 3), refused(1, 3)]);
+    assert_eq!(rig.committer.synced(), CommitNumber(1));
+    rig.store.memory.set_full(false);
+    rig.submit(0, 4);
+    assert_eq!(rig.report(), [Completion::Done { source: 0, through: 4 }]);
+    assert_eq!(rig.store.records(), ["0/00001", "0/00004"]);
+    assert_eq!(rig.store.point().number, CommitNumber(2));
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_acknowledged_ever() {
+    let rig = Rig::new(Durability::Fsync);
+    rig.submit(0, 1);
+    rig.report();
+    rig.store.memory.fail_next();
+    rig.submit(0, 2);
+    let report = rig.report();
+    assert!(
+        matches!(&report[..], [Completion::Failed(text)] if text.contains("injected fault")),
+        "{report:?}"
+    );
+    rig.store.memory.crash_kill();
+    rig.submit(0, 3);
+    assert!(rig.reports.recv_timeout(Duration::from_millis(100)).is_err());
+    assert_eq!(rig.committer.beat(), Beat::Ended);
+    assert_eq!(rig.committer.synced(), CommitNumber(1));
+    rig.committer.stop();
+    assert!(rig.reports.try_recv().is_err());
+    assert_eq!(rig.mark().number, CommitNumber(1));
+}
+
+#[test]
+fn a_mark_that_cannot_be_written_stops_the_committer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("MARK");
+    drop(Mark::create(&path, CommitPoint::default()).unwrap());
+    let mark = Mark::open(&path).unwrap().unwrap().read_only();
+    let (report, reports) = channel();
+    let complete = move |done: &[Completion]| drop(report.send(done.to_vec()));
+    let store = Arc::new(MemoryStore::new());
+    let committer =
+        Committer::start(store, Durability::Fsync, mark, CommitPoint::default(), complete).unwrap();
+    committer.submit(submission(0, 1, 1));
+    assert_eq!(reports.recv_timeout(WAIT).unwrap(), [Completion::Done { source: 0, through: 1 }]);
+    let failed = reports.recv_timeout(WAIT).unwrap();
+    assert!(matches!(&failed[..], [Completion::Failed(text)] if text.contains("MARK")));
+    committer.submit(submission(0, 2, 2));
+    committer.stop();
+    assert!(reports.try_recv().is_err());
+}
+
+#[test]
+fn the_mark_follows_within_100_ms_never_ahead_and_rests_when_nothing_changes() {
+    let rig = Rig::new(Durability::Fsync);
+    let start = Instant::now();
+    let mut id = 0;
+    let mut marks = std::collections::BTreeSet::new();
+    while start.elapsed() < Duration::from_millis(400) {
+        id += 1;
+        rig.submit(0, id);
+        rig.report();
+        let mark = rig.mark().number;
+        assert!(mark <= rig.committer.synced());
+        marks.insert(mark);
+    }
+    assert!((2..=12).contains(&marks.len()), "written {} times in 400 ms", marks.len());
+    let synced = rig.committer.synced();
+    let waited = Instant::now();
+    until("the mark has followed", || rig.mark().number == synced);
+    // A loaded machine is slow to wake a thread: the bound of the test is wider.
+    assert!(waited.elapsed() < Duration::from_secs(1), "{:?}", waited.elapsed());
+    assert_eq!(rig.mark().clock, Stamp(id));
+    let path = rig.folder.path().join("MARK");
+    let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(std::fs::metadata(&path).unwrap().modified().unwrap(), written);
+}
+
+#[test]
+fn buffered_commits_are_synced_within_a_second_and_not_counted_before() {
+    let rig = Rig::new(Durability::Buffered);
+    for id in 1..=3 {
+        rig.submit(0, id);
+        rig.report();
+    }
+    assert_eq!(rig.committer.synced(), CommitNumber(0));
+    assert_eq!(rig.mark().number, CommitNumber(0));
+    assert_eq!(rig.store.memory.unsynced(), 3);
+    until("synced", || rig.committer.synced() == CommitNumber(3));
+    assert_eq!(rig.store.memory.unsynced(), 0);
+    until("marked", || rig.mark().number == CommitNumber(3));
+    std::thread::sleep(SYNC_EVERY + Duration::from_millis(100));
+    assert_eq!(rig.store.syncs.load(Ordering::SeqCst), 1, "nothing was left to sync");
+}
+
+#[test]
+fn stopping_commits_what_is_queued_syncs_it_and_writes_the_mark() {
+    for durability in [Durability::Fsync, Durability::Buffered] {
+        let rig = Rig::new(durability);
+        rig.store.hold(true);
+        for id in 1..=10 {
+            rig.submit(0, id);
+        }
+        rig.store.hold(false);
+        rig.committer.stop();
+        assert_eq!(rig.store.records().len(), 10);
+        assert_eq!(rig.store.memory.unsynced(), 0);
+        assert_eq!(rig.mark(), rig.store.point());
+        assert_eq!(rig.committer.beat(), Beat::Ended);
+        rig.submit(0, 11);
+        rig.committer.stop();
+        assert_eq!(rig.store.records().len(), 10);
+    }
+}
+
+#[test]
+fn numbers_and_the_clock_go_on_from_where_the_store_was() {
+    let start = CommitPoint { number: CommitNumber(41), clock: Stamp(900) };
+    let rig = Rig::starting(Durability::Fsync, start);
+    assert_eq!(rig.committer.synced(), CommitNumber(41));
+    rig.submit(0, 1);
+    rig.report();
+    assert_eq!(rig.store.point(), CommitPoint { number: CommitNumber(42), clock: Stamp(900) });
+    rig.submit(0, 1000);
+    rig.report();
+    assert_eq!(rig.store.point().clock, Stamp(1000));
+}
+
+#[test]
+fn a_beat_tells_idle_from_busy_from_stuck() {
+    let rig = Rig::new(Durability::Fsync);
+    assert_eq!(rig.committer.beat(), Beat::Idle);
+    rig.store.hold(true);
+    std::thread::sleep(Duration::from_millis(60));
+    let submitted = Instant::now();
+    rig.submit(0, 1);
+    let beat = rig.committer.beat();
+    // Counted from the work's arrival, not from the last work before the rest.
+    let bound = submitted.elapsed() + Duration::from_millis(1);
+    assert!(matches!(beat, Beat::Working(since) if since <= bound), "{beat:?}");
+    std::thread::sleep(Duration::from_millis(60));
+    assert!(matches!(rig.committer.beat(), Beat::Working(since) if since.as_millis() >= 60));
+    rig.store.hold(false);
+    rig.report();
+    until("idle again", || rig.committer.beat() == Beat::Idle);
+}
+
+#[test]
+fn a_panic_in_the_callback_ends_the_committer_visibly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = Mark::create(&folder.path().join("MARK"), CommitPoint::default()).unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let complete = |_: &[Completion]| panic!("a callback's own mistake");
+    let committer =
+        Committer::start(store, Durability::Fsync, mark, CommitPoint::default(), complete).unwrap();
+    committer.submit(submission(0, 1, 1));
+    until("ended", || committer.beat() == Beat::Ended);
+    committer.stop();
+}
