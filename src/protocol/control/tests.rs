@@ -144,7 +144,9 @@ fn clusters_of_different_names_never_merge() {
     let seeds: Vec<_> = (0..6).map(address).collect();
     for cluster in ["red", "blue"] {
         let founders: Vec<_> = (0..3).map(|i| name(&format!("{cluster}-{i}"))).collect();
-        (0..3).for_each(|i| drop(world.add(&format!("{cluster}-{i}"), cluster, &founders, &seeds)));
+        for i in 0..3 {
+            world.add(&format!("{cluster}-{i}"), cluster, &founders, &seeds);
+        }
     }
     world.start_all();
     world.run_ms(30_000);
@@ -165,7 +167,9 @@ fn two_clusters_of_one_name_and_different_ids_never_merge() {
     let seeds: Vec<_> = (0..6).map(address).collect();
     for group in ["a", "b"] {
         let founders: Vec<_> = (0..3).map(|i| name(&format!("{group}-{i}"))).collect();
-        (0..3).for_each(|i| drop(world.add(&format!("{group}-{i}"), "demo", &founders, &seeds)));
+        for i in 0..3 {
+            world.add(&format!("{group}-{i}"), "demo", &founders, &seeds);
+        }
     }
     (0..3).for_each(|a| (3..6).for_each(|b| world.cut(a, b)));
     world.start_all();
