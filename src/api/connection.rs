@@ -163,3 +163,41 @@ impl Connected for Connection {
 
     fn connect_info(&self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn pair(patience: Patience) -> (TcpStream, Connection) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = Incoming::new(listener, 1, patience);
+        let ours = TcpStream::connect(address).await.unwrap();
+        (ours, axum::serve::Listener::accept(&mut incoming).await.0)
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_hung_up_on() {
+        let within = Duration::from_millis(30);
+        let (_ours, mut theirs) = pair(Patience::FirstWord(within)).await;
+        let read = theirs.read(&mut [0; 8]).await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn patience_ends_with_the_first_word_or_begins_anew_with_every_word() {
+        let within = Duration::from_millis(30);
+        let (mut ours, mut theirs) = pair(Patience::FirstWord(within)).await;
+        ours.write_all(b"x").await.unwrap();
+        assert_eq!(theirs.read(&mut [0; 8]).await.unwrap(), 1);
+        let more = tokio::time::timeout(within * 4, theirs.read(&mut [0; 8])).await;
+        assert!(more.is_err(), "the connection may be silent now");
+
+        let (mut ours, mut theirs) = pair(Patience::EveryWord(within)).await;
+        ours.write_all(b"x").await.unwrap();
+        assert_eq!(theirs.read(&mut [0; 8]).await.unwrap(), 1);
+        let read = theirs.read(&mut [0; 8]).await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+}

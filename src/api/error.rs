@@ -63,6 +63,14 @@ pub(super) fn too_much(what: &str, limit: usize) -> Status {
     Status::with_error_details(told.code, message, details)
 }
 
+/// The status of a read that has used up the time that its client gave it.
+pub(super) fn out_of_time(what: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("OUT_OF_TIME", ERROR_DOMAIN, nothing_begun());
+    let message = format!("the time for the {what} is up; it can go on from its last page_token");
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
 /// The status of an answer that does not fit its question: a defect of this node.
 pub(super) fn defect(what: &str) -> Status {
     tracing::error!(what, "a request met a defect");

@@ -139,10 +139,11 @@ impl Walk {
                 asked += 1;
             }
             let Some(first) = ahead.pop_front() else { break };
-            let first = first.await.unwrap_or_else(|_| {
-                Err(Failure::before(crate::protocol::op::Reason::ShuttingDown))
-            });
-            if let Err(end) = self.partition(backend, first, &mut gathered, sender).await {
+            let walked = match first.await {
+                Ok(first) => self.partition(backend, first, &mut gathered, sender).await,
+                Err(_) => Err(End::Failed(error::defect("a page of a scan was never finished"))),
+            };
+            if let Err(end) = walked {
                 self.send(&mut gathered, sender).await?;
                 return Err(end);
             }
@@ -165,8 +166,7 @@ impl Walk {
         let mut page = first;
         loop {
             if self.until.is_some_and(|until| Instant::now() >= until) {
-                let status = Status::deadline_exceeded("the time for the scan is up");
-                return Err(End::Failed(status));
+                return Err(End::Failed(error::out_of_time("scan")));
             }
             let MergedPage { entries, next } =
                 page.map_err(|failure| End::Failed(error::failed(&failure, &Action::Get)))?;

@@ -89,6 +89,26 @@ mod tests {
     }
 
     #[test]
+    fn a_sampled_request_goes_on_under_a_span_of_its_own_in_the_callers_trace() {
+        use opentelemetry::trace::TracerProvider;
+        use tracing_subscriber::layer::SubscriberExt;
+
+        let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            let caller = TraceContext { trace: 7 << 64, span: 2, flags: SAMPLED };
+            let (_span, own) = Sampling::new(Some(0.0)).span("Get", Some(caller)).unwrap();
+            assert_eq!((own.trace, own.flags), (caller.trace, SAMPLED));
+            assert!(own.span != caller.span && own.span != 0);
+            let unsampled = TraceContext { flags: 0, ..caller };
+            assert!(Sampling::new(Some(1.0)).span("Get", Some(unsampled)).is_none());
+            assert!(Sampling::new(Some(1.0)).span("Get", None).is_some());
+            assert!(Sampling::new(Some(0.0)).span("Get", None).is_none());
+        });
+    }
+
+    #[test]
     fn without_a_place_for_spans_no_span_is_built() {
         let caller = TraceContext { trace: 1, span: 2, flags: SAMPLED };
         assert!(Sampling::new(None).span("Get", Some(caller)).is_none());

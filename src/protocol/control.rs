@@ -19,7 +19,6 @@
 //! Liveness never changes placement: nothing that foca says moves ownership.
 
 mod clocks;
-mod core;
 mod exchange;
 mod founding;
 mod gossip;
@@ -27,6 +26,8 @@ mod marks;
 mod peers;
 mod rejection;
 mod report;
+mod settle;
+mod state;
 mod streams;
 mod swim;
 #[cfg(test)]
@@ -44,9 +45,9 @@ use super::placement::View;
 use super::step::{Change, Conditions};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 
-pub use self::core::{Control, ControlError};
 pub use self::rejection::Stranger;
 pub use self::report::{GossipReport, MemberReport, Queued, TrackersReport, Traffic};
+pub use self::state::{Control, ControlError};
 pub use self::views::{Difference, Says};
 pub use self::wire::{MemberState, Trackers};
 

@@ -268,7 +268,7 @@ async fn deadlines_and_traces_are_passed_on_and_garbage_is_not() {
 #[tokio::test]
 async fn arbitrary_bytes_do_not_hurt_the_port() {
     let server = Fake::default().serve().await;
-    let mut random = rand_chacha_like(1);
+    let mut random = random_from(1);
     for round in 0..60 {
         let mut bytes = vec![0; random.random_range(0..4096)];
         random.fill_bytes(&mut bytes);
@@ -291,7 +291,7 @@ async fn arbitrary_bytes_do_not_hurt_the_port() {
 #[tokio::test]
 async fn arbitrary_messages_do_not_hurt_the_services() {
     let server = Fake::default().serve().await;
-    let mut random = rand_chacha_like(2);
+    let mut random = random_from(2);
     let mut garbage = || {
         let mut bytes = vec![0; random.random_range(0..200)];
         random.fill_bytes(&mut bytes);
@@ -302,7 +302,7 @@ async fn arbitrary_messages_do_not_hurt_the_services() {
         let request = SetRequest {
             context: garbage(),
             request_id: garbage(),
-            consistency: i32::from(garbage().len() as u8),
+            consistency: i32::from(garbage().first().copied().unwrap_or(0)),
             ..set(garbage(), garbage())
         };
         let answered = kv.set(request).await;
@@ -338,6 +338,31 @@ async fn connections_beyond_the_limit_are_closed_at_once_and_room_comes_back() {
     }
 }
 
-fn rand_chacha_like(seed: u64) -> impl Rng {
+#[tokio::test]
+async fn stopping_lets_calls_end_but_not_for_ever() {
+    let node = Fake::default();
+    let server = node.serve().await;
+    for (delay, is_answered) in [(50, true), (5_000, false)] {
+        node.state.lock().unwrap().delay = Duration::from_millis(delay);
+        let server = node.serve().await;
+        let mut kv = kv(&server).await;
+        let call = tokio::spawn(async move { kv.get(get("k")).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let _idle = TcpStream::connect(&server.address).await.unwrap();
+        let stopped = std::time::Instant::now();
+        drop(server.stop);
+        server.ended.await.unwrap();
+        assert!(stopped.elapsed() < Duration::from_secs(2), "{:?}", stopped.elapsed());
+        assert!(TcpStream::connect(&server.address).await.is_err(), "it still listens");
+        if is_answered {
+            call.await.unwrap().unwrap();
+        } else {
+            call.abort();
+        }
+    }
+    assert!(!server.ended.is_finished());
+}
+
+fn random_from(seed: u64) -> impl Rng {
     rand::rngs::ChaCha8Rng::seed_from_u64(seed)
 }

@@ -51,7 +51,8 @@ pub struct State {
 /// A running server; it stops when dropped.
 pub struct Server {
     pub address: String,
-    _stop: oneshot::Sender<()>,
+    pub ended: tokio::task::JoinHandle<()>,
+    pub stop: oneshot::Sender<()>,
 }
 
 pub fn settings() -> Settings {
@@ -79,13 +80,13 @@ impl Fake {
         let address = listener.local_addr().unwrap().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let node = self.clone();
-        tokio::spawn(async move {
+        let ended = tokio::spawn(async move {
             let shutdown = async {
                 let _ = stopped.await;
             };
             api::serve(listener, node, settings, shutdown).await.unwrap();
         });
-        Server { address, _stop: stop }
+        Server { address, ended, stop }
     }
 
     pub fn failing(failure: Failure) -> Self {
@@ -133,8 +134,8 @@ impl State {
         let dot = Dot::new(Actor(1), Stamp(self.stamp << 16));
         let content = put.value.clone().map_or(Content::Tombstone, Content::Value);
         let expiry = put.ttl_ms.map(|ttl| Wall(wall() + ttl));
-        let context = put.context.clone().unwrap_or_else(|| record.seen().clone());
-        let record = record.write(&context, Sibling { dot, content, expiry, request: put.request });
+        let base = put.context.clone().unwrap_or_else(|| record.seen().clone());
+        let record = record.write(&base, Sibling { dot, content, expiry, request: put.request });
         let seen = record.seen().clone();
         self.records.insert(op.key.bytes().clone(), record);
         let homes = vec![NodeName::new("node-0").unwrap(), NodeName::new("node-1").unwrap()];

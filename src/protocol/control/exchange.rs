@@ -4,7 +4,7 @@
 use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::core::{Control, Timer};
+use super::state::{Control, Timer};
 use super::wire::{
     ControlMessage, Digests, PeerRecord, Promise, Push, Trackers, encode_record, encode_trackers,
     section_hash,
@@ -66,7 +66,7 @@ impl Control {
             self.told_founded(founded, &name);
         }
         for trackers in push.trackers.into_iter().flatten() {
-            self.hear_trackers(trackers);
+            self.hear_trackers(&trackers);
         }
         let mut answer = Push::default();
         if let Some(theirs) = push.digests {
@@ -161,13 +161,13 @@ impl Control {
     }
 
     /// Trackers only rise; those of another disk than the member's are no news of it.
-    fn hear_trackers(&mut self, theirs: Trackers) {
+    fn hear_trackers(&mut self, theirs: &Trackers) {
         let Some(cluster) = self.founding.cluster() else { return };
         let ours = theirs.name == self.identity.name;
         if ours || cluster.ids.get(&theirs.name) != Some(&theirs.id) {
             return;
         }
-        let held = self.heard_trackers.entry(theirs.name.clone()).or_insert(theirs.clone());
+        let held = self.heard_trackers.entry(theirs.name.clone()).or_insert_with(|| theirs.clone());
         let rise = |held: &mut PlacementTag, tag: PlacementTag| {
             if tag.number > held.number {
                 *held = tag;

@@ -113,11 +113,17 @@ impl Founding {
         Self { me, cluster_name, founders, replicas, partitions, heard, promises, stage }
     }
 
-    /// Takes back what this node had made durable.
+    /// Takes back what this node had made durable. A promise that does not follow from the present
+    /// configuration counts its rounds, and is otherwise void.
     pub(super) fn restore(&mut self, promise: Option<Promise>, cluster: Option<Cluster>) {
-        self.promises.extend(promise.map(|promise| (promise.name.clone(), promise)));
         if let Some(cluster) = cluster {
             self.stage = Stage::Founded(Box::new(cluster));
+        } else if let Some(mut promise) = promise {
+            let founders = &promise.founders;
+            if founders.is_empty() || self.version_one(founders).tag.hash != promise.hash {
+                promise.founders.clear();
+            }
+            self.promises.insert(promise.name.clone(), promise);
         }
     }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::ControlEffect;
-use super::core::{Control, Timer};
 use super::peers::Seen;
+use super::state::{Control, Timer};
 use super::swim::{DatagramHeader, GossipId, Sighting, Swim, Wish};
 use super::wire::{ControlMessage, MemberState, Sight};
 use crate::types::NodeId;
@@ -44,7 +44,7 @@ impl Control {
             Ok(parts) => parts,
             Err(error) => {
                 self.traffic.datagrams_refused += 1;
-                return self.refuse(from.to_string(), &format!("its datagram: {error}"));
+                return self.refuse(&from.to_string(), &format!("its datagram: {error}"));
             }
         };
         let mine = self.datagram_header();
@@ -53,7 +53,7 @@ impl Control {
         if header.cluster_name != mine.cluster_name || other_cluster {
             self.traffic.datagrams_refused += 1;
             let why = "its datagrams are those of another cluster (cluster.name or its id)";
-            return self.refuse(from.to_string(), why);
+            return self.refuse(&from.to_string(), why);
         }
         // Only of processes whose hello was judged, by us or by those who told us of it: a
         // process on a copied data folder must not get a word in.
@@ -201,17 +201,13 @@ impl Control {
                     peer.gone = now.micros_since(since) >= ASK_MICROS;
                     ask.push(who.id);
                 }
-                MemberState::Alive => {
-                    peer.gone = false;
-                    // It has spoken up: a next dial that fails may be held against it again.
-                    if before.is_some_and(|seen| seen.incarnation < *incarnation) {
-                        peer.accused = false;
-                    }
-                }
+                MemberState::Alive => peer.gone = false,
                 MemberState::Down | MemberState::Suspect | MemberState::Unknown => {}
             }
         }
-        ask.into_iter().for_each(|id| self.say(id, ControlMessage::Challenge));
+        for id in ask {
+            self.say(id, ControlMessage::Challenge);
+        }
         let entry = |Sighting { who, state, incarnation }: Sighting| Sight {
             id: who.id,
             state,

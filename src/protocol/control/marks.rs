@@ -36,7 +36,7 @@ const MARKS_MAX: usize = 4096;
 /// Marks of all peers, and which peers have answered this process.
 #[derive(Default)]
 pub(super) struct Marks {
-    marks: BTreeMap<NodeId, Mark>,
+    of: BTreeMap<NodeId, Mark>,
     dirty: BTreeSet<NodeId>,
     /// Peers whose memory of this node has been judged since the start.
     answered: BTreeSet<NodeId>,
@@ -49,12 +49,12 @@ impl Marks {
         let mut r = Reader::new(value.clone());
         let mark = Mark::decode(&mut r).ok()?;
         r.end().ok()?;
-        self.marks.insert(NodeId(u128::from_be_bytes(id)), mark);
+        self.of.insert(NodeId(u128::from_be_bytes(id)), mark);
         Some(())
     }
 
     pub(super) fn of(&self, id: NodeId) -> Mark {
-        self.marks.get(&id).copied().unwrap_or_default()
+        self.of.get(&id).copied().unwrap_or_default()
     }
 
     /// A process of a peer has synced this commit. Says whether there is something to keep.
@@ -67,9 +67,9 @@ impl Marks {
     ) -> bool {
         let known = self.of(id);
         let newer = number > known.number || (number == known.number && known.boot != boot.0);
-        let room = self.marks.len() < MARKS_MAX || self.marks.contains_key(&id);
+        let room = self.of.len() < MARKS_MAX || self.of.contains_key(&id);
         if newer && room && number > CommitNumber(0) {
-            self.marks.insert(id, Mark { generation, boot: boot.0, number });
+            self.of.insert(id, Mark { generation, boot: boot.0, number });
             self.dirty.insert(id);
         }
         !self.dirty.is_empty()
@@ -79,7 +79,7 @@ impl Marks {
     pub(super) fn flush(&mut self) -> Vec<Change> {
         let change = |id: NodeId| {
             let mut value = Vec::new();
-            self.marks.get(&id).copied().unwrap_or_default().encode(&mut value);
+            self.of.get(&id).copied().unwrap_or_default().encode(&mut value);
             let key = [MARK_PREFIX, &id.0.to_be_bytes()].concat();
             Change { space: Space::Meta, key: key.into(), value: Some(value.into()) }
         };

@@ -14,6 +14,7 @@ pub(super) const PEERS_MAX: usize = 1024;
 const CONNS_MAX: usize = 4;
 
 /// What is known of one node.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one node")]
 pub(super) struct Peer {
     pub(super) record: PeerRecord,
     /// Accepted streams that have not ended; the newest is the greatest.
@@ -37,7 +38,7 @@ pub(super) struct Peer {
     pub(super) challenged: Option<Mono>,
     /// Its last stream ended then.
     pub(super) streamless: Option<Mono>,
-    /// Gossip was told of our suspicion since then.
+    /// Gossip was told of our suspicion since then: once, as the others judge, too.
     pub(super) accused: bool,
     pub(super) sight: Option<Seen>,
 }
@@ -138,7 +139,9 @@ impl Peers {
             .filter(|(other, peer)| *other != id && !peer.is_live())
             .map(|(other, _)| other)
             .collect();
-        stale.iter().for_each(|stale| drop(self.map.remove(stale)));
+        for stale in stale {
+            self.map.remove(&stale);
+        }
         let peer = self.map.entry(id).or_insert_with(|| Peer::new(record.clone()));
         if peer.record.boot != record.boot {
             for conn in std::mem::take(&mut peer.conns) {

@@ -93,9 +93,9 @@ struct Seen {
 
 impl Strangers {
     /// Counts a stranger. Says whether it should be named in the log.
-    pub(super) fn refused(&mut self, source: String, why: &str, now: Mono) -> bool {
+    pub(super) fn refused(&mut self, source: &str, why: &str, now: Mono) -> bool {
         self.count += 1;
-        if let Some(seen) = self.by_source.get_mut(&source) {
+        if let Some(seen) = self.by_source.get_mut(source) {
             why.clone_into(&mut seen.why);
             seen.count += 1;
             seen.last = now;
@@ -114,8 +114,10 @@ impl Strangers {
                 self.by_source.remove(&oldest);
             }
         }
-        self.by_source
-            .insert(source, Seen { why: why.to_owned(), count: 1, last: now, logged: now });
+        self.by_source.insert(
+            source.to_owned(),
+            Seen { why: why.to_owned(), count: 1, last: now, logged: now },
+        );
         log
     }
 
@@ -147,13 +149,13 @@ mod tests {
     #[test]
     fn a_flood_of_strangers_is_bounded_and_logged_seldom() {
         let mut strangers = Strangers::default();
-        let log = |i: u64| strangers.refused(format!("s{i}"), "no", Mono(i));
+        let log = |i: u64| strangers.refused(&format!("s{i}"), "no", Mono(i));
         let logged = (0..10_000).map(log).filter(|&log| log).count();
         assert_eq!(logged, STRANGERS_MAX);
         assert_eq!(strangers.count, 10_000);
         assert_eq!(strangers.report(Mono(10_000)).len(), STRANGERS_MAX);
-        assert!(!strangers.refused("s9999".into(), "no", Mono(10_001)));
+        assert!(!strangers.refused("s9999", "no", Mono(10_001)));
         let later = Mono(10_000).after_millis(LOG_EVERY_MS);
-        assert!(strangers.refused("s9999".into(), "no", later));
+        assert!(strangers.refused("s9999", "no", later));
     }
 }

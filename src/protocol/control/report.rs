@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::core::Control;
 use super::peers::Peer;
 use super::rejection::Stranger;
+use super::state::Control;
 use super::views::Difference;
 use super::wire::{MemberState, PeerRecord, Trackers};
 use crate::types::{NodeId, Now};

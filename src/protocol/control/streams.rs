@@ -8,9 +8,9 @@
 use bytes::Bytes;
 
 use super::clocks::PeerClock;
-use super::core::Control;
 use super::marks::is_amnesia;
 use super::rejection::{Rejection, RejectionCode};
+use super::state::Control;
 use super::swim::GossipId;
 use super::wire::{ControlMessage, Hello, Mark, MemberState, PeerRecord, Push, Said};
 use super::{ConnId, ControlEffect, Level};
@@ -28,7 +28,7 @@ impl Control {
                 let why = format!("its hello cannot be read: {error}");
                 let source =
                     dialled.map_or("somebody unknown".to_owned(), |address| address.to_string());
-                self.refuse(source, &why);
+                self.refuse(&source, &why);
                 let rejection = RejectionCode::Stranger.with(why);
                 return self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
             }
@@ -53,7 +53,7 @@ impl Control {
                     RejectionCode::Itself | RejectionCode::Later => {}
                     RejectionCode::Stranger
                     | RejectionCode::DuplicateId
-                    | RejectionCode::OtherDisk => self.refuse(source, &rejection.sentence),
+                    | RejectionCode::OtherDisk => self.refuse(&source, &rejection.sentence),
                 }
                 self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
             }
@@ -121,7 +121,7 @@ impl Control {
         let mut rivals = self.peers.named(name);
         if *name == self.identity.name || rivals.any(|(other, peer)| other != id && peer.is_live())
         {
-            return Err(RejectionCode::Later.with(format!(
+            return Err(RejectionCode::Stranger.with(format!(
                 "another live node is named {name}: names are unique, check node.name"
             )));
         }
@@ -184,7 +184,7 @@ impl Control {
         let address = self.dialled.remove(&conn);
         let by = address.map_or("a peer".to_owned(), |address| address.to_string());
         let Some(rejection) = Rejection::parse(reason) else {
-            return self.refuse(by, "it rejected us for a reason that is none of ours");
+            return self.refuse(&by, "it rejected us for a reason that is none of ours");
         };
         match rejection.code {
             RejectionCode::Itself => {
@@ -195,7 +195,7 @@ impl Control {
             RejectionCode::Later => {}
             RejectionCode::Stranger => {
                 let why = format!("it takes us for a stranger: {}", rejection.sentence);
-                self.refuse(by, &why);
+                self.refuse(&by, &why);
             }
             RejectionCode::DuplicateId | RejectionCode::OtherDisk => self.stop(rejection.sentence),
         }
@@ -208,7 +208,7 @@ impl Control {
             Ok(said) => said,
             Err(error) => {
                 self.traffic.messages_refused += 1;
-                return self.refuse(name.to_string(), &format!("it says nonsense: {error}"));
+                return self.refuse(name.as_str(), &format!("it says nonsense: {error}"));
             }
         };
         if self.peers.process(from) != Some(said.boot) {
@@ -219,7 +219,7 @@ impl Control {
             && theirs != ours
         {
             let why = format!("its cluster's id is {theirs}, this one's is {ours}");
-            self.refuse(name.to_string(), &why);
+            self.refuse(name.as_str(), &why);
             return self.part(from, &RejectionCode::Stranger.with(why));
         }
         self.traffic.messages_in += 1;

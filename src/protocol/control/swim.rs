@@ -29,9 +29,10 @@ use rand::rngs::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Identity;
 use super::wire::MemberState;
 use crate::protocol::codec::{DecodeError, Reader};
-use crate::types::{Boot, ClusterId, Generation, NodeId};
+use crate::types::{Boot, ClusterId, NodeId};
 
 /// First bytes of a datagram: what does not begin so is not one of ours.
 const MAGIC: [u8; 4] = *b"cotg";
@@ -47,7 +48,7 @@ const TRANSMISSIONS_MIN: u8 = 5;
 const GOSSIP_PERIOD: Duration = Duration::from_millis(500);
 /// A failed probe becomes a death after this, up to ten nodes: with a second for the probe, up to
 /// three until some node probes, and one to spread the word, that is within 8 s.
-const SUSPICION: Duration = Duration::from_millis(3000);
+const SUSPICION: Duration = Duration::from_secs(3);
 /// Ids that gossip may name, ever: bounds what a peer can make us keep.
 const IDS_MAX: usize = 4096;
 /// Bits of an epoch below the generation: rejoins within one start.
@@ -63,9 +64,10 @@ pub(super) struct GossipId {
 }
 
 impl GossipId {
-    /// The first epoch of a start.
-    pub(super) fn epoch_of(generation: Generation) -> u64 {
-        generation.0 << REJOIN_BITS
+    /// The first of a start.
+    pub(super) fn of_start(identity: &Identity, addr: SocketAddr) -> Self {
+        let epoch = identity.generation.0 << REJOIN_BITS;
+        Self { id: identity.id, epoch, boot: identity.boot, addr }
     }
 }
 
@@ -388,5 +390,36 @@ impl DatagramHeader {
             return Err(DecodeError::Checksum);
         }
         Ok((Self { cluster_name, cluster, from, boot }, payload))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(id: u128, epoch: u64) -> GossipId {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 7401));
+        GossipId { id: NodeId(id), epoch, boot: Boot(1), addr }
+    }
+
+    #[test]
+    fn a_node_comes_back_above_every_epoch_that_it_heard_of_for_itself() {
+        let mut swim = Swim::new(who(1, 5), 1);
+        swim.rejoin(900);
+        assert_eq!(swim.me().epoch, 901);
+        let mut other = Swim::new(who(2, 5), 2);
+        other.tell(who(1, 900), 0, MemberState::Down);
+        other.tell(who(1, 6), 0, MemberState::Alive);
+        assert_eq!(other.members()[0].state, MemberState::Down, "an older epoch is no news");
+        other.tell(swim.me(), 0, MemberState::Alive);
+        assert_eq!(other.members()[0].state, MemberState::Alive);
+    }
+
+    #[test]
+    fn gossip_of_ever_more_ids_is_bounded() {
+        let mut codec = BoundedCodec { ids: BTreeSet::new() };
+        let admitted = (0..10_000).filter(|&id| codec.admit(NodeId(id)).is_ok()).count();
+        assert_eq!(admitted, IDS_MAX);
+        assert!(codec.admit(NodeId(0)).is_ok(), "those that are known go on");
     }
 }

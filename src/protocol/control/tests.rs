@@ -144,7 +144,9 @@ fn clusters_of_different_names_never_merge() {
     let seeds: Vec<_> = (0..6).map(address).collect();
     for cluster in ["red", "blue"] {
         let founders: Vec<_> = (0..3).map(|i| name(&format!("{cluster}-{i}"))).collect();
-        (0..3).for_each(|i| drop(world.add(&format!("{cluster}-{i}"), cluster, &founders, &seeds)));
+        for i in 0..3 {
+            world.add(&format!("{cluster}-{i}"), cluster, &founders, &seeds);
+        }
     }
     world.start_all();
     world.run_ms(30_000);
@@ -165,7 +167,9 @@ fn two_clusters_of_one_name_and_different_ids_never_merge() {
     let seeds: Vec<_> = (0..6).map(address).collect();
     for group in ["a", "b"] {
         let founders: Vec<_> = (0..3).map(|i| name(&format!("{group}-{i}"))).collect();
-        (0..3).for_each(|i| drop(world.add(&format!("{group}-{i}"), "demo", &founders, &seeds)));
+        for i in 0..3 {
+            world.add(&format!("{group}-{i}"), "demo", &founders, &seeds);
+        }
     }
     (0..3).for_each(|a| (3..6).for_each(|b| world.cut(a, b)));
     world.start_all();
@@ -283,4 +287,15 @@ fn what_a_peer_announced_is_durable_within_a_second() {
         world.run_ms(20);
     }
     assert!(world.nodes[1].notes - notes <= 5, "2 s of writes are at most 5 notes");
+}
+
+#[test]
+fn a_killed_process_among_ten_is_known_dead_in_5_s_however_probes_fall() {
+    for seed in 50..54 {
+        let mut world = founded(seed, 10);
+        world.run_ms(5_000);
+        world.kill(7);
+        let took = world.run_until(5_000, |w| w.all_say(7, MemberState::Down));
+        assert!(took.is_some(), "{:?}", world.states());
+    }
 }

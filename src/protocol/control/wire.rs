@@ -359,7 +359,9 @@ fn decode_cluster(r: &mut Reader) -> Result<Option<ClusterId>, DecodeError> {
 
 fn encode_list<T>(items: &[T], out: &mut Vec<u8>, encode: impl Fn(&T, &mut Vec<u8>)) {
     out.varint(items.len() as u64);
-    items.iter().for_each(|item| encode(item, out));
+    for item in items {
+        encode(item, out);
+    }
 }
 
 fn decode_list<T>(
@@ -450,7 +452,9 @@ pub(super) fn decode_record(r: &mut Reader) -> Result<PeerRecord, DecodeError> {
 
 fn encode_digests(digests: &Digests, out: &mut Vec<u8>) {
     let Digests { records, founded, promises, trackers, views } = *digests;
-    [records, founded, promises, trackers, views].into_iter().for_each(|hash| put_u64(out, hash));
+    for hash in [records, founded, promises, trackers, views] {
+        put_u64(out, hash);
+    }
 }
 
 fn decode_digests(r: &mut Reader) -> Result<Digests, DecodeError> {
@@ -475,7 +479,9 @@ fn decode_tag(r: &mut Reader) -> Result<PlacementTag, DecodeError> {
 pub(super) fn encode_trackers(trackers: &Trackers, out: &mut Vec<u8>) {
     out.bytes(trackers.name.as_str().as_bytes());
     out.extend_from_slice(&trackers.id.0.to_le_bytes());
-    [trackers.ack, trackers.sync, trackers.sync_ack].into_iter().for_each(|t| encode_tag(t, out));
+    for tag in [trackers.ack, trackers.sync, trackers.sync_ack] {
+        encode_tag(tag, out);
+    }
 }
 
 fn decode_trackers(r: &mut Reader) -> Result<Trackers, DecodeError> {

@@ -8,8 +8,7 @@ use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::clocks;
-use super::founding::{Cluster, FOUNDED_KEY, Founding, NotAdopted, PROMISE_KEY, Step, whole};
+use super::founding::{Cluster, FOUNDED_KEY, Founding, PROMISE_KEY, whole};
 use super::marks::{MARK_PREFIX, Marks};
 use super::peers::Peers;
 use super::rejection::Strangers;
@@ -18,21 +17,17 @@ use super::swim::{GossipId, Swim, SwimTimer};
 use super::views::Views;
 use super::wire::{
     ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX, Descriptor, Founded, Hello, PeerRecord, Promise,
-    Push, Trackers, decode_record, encode_record,
+    Trackers, decode_record,
 };
 use super::{ConnId, ControlConfig, ControlEffect, ControlInput, Identity, Level};
 use crate::protocol::placement::{MEMBERS_MAX, Placement, View, ZONE_BYTES_MAX};
-use crate::protocol::step::{Change, Conditions, Space};
+use crate::protocol::step::Conditions;
 use crate::types::{ClusterId, Mono, NodeId, NodeName, Now};
 
 /// Where nodes' records are stored, so that a restarted node knows whom to dial: this and a name.
 pub(super) const PEER_PREFIX: &[u8] = b"control/peer/";
 /// Timers that are late by more than this were not due: this process, or its machine, stood still.
 const LAG_MAX_MICROS: u64 = 1_000_000;
-/// Notes are kept at most this often.
-const NOTES_EVERY_MS: u64 = 500;
-/// A peer's clock counts for this long after it was last read.
-const CLOCK_FRESH_MICROS: u64 = 60_000_000;
 
 /// Why a control core cannot start. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +80,7 @@ pub(super) enum Pending {
 }
 
 /// The control core of one node. See the module.
+#[allow(clippy::struct_excessive_bools, reason = "independent facts of one node")]
 pub struct Control {
     pub(super) config: ControlConfig,
     pub(super) identity: Identity,
@@ -108,13 +104,13 @@ pub struct Control {
     pub(super) aliases: BTreeMap<SocketAddr, NodeId>,
     timers: BTreeMap<(Mono, u64), Timer>,
     timer_count: u64,
-    persist_count: u64,
-    pending: VecDeque<(u64, Pending)>,
+    pub(super) persist_count: u64,
+    pub(super) pending: VecDeque<(u64, Pending)>,
     /// Names of nodes whose records are to be noted.
-    noteworthy: BTreeSet<NodeName>,
-    notes_at: Option<Mono>,
-    notes_armed: bool,
-    connect: BTreeSet<SocketAddr>,
+    pub(super) noteworthy: BTreeSet<NodeName>,
+    pub(super) notes_at: Option<Mono>,
+    pub(super) notes_armed: bool,
+    pub(super) connect: BTreeSet<SocketAddr>,
     pub(super) view: Option<Arc<View>>,
     pub(super) conditions: Conditions,
     pub(super) sights_changed: bool,
@@ -122,14 +118,14 @@ pub struct Control {
     pub(super) rejoins: u32,
     pub(super) rejoined: Option<Mono>,
     /// Founders whose different promise has been told of, and by which round.
-    differing: BTreeMap<NodeName, u64>,
-    without_me_told: bool,
-    started: bool,
-    stopped: bool,
+    pub(super) differing: BTreeMap<NodeName, u64>,
+    pub(super) without_me_told: bool,
+    pub(super) started: bool,
+    pub(super) stopped: bool,
 }
 
 impl Control {
-    /// A core that knows what it had made durable: the entries of [`Space::Meta`] whose keys
+    /// A core that knows what it had made durable: the entries of [`Meta`](crate::protocol::step::Space::Meta) whose keys
     /// begin with `control/`.
     ///
     /// # Errors
@@ -158,12 +154,7 @@ impl Control {
             config.replicas,
             config.partitions,
         );
-        let gossip = GossipId {
-            id: identity.id,
-            epoch: GossipId::epoch_of(identity.generation),
-            boot: identity.boot,
-            addr: config.internal,
-        };
+        let gossip = GossipId::of_start(&identity, config.internal);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let swim_seed = rng.random();
         let mut control = Self {
@@ -216,8 +207,15 @@ impl Control {
         self.now = now;
         self.start();
         self.run_timers();
-        self.input(input);
-        self.settle();
+        // Commit numbers come with every message of every peer: nothing else follows from them.
+        if let ControlInput::Synced(from, number) = input {
+            self.synced(from, number);
+            self.carry_out_gossip();
+            self.arm_notes();
+        } else {
+            self.input(input);
+            self.settle();
+        }
         out.append(&mut self.effects);
     }
 
@@ -267,7 +265,7 @@ impl Control {
         self.founding.waits_for()
     }
 
-    fn founded_without_me(&self) -> String {
+    pub(super) fn founded_without_me(&self) -> String {
         format!(
             "the cluster {:?} was founded without {}: compare bootstrap.founders in the \
              configurations",
@@ -390,9 +388,10 @@ impl Control {
             }
             ControlInput::Datagram(from, bytes) => self.datagram(from, bytes),
             ControlInput::Dialled(conn, address) => {
-                if self.dialled.len() < MEMBERS_MAX {
-                    self.dialled.insert(conn, address);
+                if self.dialled.len() >= MEMBERS_MAX {
+                    self.dialled.pop_first();
                 }
+                self.dialled.insert(conn, address);
             }
             ControlInput::Hello(conn, bytes) => self.judge_hello(conn, bytes),
             ControlInput::Rejected(conn, reason) => self.rejected(conn, &reason),
@@ -412,253 +411,6 @@ impl Control {
                 self.swim.leave();
             }
             ControlInput::Tick => {}
-        }
-    }
-
-    /// What follows from the present state, whatever the input was.
-    fn settle(&mut self) {
-        self.carry_out_gossip();
-        if self.stopped {
-            return;
-        }
-        while let Some(step) = self.founding.advance() {
-            self.persist(step);
-        }
-        self.tell_differing();
-        if std::mem::take(&mut self.sights_changed) {
-            self.look_around();
-        }
-        self.tell_reachability();
-        self.tell_conditions();
-        self.tell_connect();
-        if !self.notes_armed && (self.marks.waiting() > 0 || !self.noteworthy.is_empty()) {
-            self.notes_armed = true;
-            let due = self.notes_at.map_or(self.now.mono, |at| at.after_millis(NOTES_EVERY_MS));
-            self.arm(due.micros_since(self.now.mono), Timer::Notes);
-        }
-    }
-
-    fn persist(&mut self, step: Step) {
-        let (key, value, pending) = match step {
-            Step::Promise(promise) => {
-                let mut value = Vec::new();
-                promise.encode(&mut value);
-                (PROMISE_KEY, value, Pending::Promise(promise))
-            }
-            Step::Found(cluster) => {
-                let mut value = Vec::new();
-                crate::protocol::codec::Write::bytes(
-                    &mut value,
-                    self.config.cluster_name.as_bytes(),
-                );
-                cluster.record.encode(&mut value);
-                (FOUNDED_KEY, value, Pending::Found(cluster))
-            }
-        };
-        self.persist_count += 1;
-        self.pending.push_back((self.persist_count, pending));
-        let change =
-            Change { space: Space::Meta, key: Bytes::from_static(key), value: Some(value.into()) };
-        self.effects.push(ControlEffect::Persist(self.persist_count, vec![change]));
-    }
-
-    fn persisted(&mut self, number: u64) {
-        while self.pending.front().is_some_and(|(pending, _)| *pending <= number) {
-            let Some((_, pending)) = self.pending.pop_front() else { break };
-            match pending {
-                Pending::Promise(promise) => {
-                    self.founding.promise_durable(promise.clone());
-                    self.tell_all(|| Push {
-                        promises: Some(vec![promise.clone()]),
-                        ..Push::default()
-                    });
-                }
-                Pending::Found(cluster) => self.founded(*cluster),
-            }
-        }
-    }
-
-    /// The founding is durable: serve, and tell everybody.
-    fn founded(&mut self, cluster: Cluster) {
-        let record = cluster.record.clone();
-        self.log(
-            Level::Info,
-            format!(
-                "the cluster {:?} is founded: id {}, {} members, {} replicas, {} partitions",
-                self.config.cluster_name,
-                cluster.id,
-                cluster.placement.members.len(),
-                cluster.placement.replicas,
-                cluster.placement.partitions
-            ),
-        );
-        self.founding.founding_durable(cluster);
-        self.refresh_view();
-        self.tell_all(|| Push { founded: Some(record.clone()), ..Push::default() });
-        self.part_with_strangers();
-    }
-
-    /// Somebody says that the cluster is founded.
-    pub(super) fn told_founded(&mut self, record: Founded, by: &NodeName) {
-        match self.founding.told(record) {
-            Ok(step) => self.persist(step),
-            Err(NotAdopted::Known) => {}
-            Err(NotAdopted::Unreadable) => {
-                self.refuse(by.to_string(), "what it says of the founding cannot be read");
-            }
-            Err(NotAdopted::Another) => {
-                self.refuse(by.to_string(), "it knows this cluster founded over other disks");
-            }
-            Err(NotAdopted::WithoutMe) => {
-                if !self.without_me_told {
-                    self.without_me_told = true;
-                    let sentence = self.founded_without_me();
-                    self.log(Level::Warn, sentence);
-                }
-            }
-            Err(NotAdopted::OtherDisk(id)) => self.stop_for_other_disk(id),
-        }
-    }
-
-    fn stop_for_other_disk(&mut self, id: NodeId) {
-        let sentence = format!(
-            "the cluster {:?} knows {} as the disk {id}, and this is {}: replacing a member's disk \
-             is not possible in this version; bring the old data folder back, or choose another \
-             node.name",
-            self.config.cluster_name, self.identity.name, self.identity.id
-        );
-        self.stop(sentence);
-    }
-
-    /// Promises that differ from ours are named once each.
-    fn tell_differing(&mut self) {
-        if self.founding.cluster().is_some() {
-            return;
-        }
-        for promise in self.founding.promises() {
-            if self.differing.get(&promise.name) == Some(&promise.round) {
-                continue;
-            }
-            if let Some(sentence) = self.founding.difference(&promise.name) {
-                self.differing.insert(promise.name.clone(), promise.round);
-                self.log(Level::Warn, sentence);
-            }
-        }
-    }
-
-    /// Makes the workers' view anew, if anything in it has changed.
-    pub(super) fn refresh_view(&mut self) {
-        let Some(cluster) = self.founding.cluster() else { return };
-        let mut ids = cluster.ids.clone();
-        for (id, peer) in self.peers.iter() {
-            ids.entry(peer.record.descriptor.name.clone()).or_insert(id);
-        }
-        ids.entry(self.identity.name.clone()).or_insert(self.identity.id);
-        let view = match &self.view {
-            Some(view) if view.ids == ids => return,
-            Some(view) => view.with_ids(ids),
-            None => View::new(
-                self.identity.id,
-                self.identity.name.clone(),
-                self.identity.boot,
-                cluster.id,
-                Arc::clone(&cluster.placement),
-                ids,
-            ),
-        };
-        let view = Arc::new(view);
-        self.swim.tune(u32::try_from(view.ids.len()).unwrap_or(u32::MAX));
-        self.view = Some(Arc::clone(&view));
-        self.effects.push(ControlEffect::View(view));
-    }
-
-    fn tell_reachability(&mut self) {
-        for (id, peer) in self.peers.iter_mut() {
-            let reachable = peer.is_reachable();
-            if peer.told_reachable != reachable {
-                peer.told_reachable = reachable;
-                self.effects.push(ControlEffect::Reachability(id, reachable));
-                self.sights_changed = true;
-            }
-        }
-        if std::mem::take(&mut self.sights_changed) {
-            self.look_around();
-        }
-    }
-
-    fn tell_conditions(&mut self) {
-        let Some(cluster) = self.founding.cluster() else { return };
-        let members: Vec<NodeId> = cluster.ids.values().copied().collect();
-        let me = self.identity.id;
-        let answered =
-            members.iter().filter(|&&id| id == me || self.marks.has_answered(id)).count();
-        let fresh = |id: &NodeId| {
-            let clock = self.peers.get(*id)?.clock?;
-            let fresh = self.now.mono.micros_since(clock.at) <= CLOCK_FRESH_MICROS;
-            fresh.then(|| clock.ahead_ms(self.now.mono, self.now.wall))
-        };
-        let ahead: Vec<i64> = members.iter().filter_map(fresh).collect();
-        let conditions = Conditions {
-            confirmed: self.conditions.confirmed || answered > members.len() / 2,
-            clock_suspect: clocks::is_suspect(ahead, members.len(), self.config.skew_ms_max),
-            draining: self.conditions.draining,
-        };
-        if conditions.clock_suspect != self.conditions.clock_suspect {
-            let sentence = if conditions.clock_suspect {
-                "this node's wall clock is further than clock.max_skew from a majority of members: \
-                 it leaves coordination to others; check its time synchronisation"
-            } else {
-                "this node's wall clock agrees with the others' again"
-            };
-            self.log(Level::Warn, sentence.to_owned());
-        }
-        if conditions != self.conditions {
-            self.conditions = conditions;
-            self.effects.push(ControlEffect::Conditions(conditions));
-        }
-    }
-
-    /// Dial everybody whom we know, dead or alive, and seeds behind whom nobody was found yet.
-    fn tell_connect(&mut self) {
-        let mut wanted: BTreeSet<SocketAddr> =
-            self.peers.iter().map(|(_, peer)| peer.record.internal).collect();
-        for sighting in self.swim.members() {
-            if self.peers.get(sighting.who.id).is_none() {
-                wanted.insert(sighting.who.addr);
-            }
-        }
-        let found = |address: &SocketAddr| {
-            let behind = self.aliases.get(address);
-            behind.is_some_and(|&id| id == self.identity.id || self.peers.get(id).is_some())
-        };
-        wanted.extend(self.seeds.iter().filter(|address| !found(address)));
-        wanted.remove(&self.config.internal);
-        if wanted != self.connect {
-            self.connect.clone_from(&wanted);
-            self.effects.push(ControlEffect::Connect(wanted));
-        }
-    }
-
-    /// A node's record is worth knowing after a restart.
-    pub(super) fn note_record(&mut self, name: NodeName) {
-        if self.noteworthy.len() < MEMBERS_MAX {
-            self.noteworthy.insert(name);
-        }
-    }
-
-    fn write_notes(&mut self) {
-        self.notes_armed = false;
-        self.notes_at = Some(self.now.mono);
-        let mut changes = self.marks.flush();
-        for name in std::mem::take(&mut self.noteworthy) {
-            let Some((_, peer)) = self.peers.named(&name).next() else { continue };
-            let mut value = Vec::new();
-            encode_record(&peer.record, &mut value);
-            let key = [PEER_PREFIX, name.as_str().as_bytes()].concat();
-            changes.push(Change { space: Space::Meta, key: key.into(), value: Some(value.into()) });
-        }
-        if !changes.is_empty() {
-            self.effects.push(ControlEffect::Note(changes));
         }
     }
 
@@ -687,8 +439,8 @@ impl Control {
     }
 
     /// Counts a stranger, and names it in the log now and then.
-    pub(super) fn refuse(&mut self, source: String, why: &str) {
-        let log = self.strangers.refused(source.clone(), why, self.now.mono);
+    pub(super) fn refuse(&mut self, source: &str, why: &str) {
+        let log = self.strangers.refused(source, why, self.now.mono);
         if log {
             self.log(Level::Warn, format!("refused {source}: {why}"));
         }
