@@ -23,6 +23,8 @@
 mod brain;
 mod checkers;
 mod clock;
+#[cfg(all(test, feature = "seeded-defects"))]
+mod defects;
 mod describe;
 mod disk;
 mod faults;
