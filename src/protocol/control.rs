@@ -1,6 +1,39 @@
 //! The control core of a node: membership, founding, placement, and what nodes remember of each
 //! other. It decides who can be reached and who owns what; workers are told by [`View`] and
 //! [`ControlEffect::Reachability`].
+//!
+//! ```text
+//!   datagrams ──▶┌──────────────────────────────┐──▶ datagrams
+//!   hellos ─────▶│ swim      who lives (foca)   │──▶ accept, reject, connect
+//!   messages ───▶│ founding  who owns what      │──▶ messages, persist
+//!   broken ─────▶│ peers     who can be reached │──▶ reachability
+//!   commits ────▶│ marks     who forgot what    │──▶ notes, stop
+//!   timers ─────▶│ clocks, views                │──▶ view, conditions
+//!                └──────────────────────────────┘
+//! ```
+//!
+//! Deterministic: the same seed and the same inputs give the same effects. Due timers are
+//! handled before an input, unless all are late by so much that this process must have stood
+//! still: then nobody is accused for it.
+//!
+//! Liveness never changes placement: nothing that foca says moves ownership.
+
+mod clocks;
+mod exchange;
+mod founding;
+mod gossip;
+mod marks;
+mod peers;
+mod rejection;
+mod report;
+mod settle;
+mod state;
+mod streams;
+mod swim;
+#[cfg(test)]
+mod tests;
+mod views;
+mod wire;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,6 +44,12 @@ use bytes::Bytes;
 use super::placement::View;
 use super::step::{Change, Conditions};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
+
+pub use self::rejection::Stranger;
+pub use self::report::{GossipReport, MemberReport, Queued, TrackersReport, Traffic};
+pub use self::state::{Control, ControlError};
+pub use self::views::{Difference, Says};
+pub use self::wire::{MemberState, Trackers};
 
 /// A driver's name for one stream to or from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,8 +102,12 @@ pub enum ControlInput {
     Seeds(Vec<SocketAddr>),
     /// A datagram came.
     Datagram(SocketAddr, Bytes),
+    /// A stream to an address of [`ControlEffect::Connect`] was opened; comes before its hello.
+    Dialled(ConnId, SocketAddr),
     /// The first frame of a stream came: the peer's hello (see [`ControlEffect::Accept`]).
     Hello(ConnId, Bytes),
+    /// A peer rejected our hello and closed; its reason, as [`ControlEffect::Reject`] gave it.
+    Rejected(ConnId, String),
     /// A control message came over an accepted stream.
     Message(NodeId, Bytes),
     /// A commit number was seen in an envelope of this peer.
@@ -98,6 +141,12 @@ pub enum ControlEffect {
     Reject(ConnId, String),
     /// Make changes durable; answered by [`ControlInput::Persisted`] with the number.
     Persist(u64, Vec<Change>),
+    /// Keep these changes (what peers have announced) when convenient, within a second; not
+    /// answered. ⚠ A commit that holds nothing but notes does not move the commit number that
+    /// this node announces to its peers: they would note that in turn, and idle nodes would keep
+    /// each other awake for ever. So the announced number is the highest synced commit that held
+    /// anything else; it covers every acknowledged write, and never exceeds what is synced.
+    Note(Vec<Change>),
     /// Tell all workers.
     View(Arc<View>),
     /// Tell all workers.

@@ -77,7 +77,9 @@ impl Placement {
         assert!(!members.is_empty() && members.len() <= MEMBERS_MAX, "1 to {MEMBERS_MAX} founders");
         assert!(replicas > 0 && partitions > 0, "N = {replicas}, Q = {partitions}");
         members.sort_by(|a, b| a.name.cmp(&b.name));
-        members.iter_mut().for_each(|member| member.weight = member.weight.max(1));
+        for member in &mut members {
+            member.weight = member.weight.max(1);
+        }
         let replicas = replicas.min(u8::try_from(members.len()).unwrap_or(u8::MAX));
         let table = first_table(&members, replicas, partitions);
         let mut placement = Self {

@@ -5,6 +5,8 @@
 //!                ▲ start: then a, c, b          a walk meets each item once, clockwise
 //! ```
 
+use std::iter::Chain;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Member;
@@ -66,9 +68,11 @@ fn position(name: &str, index: u64) -> u64 {
     xxh3_64(&bytes)
 }
 
+type Points<'a> = std::slice::Iter<'a, (u64, u16)>;
+
 /// See [`Ring::walk`].
 pub(crate) struct Walk<'a> {
-    ahead: std::iter::Chain<std::slice::Iter<'a, (u64, u16)>, std::slice::Iter<'a, (u64, u16)>>,
+    ahead: Chain<Points<'a>, Points<'a>>,
     seen: Vec<bool>,
     /// Items not met yet (at most): nothing is left to be found at 0.
     left: usize,

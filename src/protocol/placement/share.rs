@@ -116,9 +116,8 @@ pub(super) fn deal(ring: &Ring, needs: &[u8], mut room: Vec<u64>) -> Vec<Vec<u16
         }
         held.push(items);
     }
-    for item in 0..room.len() {
-        for _ in 0..room[item] {
-            let item = u16::try_from(item).unwrap_or(u16::MAX);
+    for (item, left) in (0u16..).zip(room) {
+        for _ in 0..left {
             make_room(needs, &mut held, &mut lacking, item);
         }
     }

@@ -1,0 +1,180 @@
+//! Comparing notes: what is too large or too lasting for gossip travels between random pairs of
+//! nodes, by digest, and at once when it is a node's own news.
+
+use rand::RngExt;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::state::{Control, Timer};
+use super::wire::{
+    ControlMessage, Digests, PeerRecord, Promise, Push, Trackers, encode_record, encode_trackers,
+    section_hash,
+};
+use crate::protocol::message::PlacementTag;
+use crate::types::NodeId;
+
+/// A node compares notes about this often, in milliseconds, with one other.
+const EXCHANGE_EVERY_MS: u64 = 1200;
+/// And up to this much later, so that nodes do not do it all at once.
+const EXCHANGE_SPREAD_MS: u64 = 600;
+
+impl Control {
+    /// Opens an exchange with a random peer.
+    pub(super) fn exchange(&mut self) {
+        let next = self.jitter(EXCHANGE_EVERY_MS, EXCHANGE_SPREAD_MS);
+        self.arm(next, Timer::Exchange);
+        self.sights_changed = true;
+        self.remind();
+        let live = self.peers.live();
+        if !live.is_empty() {
+            let chosen = live[self.rng.random_range(0..live.len())];
+            let digests = self.digests();
+            self.say(chosen, ControlMessage::Digest(digests));
+        }
+    }
+
+    /// A peer opens an exchange. It is answered even if nothing differs: an answer says that we
+    /// live, and what our clock reads.
+    pub(super) fn digest(&mut self, from: NodeId, theirs: Digests) {
+        let mine = self.digests();
+        let mut push = self.differing(mine, theirs);
+        push.digests = Some(mine);
+        if mine.views == theirs.views {
+            self.views.confirm(from, self.now.mono);
+        } else {
+            push.versions = Some(self.views.versions());
+        }
+        self.say(from, ControlMessage::Push(Box::new(push)));
+    }
+
+    pub(super) fn push(&mut self, from: NodeId, push: Push) {
+        let Some(name) = self.peers.get(from).map(|peer| peer.record.descriptor.name.clone())
+        else {
+            return;
+        };
+        for record in push.records.into_iter().flatten() {
+            self.hearsay(record);
+        }
+        for promise in push.promises.into_iter().flatten() {
+            self.founding.promised(promise);
+        }
+        for view in push.views {
+            let observer = view.version.observer;
+            let known = self.peers.get(observer).is_some();
+            self.views.hear(view, known, self.now.mono);
+        }
+        if let Some(founded) = push.founded {
+            self.told_founded(founded, &name);
+        }
+        for trackers in push.trackers.into_iter().flatten() {
+            self.hear_trackers(&trackers);
+        }
+        let mut answer = Push::default();
+        if let Some(theirs) = push.digests {
+            let mine = self.digests();
+            if mine.views == theirs.views {
+                self.views.confirm(from, self.now.mono);
+            }
+            answer = self.differing(mine, theirs);
+        }
+        if let Some(versions) = &push.versions {
+            answer.views = self.views.newer_than(versions);
+            if push.digests.is_some() && self.views.lacks(versions) {
+                answer.versions = Some(self.views.versions());
+            }
+        }
+        if answer != Push::default() {
+            self.say(from, ControlMessage::Push(Box::new(answer)));
+        }
+    }
+
+    fn hearsay(&mut self, record: PeerRecord) {
+        let (name, id) = (record.descriptor.name.clone(), record.descriptor.id);
+        let ours = id == self.identity.id || name == self.identity.name;
+        let fits = self.founding.cluster().is_none_or(|cluster| {
+            cluster.ids.get(&name).is_none_or(|known| *known == id)
+                && !cluster.ids.iter().any(|(n, i)| *i == id && *n != name)
+        });
+        if !ours && fits && self.peers.hearsay(record) {
+            self.note_record(name);
+            self.refresh_view();
+        }
+    }
+
+    fn digests(&self) -> Digests {
+        let founded = self.founding.cluster().map_or(0, |cluster| {
+            let mut bytes = cluster.id.0.to_le_bytes().to_vec();
+            for (name, id) in &cluster.ids {
+                bytes.extend_from_slice(name.as_str().as_bytes());
+                bytes.extend_from_slice(&id.0.to_le_bytes());
+            }
+            xxh3_64(&bytes)
+        });
+        Digests {
+            records: section_hash(&self.records(), encode_record),
+            founded,
+            promises: section_hash(&self.promises(), Promise::encode),
+            trackers: section_hash(&self.trackers(), encode_trackers),
+            views: self.views.digest(),
+        }
+    }
+
+    /// The sections of ours whose hash differs from a peer's.
+    fn differing(&self, mine: Digests, theirs: Digests) -> Push {
+        let cluster = self.founding.cluster().filter(|_| mine.founded != theirs.founded);
+        Push {
+            records: (mine.records != theirs.records).then(|| self.records()),
+            founded: cluster.map(|cluster| cluster.record.clone()),
+            promises: (mine.promises != theirs.promises).then(|| self.promises()),
+            trackers: (mine.trackers != theirs.trackers).then(|| self.trackers()),
+            ..Push::default()
+        }
+    }
+
+    /// All nodes' records, in order of id.
+    fn records(&self) -> Vec<PeerRecord> {
+        let mut records: Vec<PeerRecord> =
+            self.peers.iter().map(|(_, peer)| peer.record.clone()).collect();
+        records.push(self.my_record());
+        records.sort_by_key(|record| record.descriptor.id);
+        records
+    }
+
+    /// Promises are of use until the founding.
+    fn promises(&self) -> Vec<Promise> {
+        match self.founding.cluster() {
+            Some(_) => Vec::new(),
+            None => self.founding.promises(),
+        }
+    }
+
+    /// What every member that was heard has published, in order of name. With one version, this
+    /// node's own are all that version.
+    pub(super) fn trackers(&self) -> Vec<Trackers> {
+        let Some(placement) = self.placement() else { return Vec::new() };
+        let tag = placement.tag;
+        let (name, id) = (self.identity.name.clone(), self.identity.id);
+        let mut all = self.heard_trackers.clone();
+        if placement.member(&name).is_some() {
+            all.insert(name.clone(), Trackers { name, id, ack: tag, sync: tag, sync_ack: tag });
+        }
+        all.into_values().collect()
+    }
+
+    /// Trackers only rise; those of another disk than the member's are no news of it.
+    fn hear_trackers(&mut self, theirs: &Trackers) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let ours = theirs.name == self.identity.name;
+        if ours || cluster.ids.get(&theirs.name) != Some(&theirs.id) {
+            return;
+        }
+        let held = self.heard_trackers.entry(theirs.name.clone()).or_insert_with(|| theirs.clone());
+        let rise = |held: &mut PlacementTag, tag: PlacementTag| {
+            if tag.number > held.number {
+                *held = tag;
+            }
+        };
+        rise(&mut held.ack, theirs.ack);
+        rise(&mut held.sync, theirs.sync);
+        rise(&mut held.sync_ack, theirs.sync_ack);
+    }
+}

@@ -1,0 +1,273 @@
+//! What follows from the state of a control core after an input: what is made durable, what
+//! workers and drivers are told. Each is told on change only.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::clocks;
+use super::founding::{Cluster, FOUNDED_KEY, NotAdopted, PROMISE_KEY, Step};
+use super::state::{Control, PEER_PREFIX, Pending, Timer};
+use super::wire::{Founded, Push, encode_record};
+use super::{ControlEffect, Level};
+use crate::protocol::codec::Write;
+use crate::protocol::placement::{MEMBERS_MAX, View};
+use crate::protocol::step::{Change, Conditions, Space};
+use crate::types::{NodeId, NodeName};
+
+/// Notes are kept at most this often.
+const NOTES_EVERY_MS: u64 = 500;
+/// A peer's clock counts for this long after it was last read.
+const CLOCK_FRESH_MICROS: u64 = 60_000_000;
+
+impl Control {
+    /// What follows from the present state, whatever the input was.
+    pub(super) fn settle(&mut self) {
+        self.carry_out_gossip();
+        if self.stopped {
+            return;
+        }
+        while let Some(step) = self.founding.advance() {
+            self.persist(step);
+        }
+        self.tell_differing();
+        if std::mem::take(&mut self.sights_changed) {
+            self.look_around();
+        }
+        self.tell_reachability();
+        self.tell_conditions();
+        self.tell_connect();
+        self.arm_notes();
+    }
+
+    pub(super) fn arm_notes(&mut self) {
+        if !self.notes_armed && (self.marks.waiting() > 0 || !self.noteworthy.is_empty()) {
+            self.notes_armed = true;
+            let due = self.notes_at.map_or(self.now.mono, |at| at.after_millis(NOTES_EVERY_MS));
+            self.arm(due.micros_since(self.now.mono), Timer::Notes);
+        }
+    }
+
+    fn persist(&mut self, step: Step) {
+        let (key, value, pending) = match step {
+            Step::Promise(promise) => {
+                let mut value = Vec::new();
+                promise.encode(&mut value);
+                (PROMISE_KEY, value, Pending::Promise(promise))
+            }
+            Step::Found(cluster) => {
+                let mut value = Vec::new();
+                value.bytes(self.config.cluster_name.as_bytes());
+                cluster.record.encode(&mut value);
+                (FOUNDED_KEY, value, Pending::Found(cluster))
+            }
+        };
+        self.persist_count += 1;
+        self.pending.push_back((self.persist_count, pending));
+        let change =
+            Change { space: Space::Meta, key: Bytes::from_static(key), value: Some(value.into()) };
+        self.effects.push(ControlEffect::Persist(self.persist_count, vec![change]));
+    }
+
+    pub(super) fn persisted(&mut self, number: u64) {
+        while self.pending.front().is_some_and(|(pending, _)| *pending <= number) {
+            let Some((_, pending)) = self.pending.pop_front() else { break };
+            match pending {
+                Pending::Promise(promise) => {
+                    self.founding.promise_durable(promise.clone());
+                    self.tell_all(|| Push {
+                        promises: Some(vec![promise.clone()]),
+                        ..Push::default()
+                    });
+                }
+                Pending::Found(cluster) => self.founded(*cluster),
+            }
+        }
+    }
+
+    /// The founding is durable: serve, and tell everybody.
+    fn founded(&mut self, cluster: Cluster) {
+        let record = cluster.record.clone();
+        self.log(
+            Level::Info,
+            format!(
+                "the cluster {:?} is founded: id {}, {} members, {} replicas, {} partitions",
+                self.config.cluster_name,
+                cluster.id,
+                cluster.placement.members.len(),
+                cluster.placement.replicas,
+                cluster.placement.partitions
+            ),
+        );
+        self.founding.founding_durable(cluster);
+        self.refresh_view();
+        self.tell_all(|| Push { founded: Some(record.clone()), ..Push::default() });
+        self.part_with_strangers();
+    }
+
+    /// Somebody says that the cluster is founded.
+    pub(super) fn told_founded(&mut self, record: Founded, by: &NodeName) {
+        match self.founding.told(record) {
+            Ok(step) => self.persist(step),
+            Err(NotAdopted::Known) => {}
+            Err(NotAdopted::Unreadable) => {
+                self.refuse(by.as_str(), "what it says of the founding cannot be read");
+            }
+            Err(NotAdopted::Another) => {
+                self.refuse(by.as_str(), "it knows this cluster founded over other disks");
+            }
+            Err(NotAdopted::WithoutMe) => {
+                if !self.without_me_told {
+                    self.without_me_told = true;
+                    let sentence = self.founded_without_me();
+                    self.log(Level::Warn, sentence);
+                }
+            }
+            Err(NotAdopted::OtherDisk(id)) => self.stop_for_other_disk(id),
+        }
+    }
+
+    fn stop_for_other_disk(&mut self, id: NodeId) {
+        let sentence = format!(
+            "the cluster {:?} knows {} as the disk {id}, and this is {}: replacing a member's disk \
+             is not possible in this version; bring the old data folder back, or choose another \
+             node.name",
+            self.config.cluster_name, self.identity.name, self.identity.id
+        );
+        self.stop(sentence);
+    }
+
+    /// Promises that differ from ours are named once each.
+    fn tell_differing(&mut self) {
+        if self.founding.cluster().is_some() {
+            return;
+        }
+        for promise in self.founding.promises() {
+            if self.differing.get(&promise.name) == Some(&promise.round) {
+                continue;
+            }
+            if let Some(sentence) = self.founding.difference(&promise.name) {
+                self.differing.insert(promise.name.clone(), promise.round);
+                self.log(Level::Warn, sentence);
+            }
+        }
+    }
+
+    /// Makes the workers' view anew, if anything in it has changed.
+    pub(super) fn refresh_view(&mut self) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let mut ids = cluster.ids.clone();
+        for (id, peer) in self.peers.iter() {
+            ids.entry(peer.record.descriptor.name.clone()).or_insert(id);
+        }
+        ids.entry(self.identity.name.clone()).or_insert(self.identity.id);
+        let view = match &self.view {
+            Some(view) if view.ids == ids => return,
+            Some(view) => view.with_ids(ids),
+            None => View::new(
+                self.identity.id,
+                self.identity.name.clone(),
+                self.identity.boot,
+                cluster.id,
+                Arc::clone(&cluster.placement),
+                ids,
+            ),
+        };
+        let view = Arc::new(view);
+        self.swim.tune(u32::try_from(view.ids.len()).unwrap_or(u32::MAX));
+        self.view = Some(Arc::clone(&view));
+        self.effects.push(ControlEffect::View(view));
+    }
+
+    fn tell_reachability(&mut self) {
+        for (id, peer) in self.peers.iter_mut() {
+            let reachable = peer.is_reachable();
+            if peer.told_reachable != reachable {
+                peer.told_reachable = reachable;
+                self.effects.push(ControlEffect::Reachability(id, reachable));
+                self.sights_changed = true;
+            }
+        }
+        if std::mem::take(&mut self.sights_changed) {
+            self.look_around();
+        }
+    }
+
+    fn tell_conditions(&mut self) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let members: Vec<NodeId> = cluster.ids.values().copied().collect();
+        let me = self.identity.id;
+        let answered =
+            members.iter().filter(|&&id| id == me || self.marks.has_answered(id)).count();
+        let fresh = |id: &NodeId| {
+            let clock = self.peers.get(*id)?.clock?;
+            let fresh = self.now.mono.micros_since(clock.at) <= CLOCK_FRESH_MICROS;
+            fresh.then(|| clock.ahead_ms(self.now.mono, self.now.wall))
+        };
+        let ahead: Vec<i64> = members.iter().filter_map(fresh).collect();
+        let conditions = Conditions {
+            confirmed: self.conditions.confirmed || answered > members.len() / 2,
+            clock_suspect: clocks::is_suspect(ahead, members.len(), self.config.skew_ms_max),
+            draining: self.conditions.draining,
+        };
+        if conditions.clock_suspect != self.conditions.clock_suspect {
+            let sentence = if conditions.clock_suspect {
+                "this node's wall clock is further than clock.max_skew from a majority of members: \
+                 it leaves coordination to others; check its time synchronisation"
+            } else {
+                "this node's wall clock agrees with the others' again"
+            };
+            self.log(Level::Warn, sentence.to_owned());
+        }
+        if conditions != self.conditions {
+            self.conditions = conditions;
+            self.effects.push(ControlEffect::Conditions(conditions));
+        }
+    }
+
+    /// Dial everybody whom we know, dead or alive, and seeds behind whom nobody was found yet.
+    fn tell_connect(&mut self) {
+        let mut wanted: BTreeSet<SocketAddr> =
+            self.peers.iter().map(|(_, peer)| peer.record.internal).collect();
+        for sighting in self.swim.members() {
+            if self.peers.get(sighting.who.id).is_none() {
+                wanted.insert(sighting.who.addr);
+            }
+        }
+        let found = |address: &SocketAddr| {
+            let behind = self.aliases.get(address);
+            behind.is_some_and(|&id| id == self.identity.id || self.peers.get(id).is_some())
+        };
+        wanted.extend(self.seeds.iter().filter(|address| !found(address)));
+        wanted.remove(&self.config.internal);
+        if wanted != self.connect {
+            self.connect.clone_from(&wanted);
+            self.effects.push(ControlEffect::Connect(wanted));
+        }
+    }
+
+    /// A node's record is worth knowing after a restart.
+    pub(super) fn note_record(&mut self, name: NodeName) {
+        if self.noteworthy.len() < MEMBERS_MAX {
+            self.noteworthy.insert(name);
+        }
+    }
+
+    pub(super) fn write_notes(&mut self) {
+        self.notes_armed = false;
+        self.notes_at = Some(self.now.mono);
+        let mut changes = self.marks.flush();
+        for name in std::mem::take(&mut self.noteworthy) {
+            let Some((_, peer)) = self.peers.named(&name).next() else { continue };
+            let mut value = Vec::new();
+            encode_record(&peer.record, &mut value);
+            let key = [PEER_PREFIX, name.as_str().as_bytes()].concat();
+            changes.push(Change { space: Space::Meta, key: key.into(), value: Some(value.into()) });
+        }
+        if !changes.is_empty() {
+            self.effects.push(ControlEffect::Note(changes));
+        }
+    }
+}

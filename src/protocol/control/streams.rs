@@ -1,0 +1,350 @@
+//! Streams: whose they are, who is turned away, and what is said first.
+//!
+//! Two live processes with one id (a copied data folder) are told apart by their boot. A process
+//! that claims an id whose other process has a live stream is asked to come back, while the other
+//! is challenged over its stream: if it answers, the newcomer is told to stop; if it says nothing
+//! (its machine lost power, and its stream has not broken yet), the newcomer takes its place.
+
+use bytes::Bytes;
+
+use super::clocks::PeerClock;
+use super::marks::is_amnesia;
+use super::rejection::{Rejection, RejectionCode};
+use super::state::Control;
+use super::swim::GossipId;
+use super::wire::{ControlMessage, Hello, Mark, MemberState, PeerRecord, Push, Said};
+use super::{ConnId, ControlEffect, Level};
+use crate::types::{ClusterId, CommitNumber, NodeId, NodeName};
+
+/// A challenged process that says nothing for this long is dead.
+const CHALLENGE_MICROS: u64 = 2_000_000;
+
+impl Control {
+    pub(super) fn judge_hello(&mut self, conn: ConnId, bytes: Bytes) {
+        let dialled = self.dialled.remove(&conn);
+        let hello = match Hello::decode(bytes) {
+            Ok(hello) => hello,
+            Err(error) => {
+                let why = format!("its hello cannot be read: {error}");
+                let source =
+                    dialled.map_or("somebody unknown".to_owned(), |address| address.to_string());
+                self.refuse(&source, &why);
+                let rejection = RejectionCode::Stranger.with(why);
+                return self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
+            }
+        };
+        if let Some(address) = dialled
+            && self.seeds.contains(&address)
+            && address != hello.record.internal
+        {
+            self.aliases.insert(address, hello.record.descriptor.id);
+        }
+        let verdict = self.judge_sender(&hello).and_then(|()| {
+            let record = hello.record.clone();
+            let room = self.peers.accept(conn, record, self.now.mono);
+            if room { Ok(()) } else { Err(RejectionCode::Later.with("too many nodes are known")) }
+        });
+        match verdict {
+            Ok(()) => self.welcome(conn, hello),
+            Err(rejection) => {
+                let descriptor = &hello.record.descriptor;
+                let source = format!("{} at {}", descriptor.name, hello.record.internal);
+                match rejection.code {
+                    RejectionCode::Itself | RejectionCode::Later => {}
+                    RejectionCode::Stranger
+                    | RejectionCode::DuplicateId
+                    | RejectionCode::OtherDisk => self.refuse(&source, &rejection.sentence),
+                }
+                self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
+            }
+        }
+    }
+
+    /// Whether a node that says this of itself belongs here.
+    fn judge_sender(&mut self, hello: &Hello) -> Result<(), Rejection> {
+        let record = &hello.record;
+        let descriptor = &record.descriptor;
+        if hello.cluster_name != self.config.cluster_name {
+            let (theirs, ours) = (&hello.cluster_name, &self.config.cluster_name);
+            let sentence = format!("its cluster is {theirs:?}, this one is {ours:?}");
+            return Err(RejectionCode::Stranger.with(sentence));
+        }
+        if let (Some(theirs), Some(ours)) = (hello.cluster, self.cluster())
+            && theirs != ours
+        {
+            let sentence = format!("its cluster's id is {theirs}, this one's is {ours}");
+            return Err(RejectionCode::Stranger.with(sentence));
+        }
+        if descriptor.id == self.identity.id {
+            return Err(self.judge_namesake(record));
+        }
+        self.judge_disk(record)?;
+        self.judge_process(record)
+    }
+
+    /// Somebody with our own id: ourselves, or a process on a copy of our data folder. The one
+    /// that started later, by its own count, stops.
+    fn judge_namesake(&mut self, record: &PeerRecord) -> Rejection {
+        if record.boot == self.identity.boot {
+            return RejectionCode::Itself.with("a node need not speak to itself");
+        }
+        let id = record.descriptor.id;
+        let sentence = duplicate(&record.descriptor.name, id);
+        let mine = (self.identity.generation, self.identity.boot);
+        if mine > (record.generation, record.boot) {
+            self.stop(sentence.clone());
+            return RejectionCode::Later.with(sentence);
+        }
+        RejectionCode::DuplicateId.with(sentence)
+    }
+
+    /// Whether the name and the disk belong together.
+    fn judge_disk(&self, record: &PeerRecord) -> Result<(), Rejection> {
+        let (name, id) = (&record.descriptor.name, record.descriptor.id);
+        if let Some(cluster) = self.founding.cluster() {
+            if let Some(known) = cluster.ids.get(name)
+                && *known != id
+            {
+                return Err(RejectionCode::OtherDisk.with(format!(
+                    "{name} is the disk {known} in this cluster, and this is {id}: replacing a \
+                     member's disk is not possible in this version; bring the old data folder \
+                     back, or choose another node.name"
+                )));
+            }
+            if let Some((other, _)) = cluster.ids.iter().find(|(n, i)| **i == id && *n != name) {
+                return Err(RejectionCode::OtherDisk.with(format!(
+                    "the disk {id} is that of {other} in this cluster, not of {name}: check \
+                     node.name and the data folder"
+                )));
+            }
+        }
+        let mut rivals = self.peers.named(name);
+        if *name == self.identity.name || rivals.any(|(other, peer)| other != id && peer.is_live())
+        {
+            return Err(RejectionCode::Stranger.with(format!(
+                "another live node is named {name}: names are unique, check node.name"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether another process with this id lives.
+    fn judge_process(&mut self, record: &PeerRecord) -> Result<(), Rejection> {
+        let id = record.descriptor.id;
+        let now = self.now.mono;
+        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        if !peer.is_live() || peer.record.boot == record.boot {
+            return Ok(());
+        }
+        match peer.challenged {
+            None => {
+                peer.challenged = Some(now);
+                self.say(id, ControlMessage::Challenge);
+            }
+            Some(since) if peer.heard_since(since) => {
+                return Err(RejectionCode::DuplicateId.with(duplicate(&record.descriptor.name, id)));
+            }
+            Some(since) if now.micros_since(since) >= CHALLENGE_MICROS => return Ok(()),
+            Some(_) => {}
+        }
+        Err(RejectionCode::Later.with("another process with this id has a stream: asking it"))
+    }
+
+    fn welcome(&mut self, conn: ConnId, hello: Hello) {
+        let record = hello.record;
+        let id = record.descriptor.id;
+        self.effects.push(ControlEffect::Accept(conn, id));
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.clock = Some(PeerClock { wall: hello.wall, at: self.now.mono });
+        }
+        self.founding.hear(record.descriptor.clone());
+        self.note_record(record.descriptor.name.clone());
+        self.say(id, ControlMessage::Remember(self.marks.of(id)));
+        self.greet(id, hello.cluster);
+        let gossip = GossipId { id, epoch: hello.epoch, boot: record.boot, addr: record.internal };
+        self.swim.tell(gossip, 0, MemberState::Alive);
+        self.swim.announce(gossip);
+        self.sights_changed = true;
+        self.refresh_view();
+    }
+
+    /// What a newly met peer should not have to wait for.
+    fn greet(&mut self, id: NodeId, theirs: Option<ClusterId>) {
+        let mut push = Push::default();
+        match self.founding.cluster() {
+            Some(_) if theirs.is_some() => return,
+            Some(cluster) => push.founded = Some(cluster.record.clone()),
+            None => push.promises = Some(self.founding.promises()),
+        }
+        self.say(id, ControlMessage::Push(Box::new(push)));
+    }
+
+    /// A peer rejected our hello.
+    pub(super) fn rejected(&mut self, conn: ConnId, reason: &str) {
+        let address = self.dialled.remove(&conn);
+        let by = address.map_or("a peer".to_owned(), |address| address.to_string());
+        let Some(rejection) = Rejection::parse(reason) else {
+            return self.refuse(&by, "it rejected us for a reason that is none of ours");
+        };
+        match rejection.code {
+            RejectionCode::Itself => {
+                if let Some(address) = address {
+                    self.aliases.insert(address, self.identity.id);
+                }
+            }
+            RejectionCode::Later => {}
+            RejectionCode::Stranger => {
+                let why = format!("it takes us for a stranger: {}", rejection.sentence);
+                self.refuse(&by, &why);
+            }
+            RejectionCode::DuplicateId | RejectionCode::OtherDisk => self.stop(rejection.sentence),
+        }
+    }
+
+    pub(super) fn message(&mut self, from: NodeId, bytes: Bytes) {
+        let Some(peer) = self.peers.get(from) else { return };
+        let name = peer.record.descriptor.name.clone();
+        let said = match Said::decode(bytes) {
+            Ok(said) => said,
+            Err(error) => {
+                self.traffic.messages_refused += 1;
+                return self.refuse(name.as_str(), &format!("it says nonsense: {error}"));
+            }
+        };
+        if self.peers.process(from) != Some(said.boot) {
+            self.traffic.messages_refused += 1;
+            return;
+        }
+        if let (Some(theirs), Some(ours)) = (said.cluster, self.cluster())
+            && theirs != ours
+        {
+            let why = format!("its cluster's id is {theirs}, this one's is {ours}");
+            self.refuse(name.as_str(), &why);
+            return self.part(from, &RejectionCode::Stranger.with(why));
+        }
+        self.traffic.messages_in += 1;
+        let at = self.now.mono;
+        if let Some(peer) = self.peers.get_mut(from) {
+            peer.heard = Some(at);
+            peer.clock = Some(PeerClock { wall: said.wall, at });
+            peer.gone = false;
+        }
+        match said.message {
+            ControlMessage::Remember(mark) => self.remembered(from, mark),
+            ControlMessage::Recalled => self.recalled(from),
+            ControlMessage::Challenge => self.say(from, ControlMessage::Alive),
+            ControlMessage::Alive => {}
+            ControlMessage::Digest(digests) => self.digest(from, digests),
+            ControlMessage::Push(push) => self.push(from, *push),
+        }
+    }
+
+    /// A peer tells what it knows of our commits.
+    fn remembered(&mut self, from: NodeId, mark: Mark) {
+        let me = &self.identity;
+        if is_amnesia(mark, me.generation, me.boot, me.recovered) {
+            let name = self.peers.get(from).map(|peer| peer.record.descriptor.name.to_string());
+            let sentence = format!(
+                "{} remembers commit {} of this node's generation {}, but this data folder ends at \
+                 commit {}, before generation {}: it has forgotten acknowledged writes (an old \
+                 copy of the folder, or a disk that lied); bring the right folder back; replacing \
+                 a member's disk is not possible in this version",
+                name.unwrap_or_default(),
+                mark.number.0,
+                mark.generation.0,
+                me.recovered.0,
+                me.generation.0,
+            );
+            return self.stop(sentence);
+        }
+        self.marks.answered(from);
+        self.say(from, ControlMessage::Recalled);
+    }
+
+    /// A peer has judged what we know of it: from now on its announcements count.
+    fn recalled(&mut self, from: NodeId) {
+        let Some(peer) = self.peers.get_mut(from) else { return };
+        peer.recalled = true;
+        let announced = peer.announced;
+        self.synced(from, announced);
+    }
+
+    pub(super) fn synced(&mut self, from: NodeId, number: CommitNumber) {
+        let Some(peer) = self.peers.get_mut(from) else { return };
+        peer.announced = peer.announced.max(number);
+        if peer.recalled {
+            self.marks.synced(from, peer.record.generation, peer.record.boot, peer.announced);
+        }
+    }
+
+    /// Tells peers again what we know of them, until they have judged it.
+    pub(super) fn remind(&mut self) {
+        for id in self.peers.live() {
+            if self.peers.get(id).is_some_and(|peer| !peer.recalled) {
+                self.say(id, ControlMessage::Remember(self.marks.of(id)));
+            }
+        }
+    }
+
+    pub(super) fn broken(&mut self, conn: ConnId) {
+        self.dialled.remove(&conn);
+        if self.peers.broken(conn, self.now.mono).is_some() {
+            self.sights_changed = true;
+        }
+    }
+
+    /// Sends a control message to a peer, if it has a stream.
+    pub(super) fn say(&mut self, to: NodeId, message: ControlMessage) {
+        if self.peers.get(to).is_none_or(|peer| !peer.is_live()) {
+            return;
+        }
+        self.traffic.messages_out += 1;
+        let said = Said {
+            boot: self.identity.boot,
+            cluster: self.cluster(),
+            wall: self.now.wall,
+            message,
+        };
+        self.effects.push(ControlEffect::Send(to, said.encode()));
+    }
+
+    /// Sends news of ours to everybody.
+    pub(super) fn tell_all(&mut self, push: impl Fn() -> Push) {
+        for id in self.peers.live() {
+            self.say(id, ControlMessage::Push(Box::new(push())));
+        }
+    }
+
+    /// Closes all streams of a peer.
+    pub(super) fn part(&mut self, id: NodeId, rejection: &Rejection) {
+        let conns = self.peers.get(id).map(|peer| peer.conns.clone()).unwrap_or_default();
+        for conn in conns {
+            self.broken(conn);
+            self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
+        }
+    }
+
+    /// The cluster has just been founded: part with those who are not as it says.
+    pub(super) fn part_with_strangers(&mut self) {
+        for id in self.peers.live() {
+            let Some(peer) = self.peers.get(id) else { continue };
+            let record = peer.record.clone();
+            let Some(cluster) = self.founding.cluster() else { return };
+            let name = &record.descriptor.name;
+            let other_disk = cluster.ids.get(name).is_some_and(|known| *known != id);
+            let other_name = cluster.ids.iter().any(|(n, i)| *i == id && n != name);
+            if other_disk || other_name {
+                let sentence = format!("{name} has another disk in the cluster that was founded");
+                self.log(Level::Warn, format!("parting with {name}: {sentence}"));
+                self.part(id, &RejectionCode::OtherDisk.with(sentence));
+            }
+        }
+    }
+}
+
+fn duplicate(name: &NodeName, id: NodeId) -> String {
+    format!(
+        "another live process has the id {id} of {name}: a data folder was copied; stop one of \
+         them, and start the other with a folder of its own"
+    )
+}

@@ -1,0 +1,229 @@
+//! Claims about disks, processes and clocks that are not what they should be.
+
+use super::net::{World, address, name};
+use super::{FOUNDING_MS, founded};
+use crate::protocol::control::{ControlError, ControlInput, MemberState};
+use crate::types::NodeId;
+
+#[test]
+fn a_member_with_an_emptied_disk_stops_after_the_founding() {
+    let mut world = founded(1, 3);
+    world.run_ms(3_000);
+    let old = world.nodes[1].id;
+    world.kill(1);
+    world.wipe(1);
+    world.start(1);
+    world.run_ms(3_000);
+    let stopped = world.nodes[1].stopped.clone().expect("the new process stops");
+    assert!(stopped.contains("node-1") && stopped.contains(&old.to_string()), "{stopped}");
+    assert!(world.nodes[1].view.is_none(), "it never served");
+    for index in [0, 2] {
+        let view = world.nodes[index].view.as_ref().unwrap();
+        assert_eq!(view.ids[&name("node-1")], old, "the new disk is not adopted");
+        assert!(world.report(index).strangers_refused > 0);
+    }
+}
+
+#[test]
+fn a_founder_whose_disk_was_emptied_between_the_first_founding_and_the_last_stops() {
+    let mut world = World::cluster(2, 3);
+    world.start_all();
+    // Node 2 founds late: node 0 has founded by then, and node 1 has lost its disk.
+    world.nodes[2].persist_delay = 1_000_000;
+    assert!(world.run_until(3_000, |w| w.nodes[0].view.is_some()).is_some());
+    assert!(world.nodes[2].view.is_none());
+    world.kill(1);
+    world.wipe(1);
+    world.start(1);
+    world.run_ms(10_000);
+    assert!(world.nodes[1].stopped.is_some() && world.nodes[1].view.is_none());
+    let (a, b) = (&world.nodes[0], &world.nodes[2]);
+    assert_eq!(a.view.as_ref().unwrap().ids, b.view.as_ref().unwrap().ids);
+}
+
+#[test]
+fn a_process_on_a_copied_folder_is_refused_and_stops_and_the_first_lives_on() {
+    for seed in 10..15 {
+        let mut world = founded(seed, 3);
+        world.run_ms(3_000);
+        let founders: Vec<_> = (0..3).map(|i| name(&format!("node-{i}"))).collect();
+        let copy = world.add("node-1", "demo", &founders, &[address(0), address(2)]);
+        let original = &world.nodes[1];
+        let (id, generation) = (original.id, original.generation);
+        let (disk, commits) = (original.disk.clone(), original.commits);
+        let node = &mut world.nodes[copy];
+        (node.id, node.generation, node.disk, node.commits) = (id, generation, disk, commits);
+        world.start(copy);
+        world.run_ms(6_000);
+        let stopped = world.nodes[copy].stopped.clone().expect("the copy stops");
+        assert!(stopped.contains("another live process has the id"), "{stopped}");
+        assert_eq!(world.nodes[1].stopped, None);
+        world.nodes.pop();
+        world.run_ms(15_000);
+        assert!(world.all_alive(), "{:?}", world.states());
+    }
+}
+
+#[test]
+fn a_node_back_after_a_power_loss_that_nobody_noticed_is_let_in_again() {
+    let mut world = founded(16, 3);
+    world.run_ms(3_000);
+    world.power_off(1);
+    world.start(1);
+    // The others still have its old streams: the old process is asked, and says nothing.
+    let back = world.run_until(6_000, |w| w.report(0).members[1].generation == 2);
+    assert!(back.is_some());
+    assert_eq!(world.nodes[1].stopped, None);
+    assert!(world.run_until(10_000, World::all_alive).is_some(), "{:?}", world.states());
+}
+
+#[test]
+fn a_restored_snapshot_of_a_disk_stops_as_amnesia() {
+    let mut world = founded(20, 3);
+    world.run_ms(3_000);
+    let node = &world.nodes[1];
+    let snapshot = (node.disk.clone(), node.commits, node.generation);
+    (0..50).for_each(|_| world.write(1));
+    world.run_ms(10_000);
+    world.kill(1);
+    (world.nodes[1].disk, world.nodes[1].commits, world.nodes[1].generation) = snapshot.clone();
+    world.start(1);
+    world.run_ms(2_000);
+    let stopped = world.nodes[1].stopped.clone().expect("amnesia stops");
+    assert!(stopped.contains("has forgotten acknowledged writes"), "{stopped}");
+    // Whatever it said in between has not washed the evidence away.
+    (world.nodes[1].disk, world.nodes[1].commits, world.nodes[1].generation) = snapshot;
+    world.start(1);
+    world.run_ms(2_000);
+    assert!(world.nodes[1].stopped.is_some());
+}
+
+#[test]
+fn an_honest_restart_is_no_amnesia_however_often() {
+    let mut world = founded(21, 3);
+    for _ in 0..5 {
+        (0..50).for_each(|_| world.write(1));
+        world.run_ms(3_000);
+        world.kill(1);
+        world.start(1);
+        world.run_ms(3_000);
+        assert_eq!(world.nodes[1].stopped, None);
+        assert!(world.nodes[1].conditions.confirmed);
+    }
+}
+
+#[test]
+fn a_folder_of_another_name_or_cluster_is_refused_at_the_start() {
+    let mut world = founded(22, 3);
+    world.run_ms(1_000);
+    world.kill(1);
+    let config = world.nodes[1].config.clone();
+    world.nodes[1].config.cluster_name = "other".to_owned();
+    world.start(1);
+    assert!(matches!(world.nodes[1].error, Some(ControlError::OtherCluster(_))));
+    world.nodes[1].config = config;
+    world.nodes[1].name = name("node-9");
+    world.start(1);
+    assert!(matches!(world.nodes[1].error, Some(ControlError::OtherNode { .. })));
+    world.nodes[1].name = name("node-1");
+    let key = bytes::Bytes::from_static(b"control/founded");
+    world.nodes[1].disk.insert(key, bytes::Bytes::from_static(b"rubbish"));
+    world.start(1);
+    assert!(matches!(world.nodes[1].error, Some(ControlError::Damaged(_))));
+}
+
+#[test]
+fn a_node_that_stood_still_accuses_nobody_and_comes_back() {
+    let mut world = founded(23, 5);
+    world.run_ms(3_000);
+    world.nodes[2].paused = true;
+    let down = world.run_until(12_000, |w| {
+        w.states().iter().all(|&(o, m, s)| o == 2 || m != 2 || s == MemberState::Down)
+    });
+    assert!(down.is_some(), "{:?}", world.states());
+    world.nodes[2].paused = false;
+    for _ in 0..40 {
+        world.run_ms(200);
+        let states = world.states();
+        let accused = states.iter().find(|(_, m, s)| *m != 2 && *s != MemberState::Alive);
+        assert_eq!(accused, None);
+    }
+    assert!(world.run_until(6_000, World::all_alive).is_some(), "{:?}", world.states());
+    assert!(world.report(2).traffic.stood_still_ms > 5_000);
+}
+
+#[test]
+fn a_frozen_machine_becomes_unreachable_though_its_streams_stand() {
+    let mut world = founded(24, 3);
+    world.run_ms(3_000);
+    let id = world.nodes[1].id;
+    world.nodes[1].paused = true;
+    let gone = |w: &World| !w.nodes[0].reachable[&id] && !w.nodes[2].reachable[&id];
+    assert!(world.run_until(15_000, gone).is_some(), "{:?}", world.states());
+    world.nodes[1].paused = false;
+    let back = |w: &World| w.nodes[0].reachable[&id] && w.nodes[2].reachable[&id];
+    assert!(world.run_until(5_000, back).is_some());
+}
+
+#[test]
+fn a_node_that_workers_find_silent_is_unreachable_until_it_answers() {
+    let mut world = founded(25, 3);
+    let id = world.nodes[1].id;
+    world.step(0, ControlInput::Answering(id, false));
+    assert!(!world.nodes[0].reachable[&id]);
+    world.step(0, ControlInput::Answering(id, true));
+    assert!(world.nodes[0].reachable[&id]);
+    world.step(0, ControlInput::Answering(NodeId(77), false));
+}
+
+#[test]
+fn a_clock_far_from_a_majority_is_suspect_and_the_majority_is_not() {
+    let mut world = World::cluster(26, 3);
+    world.nodes[1].wall_offset_ms = -100_000;
+    world.start_all();
+    world.run_ms(10_000);
+    let suspect: Vec<bool> = world.nodes.iter().map(|node| node.conditions.clock_suspect).collect();
+    assert_eq!(suspect, [false, true, false]);
+    world.nodes[1].wall_offset_ms = 0;
+    world.run_ms(10_000);
+    assert!(!world.nodes[1].conditions.clock_suspect);
+}
+
+#[test]
+fn a_partition_shows_as_a_difference_of_views() {
+    let mut world = founded(27, 4);
+    world.run_ms(3_000);
+    world.cut(0, 1);
+    // Gossip goes round the cut: nobody is dead, but two nodes cannot reach each other.
+    world.run_ms(20_000);
+    assert!(world.all_alive(), "{:?}", world.states());
+    let differences = world.report(2).differences;
+    let named: Vec<&str> = differences.iter().map(|d| d.member.as_str()).collect();
+    assert_eq!(named, {
+        let mut both = vec![(world.nodes[0].id, "node-0"), (world.nodes[1].id, "node-1")];
+        both.sort();
+        both.into_iter().map(|(_, name)| name).collect::<Vec<_>>()
+    });
+    let says = &differences[0].says;
+    assert_eq!(says.len(), 3, "everybody but itself: {says:?}");
+    assert_eq!(says.iter().filter(|s| !s.reachable).count(), 1);
+    assert!(says.iter().all(|s| s.age_ms < 20_000));
+    world.heal();
+    world.run_ms(10_000);
+    assert_eq!(world.report(2).differences, []);
+}
+
+#[test]
+fn draining_says_goodbye() {
+    let mut world = founded(28, 3);
+    world.run_ms(2_000);
+    world.step(1, ControlInput::Draining);
+    assert!(world.nodes[1].conditions.draining);
+    let gone =
+        |w: &World| w.states().iter().all(|&(o, m, s)| o == 1 || m != 1 || s == MemberState::Down);
+    assert!(world.run_until(2_000, gone).is_some(), "{:?}", world.states());
+    world.run_ms(5_000);
+    world.kill(1);
+    world.start(1);
+    assert!(world.run_until(FOUNDING_MS, World::all_alive).is_some(), "{:?}", world.states());
+}
