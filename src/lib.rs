@@ -1,14 +1,30 @@
-//! Coterie.
+//! Coterie: a leaderless, Dynamo-style replicated key-value store.
+//!
+//! ```text
+//!     cli, main              flags, printing, exit codes
+//!     node                   wires everything: start, shutdown, background drivers
+//!     api · http · client    gRPC services · admin HTTP · the Rust client
+//!     gossip · peers · store drivers: UDP and foca, streams between nodes, fjall
+//!     config · telemetry     settings · logs and traces
+//!     sim                    the core in one deterministic world
+//!     protocol               the pure core: no async, sockets, files, clock or randomness
+//!     types                  newtypes that cannot be mixed up
+//! ```
+//!
+//! Imports point downwards only. `ARCHITECTURE.md` is the map.
 
 pub mod api;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod gossip;
+pub mod http;
 pub mod node;
 pub mod peers;
 pub mod protocol;
 pub mod sim;
 pub mod store;
+pub mod telemetry;
 pub mod types;
 
 /// The protocol buffers of `proto/coterie/v1`, generated.
@@ -17,4 +33,6 @@ pub mod proto {
     tonic::include_proto!("coterie.v1");
     /// The encoded descriptors, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+    /// The domain of the `google.rpc.ErrorInfo` in every error.
+    pub const ERROR_DOMAIN: &str = "coterie.v1";
 }

@@ -1,6 +1,212 @@
-//! gRPC services.
+//! The gRPC services: requests parsed into what cannot be wrong, outcomes told without loss.
+//!
+//! ```text
+//!  connection ──▶ Dispatch ──▶ Kv     parse ─▶ Backend::run / scan ─▶ answer or error
+//!  (bounded)         │
+//!                    └───────▶ Admin · health · reflection
+//! ```
+//!
+//! - Whatever a client sends is answered by a status that names what is wrong; nothing panics.
+//! - The services decide nothing: what an outcome means is told by the core's
+//!   [`crate::protocol::op::Failure`], and only translated here.
+//! - Connections, requests and walks under way are bounded, and so is the time that stopping takes.
+//! - A request builds no tracing span unless it is sampled.
 
+mod admin;
 pub mod backend;
+pub mod codec;
+pub(crate) mod connection;
+mod error;
+mod health;
+mod kv;
+mod request;
+mod scan;
+mod token;
+mod trace;
 
-/// The domain of the `google.rpc.ErrorInfo` in every error of ours.
-pub const ERROR_DOMAIN: &str = "coterie.v1";
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::http;
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use self::admin::AdminService;
+use self::backend::Backend;
+use self::connection::{Incoming, Patience};
+use self::health::HealthService;
+use self::kv::KvService;
+use crate::config;
+use crate::proto;
+use crate::proto::admin_server::AdminServer;
+use crate::proto::kv_server::KvServer;
+
+/// Connections at a time: each costs some tens of kilobytes.
+const CONNECTIONS_MAX: usize = 8192;
+/// Calls that one connection may have under way: more clients than that share a node through
+/// more connections.
+const STREAMS_PER_CONNECTION: u32 = 1024;
+/// What a call may send ahead of being read: a value of the default limit fits.
+const STREAM_WINDOW_BYTES: u32 = (1 << 20) + (64 << 10);
+/// What a connection may send ahead of being read.
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Headers of a call: names, a deadline, a trace.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// A connection whose other end has vanished is noticed within the sum of these.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that has sent nothing within this is closed; later, keepalive looks after it.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(10);
+/// What a request holds beside a value: a key, a context, and room.
+const REQUEST_BYTES_BESIDE: usize = 1 << 20;
+
+/// What the services need of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The largest value that may be written, in bytes.
+    pub value_bytes_max: usize,
+    /// The longest that a request may take, and how long it takes if the client does not say.
+    pub request_timeout: Duration,
+    /// Requests under way at a time, over all connections.
+    pub in_flight_max: usize,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Which part of the requests is traced if the caller has not decided, 0 to 1; none: spans go
+    /// nowhere.
+    pub sample_ratio: Option<f64>,
+    /// How long calls under way may take to end when the node stops.
+    pub grace: Duration,
+}
+
+impl Settings {
+    /// What the configuration says; limits that it does not have are fixed here.
+    #[must_use]
+    pub fn of(settings: &config::Settings) -> Self {
+        let telemetry = &settings.telemetry;
+        Self {
+            value_bytes_max: settings.limits.value_bytes,
+            request_timeout: settings.timeouts.request,
+            in_flight_max: settings.limits.in_flight,
+            connections_max: CONNECTIONS_MAX,
+            sample_ratio: telemetry.otlp_endpoint.is_some().then_some(telemetry.sample_ratio),
+            grace: settings.timeouts.request + Duration::from_secs(1),
+        }
+    }
+
+    /// The largest request that is read whole, so that a value that is too large is answered in
+    /// our own words; what is larger still is cut off by the transport.
+    fn request_bytes_max(&self) -> usize {
+        self.value_bytes_max * 2 + REQUEST_BYTES_BESIDE
+    }
+}
+
+/// Serves until `shutdown` completes; then no new calls are taken, and those under way may end
+/// within [`Settings::grace`].
+///
+/// # Errors
+/// If the server could not be built, or a connection could not be set up.
+pub async fn serve<B: Backend>(
+    listener: TcpListener,
+    backend: B,
+    settings: Settings,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let patience = Patience::FirstWord(FIRST_WORD_WITHIN);
+    let incoming = Incoming::new(listener, settings.connections_max, patience);
+    let grace = settings.grace;
+    let service = Dispatch::new(backend, settings);
+    let stopping = tokio::sync::Notify::new();
+    let signal = async {
+        shutdown.await;
+        stopping.notify_one();
+    };
+    let server = server().serve_with_incoming_shutdown(service, incoming, signal);
+    let give_up = async {
+        stopping.notified().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        ended = server => ended,
+        () = give_up => {
+            tracing::warn!(?grace, "calls were still under way when the time to stop was up");
+            Ok(())
+        }
+    }
+}
+
+fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+/// Sends calls of keys straight to their service, and the rest through a router.
+struct Dispatch<B: Backend> {
+    kv: KvServer<KvService<B>>,
+    rest: Routes,
+}
+
+impl<B: Backend> Clone for Dispatch<B> {
+    fn clone(&self) -> Self {
+        Self { kv: self.kv.clone(), rest: self.rest.clone() }
+    }
+}
+
+impl<B: Backend> Dispatch<B> {
+    fn new(backend: B, settings: Settings) -> Self {
+        let limit = settings.request_bytes_max();
+        let rest = Routes::new(AdminServer::new(AdminService::new(backend.clone())))
+            .add_service(HealthService::server(backend.clone()));
+        let rest = with_reflection(rest);
+        let kv = KvServer::new(KvService::new(backend, settings)).max_decoding_message_size(limit);
+        Self { kv, rest: rest.prepare() }
+    }
+}
+
+/// Both versions of the reflection service: tools still ask for the older one first.
+fn with_reflection(routes: Routes) -> Routes {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    match (builder().build_v1(), builder().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => routes.add_service(v1).add_service(v1alpha),
+        (Err(error), _) | (_, Err(error)) => {
+            // The descriptors are compiled in: only a defect of the build leads here.
+            tracing::error!(%error, "reflection is not available");
+            routes
+        }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl<B: Backend> Service<http::Request<Body>> for Dispatch<B> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // Neither service ever is unready.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        if request.uri().path().starts_with("/coterie.v1.Kv/") {
+            self.kv.call(request)
+        } else {
+            Box::pin(self.rest.call(request))
+        }
+    }
+}

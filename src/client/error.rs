@@ -38,6 +38,7 @@ struct Inner {
     message: String,
     reason: String,
     outcome_known: bool,
+    last_outcome_known: bool,
     retry_safe: bool,
     retry_after: Option<Duration>,
     reached: Vec<String>,
@@ -46,9 +47,17 @@ struct Inner {
     violations: Vec<(String, String)>,
     node: String,
     attempts: u32,
-    /// Whether the node did not answer, as opposed to answering that it will not.
-    local: bool,
+    told_by: Teller,
     status: Option<Status>,
+}
+
+/// Who says that a call has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Teller {
+    /// The node, in its answer.
+    Node,
+    /// This side: the node did not answer.
+    Here,
 }
 
 /// The source of the status of an attempt that brought nothing in time.
@@ -150,6 +159,7 @@ impl Error {
             message,
             reason: String::new(),
             outcome_known: true,
+            last_outcome_known: true,
             retry_safe: true,
             retry_after: None,
             reached: vec![],
@@ -158,7 +168,7 @@ impl Error {
             violations: vec![],
             node: String::new(),
             attempts: 0,
-            local: true,
+            told_by: Teller::Here,
             status: None,
         };
         Self { inner: Box::new(inner) }
@@ -167,7 +177,7 @@ impl Error {
     /// What a status of the node at `address` means. `writes`: the call could change something.
     pub(super) fn from_status(status: Status, address: &str, writes: bool) -> Self {
         let details = status.get_error_details();
-        let info = details.error_info().filter(|info| info.domain == crate::api::ERROR_DOMAIN);
+        let info = details.error_info().filter(|info| info.domain == crate::proto::ERROR_DOMAIN);
         let told = |key: &str| info.and_then(|info| info.metadata.get(key)).map(String::as_str);
         let names = |key| -> Vec<String> {
             let names = told(key).unwrap_or_default().split(',').filter(|name| !name.is_empty());
@@ -189,6 +199,7 @@ impl Error {
             message: message(&status),
             reason: info.map_or_else(String::new, |info| info.reason.clone()),
             outcome_known,
+            last_outcome_known: outcome_known,
             // Every write of this client carries a request id.
             retry_safe: told("retry").is_none_or(|retry| retry == "safe"),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
@@ -198,7 +209,7 @@ impl Error {
             violations,
             node: address.to_owned(),
             attempts: 1,
-            local: cause.is_some(),
+            told_by: if cause.is_some() { Teller::Here } else { Teller::Node },
             status: None,
         };
         Self { inner: Box::new(Inner { status: Some(status), ..inner }) }
@@ -213,7 +224,7 @@ impl Error {
     /// Whether the node itself is to be left out for a while.
     pub(super) fn blames_the_node(&self) -> bool {
         let goes = ["NOT_FOUNDED", "SHUTTING_DOWN", "NOT_CONFIRMED", "STORE_REFUSED"];
-        self.inner.local || goes.contains(&self.reason())
+        self.inner.told_by == Teller::Here || goes.contains(&self.reason())
     }
 
     /// Whether another node may do better, and asking it cannot hurt.
@@ -286,28 +297,27 @@ fn was_never_sent(mut cause: Option<&(dyn std::error::Error + 'static)>) -> bool
     false
 }
 
+/// What the node said, which tells whom it reached; then who was asked, and what earlier attempts
+/// leave open.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { message, reached, missing, needed, .. } = &*self.inner;
+        let Inner { message, node, attempts, told_by, .. } = &*self.inner;
+        let Inner { outcome_known, last_outcome_known, .. } = &*self.inner;
         f.write_str(message)?;
-        if *needed > 0 {
-            let names = |names: &[String]| match names {
-                [] => "nobody".to_owned(),
-                names => names.join(", "),
-            };
-            write!(f, " ({needed} needed; reached {}", names(reached))?;
-            write!(f, "; missing {})", names(missing))?;
+        if !node.is_empty() {
+            write!(f, "; asked {node}")?;
         }
-        if !self.inner.node.is_empty() {
-            write!(f, "; asked {}", self.inner.node)?;
+        if *attempts > 1 {
+            write!(f, ", the last of {attempts} attempts")?;
         }
-        if self.inner.attempts > 1 {
-            write!(f, ", the last of {} attempts", self.inner.attempts)?;
+        match (outcome_known, last_outcome_known, told_by) {
+            // The node has said so itself.
+            (true, _, _) | (false, false, Teller::Node) => Ok(()),
+            (false, false, Teller::Here) => f.write_str("; outcome unknown: it may have been done"),
+            (false, true, _) => {
+                f.write_str("; outcome unknown: an earlier attempt may have done it")
+            }
         }
-        if !self.inner.outcome_known {
-            f.write_str("; outcome unknown: it may have been done")?;
-        }
-        Ok(())
     }
 }
 

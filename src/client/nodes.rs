@@ -26,7 +26,7 @@ const BUFFERED_REQUESTS: usize = 4096;
 
 #[derive(Debug)]
 pub(super) struct Nodes {
-    nodes: Vec<Node>,
+    all: Vec<Node>,
     turn: AtomicUsize,
     started: Instant,
 }
@@ -72,31 +72,31 @@ impl Nodes {
         }
         // Clients that start together should not all begin with the same node.
         let turn = AtomicUsize::new(rand::random_range(0..nodes.len()));
-        Ok(Self { nodes, turn, started: Instant::now() })
+        Ok(Self { all: nodes, turn, started: Instant::now() })
     }
 
     pub(super) fn all(&self) -> &[Node] {
-        &self.nodes
+        &self.all
     }
 
     /// The node to ask next, by its place in [`Nodes::all`], after those of `tried` in order.
     pub(super) fn pick(&self, tried: &[usize]) -> usize {
-        let count = self.nodes.len();
+        let count = self.all.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % count;
         // After a full round, nodes may be asked again.
         let tried = &tried[tried.len() / count * count..];
         let order = || (first..first + count).map(|at| at % count).filter(|at| !tried.contains(at));
         let now = self.now();
-        let well = order().find(|&at| self.nodes[at].may_be_asked(now));
-        let least = || order().min_by_key(|&at| self.nodes[at].out_until.load(Ordering::Relaxed));
+        let well = order().find(|&at| self.all[at].may_be_asked(now));
+        let least = || order().min_by_key(|&at| self.all[at].out_until.load(Ordering::Relaxed));
         well.or_else(least).unwrap_or(first)
     }
 
     /// How long to wait before the next attempt: not at all while there are nodes that this call
     /// has not asked.
     pub(super) fn pause_before_attempt(&self, tried: &[usize]) -> Duration {
-        let rounds = tried.len() / self.nodes.len();
-        if tried.len() % self.nodes.len() != 0 {
+        let rounds = tried.len() / self.all.len();
+        if !tried.len().is_multiple_of(self.all.len()) {
             return Duration::ZERO;
         }
         PAUSE_FIRST * (1 << (rounds - 1).min(5))
@@ -104,7 +104,7 @@ impl Nodes {
 
     /// The node did not answer.
     pub(super) fn failed(&self, at: usize) {
-        let (out_until, now) = (&self.nodes[at].out_until, self.now());
+        let (out_until, now) = (&self.all[at].out_until, self.now());
         // Calls that fail together count once, and a probe has set its own time.
         if out_until.load(Ordering::Relaxed) <= now {
             out_until.store(now + LEFT_OUT_MS, Ordering::Relaxed);

@@ -97,14 +97,14 @@ impl Scan {
         let page = async {
             let stream = match &mut self.stream {
                 Some((_, stream)) => stream,
-                none => {
+                absent => {
                     let message = proto::ScanRequest {
                         prefix: self.options.prefix.clone(),
                         consistency: self.client.consistency(self.options.consistency),
                         page_token: self.options.page_token.clone(),
                     };
                     let answer = node.kv().scan(Request::new(message)).await?;
-                    &mut none.insert((at, answer.into_inner())).1
+                    &mut absent.insert((at, answer.into_inner())).1
                 }
             };
             stream.message().await

@@ -113,9 +113,9 @@ impl Layers {
     }
 
     /// A whole number within bounds.
-    pub(super) fn number<N: TryFrom<u64>>(&mut self, key: &'static str, low: N, high: N) -> N
+    pub(super) fn number<N>(&mut self, key: &'static str, low: N, high: N) -> N
     where
-        N: PartialOrd + Copy + fmt::Display,
+        N: TryFrom<u64> + PartialOrd + Copy + fmt::Display,
     {
         match N::try_from(self.get::<u64>(key)) {
             Ok(number) if low <= number && number <= high => number,

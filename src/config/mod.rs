@@ -244,9 +244,13 @@ impl Settings {
         flags: &[String],
     ) -> Result<Self, ConfigError> {
         let mut layers = Layers::defaults();
-        files.iter().for_each(|file| layers.add_file(file));
+        for file in files {
+            layers.add_file(file);
+        }
         layers.add_environment(environment.into_iter());
-        flags.iter().for_each(|flag| layers.add_flag(flag));
+        for flag in flags {
+            layers.add_flag(flag);
+        }
         Self::of(layers)
     }
 

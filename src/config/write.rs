@@ -82,9 +82,8 @@ impl Settings {
     /// Empty where it follows from [listen].
     fn advertise_literals(&self) -> [(&'static str, String); 3] {
         let (ours, listen) = (&self.advertise, &self.listen);
-        let literal = |own: String, listen: String| match own == listen {
-            true => quoted(""),
-            false => quoted(&own),
+        let literal = |own: String, listen: String| {
+            if own == listen { quoted("") } else { quoted(&own) }
         };
         let (client, admin) = (ours.client.to_string(), ours.admin.to_string());
         [
@@ -103,9 +102,10 @@ impl Settings {
         };
         let names = || founders.iter().map(ToString::to_string).collect();
         let derived = derived_founders(&self.node.name, founders.len() as u64);
-        let (expect, names) = match derived.as_ref() == Some(founders) {
-            true => (founders.len(), vec![]),
-            false => (EXPECT, names()),
+        let (expect, names) = if derived.as_ref() == Some(founders) {
+            (founders.len(), vec![])
+        } else {
+            (EXPECT, names())
         };
         let seeds = self.bootstrap.seeds.iter().map(ToString::to_string).collect();
         BTreeMap::from([

@@ -145,7 +145,7 @@ fn a_refusal_of_the_file_system_says_what_to_do() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn arbitrary_bytes_in_any_small_file_never_panic(
         file in prop::sample::select(vec![LOCK, FORMAT, IDENTITY, GENERATION]),

@@ -50,7 +50,7 @@ impl Fjall {
 }
 
 impl Engine for Fjall {
-    const CASES: u32 = 24;
+    const CASES: u32 = 12;
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = FjallStore::open(folder.path(), &Self::options()).unwrap();

@@ -1,0 +1,167 @@
+//! Failures as gRPC statuses with `google.rpc` details.
+//!
+//! | what happened | code |
+//! |---|---|
+//! | the request is not valid | `INVALID_ARGUMENT` |
+//! | valid, but the key's or the cluster's state forbids it | `FAILED_PRECONDITION` |
+//! | too few took part, and certainly nothing was written | `UNAVAILABLE` |
+//! | too few took part, and something may have been written | `DEADLINE_EXCEEDED` |
+//! | overload; nothing was begun | `RESOURCE_EXHAUSTED` |
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::proto::ERROR_DOMAIN;
+use crate::protocol::context::ContextError;
+use crate::protocol::op::{Action, Failure, Reason};
+use crate::types::NodeName;
+
+/// What can be told of a reason alone.
+struct Told {
+    name: &'static str,
+    /// The code if certainly nothing was written.
+    code: Code,
+    /// When a retry may help, if it may.
+    retry_after: Option<Duration>,
+}
+
+/// The status of an op that failed.
+pub(super) fn failed(failure: &Failure, action: &Action) -> Status {
+    let told = told(failure.reason);
+    let code = match (failure.maybe_applied, told.code) {
+        (true, Code::Unavailable) => Code::DeadlineExceeded,
+        (_, code) => code,
+    };
+    let safe = failure.retry_is_safe(action);
+    let mut details = ErrorDetails::new();
+    details.set_error_info(told.name, ERROR_DOMAIN, metadata(failure, safe));
+    if let Some(delay) = told.retry_after.filter(|_| safe) {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(code, sentence(failure, safe), details)
+}
+
+/// The status of a request with fields that are not valid; nothing was begun.
+pub(super) fn invalid(violations: Vec<FieldViolation>) -> Status {
+    let each = violations.iter().map(|one| format!("{}: {}", one.field, one.description));
+    let message = each.collect::<Vec<_>>().join("; ");
+    let mut details = ErrorDetails::with_bad_request(violations);
+    details.set_error_info("INVALID_REQUEST", ERROR_DOMAIN, nothing_begun());
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// The status of a request that was turned away because too much is under way.
+pub(super) fn too_much(what: &str, limit: usize) -> Status {
+    let told = told(Reason::Overloaded);
+    let mut details = ErrorDetails::with_retry_info(told.retry_after);
+    details.set_error_info(told.name, ERROR_DOMAIN, nothing_begun());
+    let message = format!("{limit} {what} are under way on this node; nothing was begun");
+    Status::with_error_details(told.code, message, details)
+}
+
+/// The status of a read that has used up the time that its client gave it.
+pub(super) fn out_of_time(what: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("OUT_OF_TIME", ERROR_DOMAIN, nothing_begun());
+    let message = format!("the time for the {what} is up; it can go on from its last page_token");
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
+/// The status of an answer that does not fit its question: a defect of this node.
+pub(super) fn defect(what: &str) -> Status {
+    tracing::error!(what, "a request met a defect");
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([
+        ("outcome".to_owned(), "unknown".to_owned()),
+        ("retry".to_owned(), "unsafe".to_owned()),
+    ]);
+    details.set_error_info("DEFECT", ERROR_DOMAIN, metadata);
+    Status::with_error_details(Code::Internal, format!("a defect of this node: {what}"), details)
+}
+
+fn nothing_begun() -> HashMap<String, String> {
+    HashMap::from([
+        ("outcome".to_owned(), "known".to_owned()),
+        ("retry".to_owned(), "safe".to_owned()),
+    ])
+}
+
+fn metadata(failure: &Failure, safe: bool) -> HashMap<String, String> {
+    let outcome = if failure.maybe_applied { "unknown" } else { "known" };
+    let retry = if safe { "safe" } else { "unsafe" };
+    let pairs = [
+        ("outcome", outcome.to_owned()),
+        ("retry", retry.to_owned()),
+        ("needed", failure.needed.to_string()),
+        ("reached", list(&failure.reached, ",")),
+        ("missing", list(&failure.missing, ",")),
+    ];
+    pairs.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+/// What happened and what it means, for people.
+fn sentence(failure: &Failure, safe: bool) -> String {
+    let mut text = failure.reason.to_string();
+    if failure.needed > 0 {
+        let names = |names: &[NodeName]| match names {
+            [] => "nobody".to_owned(),
+            names => list(names, ", "),
+        };
+        let _ = write!(
+            text,
+            " ({} needed; reached {}; missing {})",
+            failure.needed,
+            names(&failure.reached),
+            names(&failure.missing)
+        );
+    }
+    text += match (failure.maybe_applied, safe) {
+        (false, _) => "",
+        (true, true) => "; outcome unknown; a retry with the same request id is safe",
+        (true, false) => {
+            "; outcome unknown; a retry may write twice, since the request had no request id"
+        }
+    };
+    text
+}
+
+fn list(names: &[NodeName], between: &str) -> String {
+    names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(between)
+}
+
+fn told(reason: Reason) -> Told {
+    let at_once = Some(Duration::ZERO);
+    let soon = Some(Duration::from_millis(200));
+    let later = Some(Duration::from_secs(1));
+    let (name, code, retry_after) = match reason {
+        Reason::NotFounded => ("NOT_FOUNDED", Code::Unavailable, later),
+        Reason::QuorumNotReached => ("QUORUM_NOT_REACHED", Code::Unavailable, soon),
+        Reason::CoordinatorSilent => ("COORDINATOR_SILENT", Code::Unavailable, soon),
+        Reason::StoreRefused => ("STORE_REFUSED", Code::Unavailable, later),
+        Reason::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable, at_once),
+        Reason::NotConfirmed => ("NOT_CONFIRMED", Code::Unavailable, soon),
+        Reason::Overloaded => ("OVERLOADED", Code::ResourceExhausted, soon),
+        Reason::RequestIdReused => ("REQUEST_ID_REUSED", Code::FailedPrecondition, None),
+        Reason::TooManySiblings => ("TOO_MANY_SIBLINGS", Code::FailedPrecondition, None),
+        Reason::RecordTooLarge => ("RECORD_TOO_LARGE", Code::FailedPrecondition, None),
+        Reason::Context(error) => {
+            let (name, code) = context(error);
+            (name, code, None)
+        }
+    };
+    Told { name, code, retry_after }
+}
+
+fn context(error: ContextError) -> (&'static str, Code) {
+    match error {
+        ContextError::Malformed(_) => ("CONTEXT_MALFORMED", Code::InvalidArgument),
+        ContextError::ForeignKey => ("CONTEXT_OF_ANOTHER_KEY", Code::InvalidArgument),
+        ContextError::ForeignCluster(_) => ("CONTEXT_OF_ANOTHER_CLUSTER", Code::FailedPrecondition),
+        ContextError::Partial => ("CONTEXT_PARTIAL", Code::FailedPrecondition),
+        ContextError::Ahead => ("CONTEXT_AHEAD", Code::FailedPrecondition),
+    }
+}

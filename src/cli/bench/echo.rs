@@ -1,0 +1,150 @@
+//! The ceiling: servers that answer at once.
+//!
+//! The same service, the same message sizes, the same transport as a node, and nothing behind it.
+//! What a node reaches of their rate is what it keeps of what gRPC allows.
+
+use std::net::Ipv4Addr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use crate::cli::cluster::this_program;
+use crate::cli::exit::Exit;
+use crate::cli::{shutdown, term};
+use crate::proto;
+use crate::proto::kv_server::{Kv, KvServer};
+
+/// About as long as the context of a key with one writer.
+const CONTEXT: &[u8] = &[0; 56];
+/// An echo server listens within this.
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// Answer at once, for `bench --echo`
+#[derive(Args, Debug)]
+pub struct EchoServeArgs {
+    /// Bytes of every value in an answer
+    #[arg(long, default_value_t = 128)]
+    value_bytes: usize,
+}
+
+/// Echo servers as child processes; they end when this is dropped.
+pub struct EchoServers {
+    children: Vec<Child>,
+    /// Where they listen.
+    pub addresses: Vec<String>,
+}
+
+impl EchoServers {
+    /// Starts `count` servers on ports that the system chooses.
+    ///
+    /// # Errors
+    /// If one does not start.
+    pub async fn start(count: usize, value_bytes: usize) -> anyhow::Result<Self> {
+        let mut servers = Self { children: Vec::new(), addresses: Vec::new() };
+        for _ in 0..count {
+            let mut child = Command::new(this_program()?)
+                .arg("bench-echo-serve")
+                .args(["--value-bytes", &value_bytes.to_string()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .context("cannot start an echo server")?;
+            let stdout = child.stdout.take().context("an echo server has no standard output")?;
+            let mut first = BufReader::new(stdout).lines();
+            let line = tokio::time::timeout(START_WITHIN, first.next_line()).await;
+            let line = line.context("an echo server did not start in time")??;
+            servers.addresses.push(line.context("an echo server ended at once")?);
+            servers.children.push(child);
+        }
+        Ok(servers)
+    }
+
+    /// Their process ids.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        self.children.iter().filter_map(Child::id).collect()
+    }
+}
+
+/// Runs an echo server: prints its address, serves until standard input ends.
+///
+/// # Errors
+/// If no port can be had.
+pub async fn echo_serve(args: EchoServeArgs) -> anyhow::Result<Exit> {
+    let incoming = TcpIncoming::bind((Ipv4Addr::LOCALHOST, 0).into());
+    let incoming = incoming.map_err(|error| anyhow::anyhow!(error)).context("cannot listen")?;
+    let incoming = incoming.with_nodelay(Some(true));
+    term::line(incoming.local_addr()?)?;
+    let echo = Echo { value: Bytes::from(vec![b'v'; args.value_bytes]) };
+    tokio::select! {
+        served = tonic::transport::Server::builder()
+            .add_service(KvServer::new(echo))
+            .serve_with_incoming(incoming) => served.context("serving failed")?,
+        () = shutdown::parent_gone() => {}
+    }
+    Ok(Exit::Ok)
+}
+
+struct Echo {
+    value: Bytes,
+}
+
+impl Echo {
+    fn receipt() -> proto::Receipt {
+        proto::Receipt {
+            dot: "0123456789abcdef@1790000000000.0".to_owned(),
+            homes: vec!["node-0".to_owned(), "node-1".to_owned()],
+            hints: Vec::new(),
+            placement: 1,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for Echo {
+    async fn get(
+        &self,
+        _: Request<proto::GetRequest>,
+    ) -> Result<Response<proto::GetResponse>, Status> {
+        Ok(Response::new(proto::GetResponse {
+            found: true,
+            value: self.value.clone(),
+            context: Bytes::from_static(CONTEXT),
+            siblings: 0,
+            all: Vec::new(),
+        }))
+    }
+
+    async fn set(
+        &self,
+        _: Request<proto::SetRequest>,
+    ) -> Result<Response<proto::SetResponse>, Status> {
+        let (context, receipt) = (Bytes::from_static(CONTEXT), Some(Self::receipt()));
+        Ok(Response::new(proto::SetResponse { context, receipt }))
+    }
+
+    async fn delete(
+        &self,
+        _: Request<proto::DeleteRequest>,
+    ) -> Result<Response<proto::DeleteResponse>, Status> {
+        let (context, receipt) = (Bytes::from_static(CONTEXT), Some(Self::receipt()));
+        Ok(Response::new(proto::DeleteResponse { context, receipt }))
+    }
+
+    type ScanStream = tokio_stream::Empty<Result<proto::ScanResponse, Status>>;
+
+    async fn scan(
+        &self,
+        _: Request<proto::ScanRequest>,
+    ) -> Result<Response<Self::ScanStream>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
+    }
+}

@@ -1,0 +1,266 @@
+//! Rows of results: what was measured, under which conditions.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::load::{Measured, Shape, Workload};
+use crate::cli::status::table;
+use crate::cli::term;
+use crate::proto::{Consistency, StatusResponse};
+
+/// The conditions that rows must share to be compared.
+#[derive(Clone, Debug, Serialize, PartialEq)]
+pub struct Conditions {
+    /// What was asked.
+    pub workload: &'static str,
+    /// `cluster` or `echo`.
+    pub served_by: &'static str,
+    /// How many nodes or echo servers.
+    pub nodes: usize,
+    /// N; 0 for echo servers.
+    pub n: u32,
+    /// Replicas that a read asks; 0 if there are no reads.
+    pub r: u32,
+    /// Replicas that a write waits for; 0 if there are no writes.
+    pub w: u32,
+    /// What an OK waits for.
+    pub durability: String,
+    /// Requests under way at a time.
+    pub in_flight: usize,
+    /// Connections.
+    pub connections: usize,
+    /// Distinct keys.
+    pub keys: usize,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// What was measured.
+    #[serde(flatten)]
+    pub conditions: Conditions,
+    /// Requests a second: the median, if it was measured several times.
+    pub per_second: f64,
+    /// The best of them.
+    pub per_second_peak: f64,
+    /// Microseconds.
+    pub p50_us: f64,
+    /// Microseconds.
+    pub p99_us: f64,
+    /// Microseconds.
+    pub p999_us: f64,
+    /// Processor time of the nodes for each request, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_us: Option<f64>,
+    /// Requests that failed.
+    pub errors: u64,
+    /// The first of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_error: Option<String>,
+    /// The rate divided by that of the echo servers with as many requests under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to_echo: Option<Ratio>,
+}
+
+/// A ratio, over several pairs of runs.
+#[derive(Clone, Copy, Debug, Serialize, PartialEq)]
+pub struct Ratio {
+    /// The median.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The greatest.
+    pub greatest: f64,
+    /// How many pairs.
+    pub pairs: usize,
+}
+
+impl Conditions {
+    /// Of a cluster that described itself by `status`.
+    #[must_use]
+    pub fn of_cluster(
+        status: &StatusResponse,
+        workload: Workload,
+        consistency: Consistency,
+        shape: &Shape,
+    ) -> Self {
+        let n = status.replicas;
+        let asked = match consistency {
+            Consistency::One => 1.min(n),
+            Consistency::All => n,
+            Consistency::Quorum | Consistency::Unspecified => n / 2 + 1,
+        };
+        Self {
+            served_by: "cluster",
+            nodes: status.members.len(),
+            n,
+            r: if workload == Workload::Set { 0 } else { asked },
+            w: if workload == Workload::Get { 0 } else { asked },
+            durability: status.durability.clone(),
+            ..Self::of_echo(0, workload, shape)
+        }
+    }
+
+    /// Of echo servers.
+    #[must_use]
+    pub fn of_echo(servers: usize, workload: Workload, shape: &Shape) -> Self {
+        Self {
+            workload: workload.name(),
+            served_by: "echo",
+            nodes: servers,
+            n: 0,
+            r: 0,
+            w: 0,
+            durability: "none".to_owned(),
+            in_flight: shape.clients,
+            connections: shape.connections,
+            keys: shape.keys,
+            value_bytes: shape.value_bytes,
+        }
+    }
+
+    fn quorum(&self) -> String {
+        let part =
+            |name: &str, of: u32| if of == 0 { String::new() } else { format!(" {name}={of}") };
+        if self.n == 0 {
+            return "-".to_owned();
+        }
+        format!("N={}{}{}", self.n, part("R", self.r), part("W", self.w))
+    }
+}
+
+impl Row {
+    /// The medians of runs under the same conditions, at least one.
+    #[must_use]
+    pub fn of(conditions: Conditions, runs: &[Measured]) -> Self {
+        let median_of = |of: &dyn Fn(&Measured) -> f64| median(runs.iter().map(of).collect());
+        let quantile = |part: f64| {
+            median_of(&|run: &Measured| run.latencies.quantile(part).as_secs_f64() * 1e6)
+        };
+        let cpu: Vec<f64> = runs.iter().filter_map(Measured::cpu_micros).collect();
+        Self {
+            conditions,
+            per_second: median_of(&Measured::rate),
+            per_second_peak: runs.iter().map(Measured::rate).fold(0.0, f64::max),
+            p50_us: quantile(0.5),
+            p99_us: quantile(0.99),
+            p999_us: quantile(0.999),
+            cpu_us: (!cpu.is_empty()).then(|| median(cpu)),
+            errors: runs.iter().map(|run| run.errors).sum(),
+            first_error: runs.iter().find_map(|run| run.first_error.clone()),
+            to_echo: None,
+        }
+    }
+}
+
+impl Ratio {
+    /// Over the ratios of pairs; none without a pair.
+    #[must_use]
+    pub fn of(pairs: &[f64]) -> Option<Self> {
+        let least = pairs.iter().copied().reduce(f64::min)?;
+        let greatest = pairs.iter().copied().reduce(f64::max)?;
+        Some(Self { median: median(pairs.to_vec()), least, greatest, pairs: pairs.len() })
+    }
+}
+
+/// The middle value, or the mean of the two in the middle; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match (values.len() / 2, values.len() % 2) {
+        (0, 0) => 0.0,
+        (half, 0) => f64::midpoint(values[half - 1], values[half]),
+        (half, _) => values[half],
+    }
+}
+
+/// The table of all rows.
+#[must_use]
+pub fn render(rows: &[Row]) -> String {
+    let mut table = table(&[
+        "",
+        "SERVED BY",
+        "REPLICAS",
+        "OK MEANS",
+        "IN FLIGHT",
+        "REQ/S",
+        "PEAK",
+        "P50",
+        "P99",
+        "P99.9",
+        "CPU/REQ",
+        "ERRORS",
+        "OF ECHO",
+    ]);
+    for row in rows {
+        let conditions = &row.conditions;
+        let time = |micros: f64| term::span(Duration::from_secs_f64(micros / 1e6));
+        let ratio = row
+            .to_echo
+            .map(|ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.least, ratio.greatest));
+        table.add_row([
+            conditions.workload.to_owned(),
+            format!("{} × {}", conditions.nodes, conditions.served_by),
+            conditions.quorum(),
+            conditions.durability.clone(),
+            conditions.in_flight.to_string(),
+            format!("{:.0}", row.per_second),
+            format!("{:.0}", row.per_second_peak),
+            time(row.p50_us),
+            time(row.p99_us),
+            time(row.p999_us),
+            row.cpu_us.map_or_else(|| "-".to_owned(), time),
+            term::grouped(row.errors),
+            ratio.unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median(vec![]).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_row_prints_what_an_ok_means() {
+        let shape = Shape {
+            clients: 50,
+            connections: 6,
+            keys: 1,
+            value_bytes: 128,
+            warm_up: Duration::ZERO,
+            measure: Duration::ZERO,
+        };
+        let status = StatusResponse {
+            replicas: 3,
+            durability: "fsync".to_owned(),
+            ..StatusResponse::default()
+        };
+        let of = |workload, consistency| {
+            Conditions::of_cluster(&status, workload, consistency, &shape).quorum()
+        };
+        assert_eq!(of(Workload::Get, Consistency::One), "N=3 R=1");
+        assert_eq!(of(Workload::Set, Consistency::Quorum), "N=3 W=2");
+        assert_eq!(of(Workload::Mixed, Consistency::All), "N=3 R=3 W=3");
+        let conditions =
+            Conditions::of_cluster(&status, Workload::Set, Consistency::Quorum, &shape);
+        let text = render(&[Row::of(conditions, &[Measured::default()])]);
+        assert!(text.contains("fsync") && text.contains("N=3 W=2"), "{text}");
+    }
+
+    #[test]
+    fn a_ratio_has_its_spread() {
+        let ratio = Ratio::of(&[0.5, 0.7, 0.6]).unwrap();
+        assert_eq!(ratio, Ratio { median: 0.6, least: 0.5, greatest: 0.7, pairs: 3 });
+        assert_eq!(Ratio::of(&[]), None);
+    }
+}

@@ -1,0 +1,147 @@
+//! Everything that a user touches.
+//!
+//! ```text
+//!   main ─▶ Cli (flags) ─▶ one module a command ─▶ Exit or an error ─▶ message and exit code
+//!
+//!   serve                     a node in this process
+//!   local · demo · bench      nodes as child processes: cluster
+//!   get · set · delete · import · export · status · members      client
+//! ```
+//!
+//! Data goes to standard output, everything else to standard error. A reader that goes away
+//! (`| head`) ends a command quietly.
+
+mod args;
+mod bench;
+mod cluster;
+mod demo;
+pub mod exit;
+#[cfg(test)]
+mod fake;
+mod kv;
+mod latency;
+mod local;
+mod serve;
+mod shutdown;
+mod status;
+mod term;
+mod transfer;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use exit::Exit;
+
+/// A leaderless, replicated key-value store
+#[derive(Parser, Debug)]
+#[command(
+    name = "coterie",
+    version,
+    about,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 unavailable or degraded, 5 timeout with unknown
+outcome.
+
+Examples:
+  coterie demo                        see a cluster lose a node and no data, in a minute
+  coterie local                       a cluster on this machine, until Ctrl-C
+  coterie set greeting hello && coterie get greeting
+  coterie status"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Local(local::LocalArgs),
+    Demo(demo::DemoArgs),
+    Get(kv::GetArgs),
+    Set(kv::SetArgs),
+    Delete(kv::DeleteArgs),
+    Import(transfer::ImportArgs),
+    Export(transfer::ExportArgs),
+    Status(status::StatusArgs),
+    Members(status::MembersArgs),
+    Bench(bench::BenchArgs),
+    #[command(hide = true)]
+    BenchEchoServe(bench::EchoServeArgs),
+}
+
+/// Parses the flags of this process, runs the command and reports how it ended.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match run(cli) {
+        Ok(exit) => exit,
+        Err(error) if exit::is_broken_pipe(&error) => Exit::Ok,
+        Err(error) => {
+            term::note(exit::describe(&error));
+            exit::of_error(&error)
+        }
+    };
+    exit.into()
+}
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.command {
+        Command::Serve(args) => serve::serve(&args),
+        Command::Local(args) => on_one_thread(local::local(args)),
+        Command::Demo(args) => on_one_thread(demo::demo(args)),
+        Command::Get(args) => on_one_thread(kv::get(args)),
+        Command::Set(args) => on_one_thread(kv::set(args)),
+        Command::Delete(args) => on_one_thread(kv::delete(args)),
+        Command::Import(args) => on_one_thread(transfer::import(args)),
+        Command::Export(args) => on_one_thread(transfer::export(args)),
+        Command::Status(args) => on_one_thread(status::status(args)),
+        Command::Members(args) => on_one_thread(status::members(args)),
+        Command::Bench(args) => bench::bench(args),
+        Command::BenchEchoServe(args) => on_one_thread(bench::echo_serve(args)),
+    }
+}
+
+/// Clients are bound by the network, not by the processor: one thread leaves the others to the
+/// nodes, and spares every request two wake-ups.
+fn on_one_thread(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let ran = runtime.block_on(command);
+    runtime.shutdown_background();
+    ran
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_for_users_explains_itself_with_examples() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn addresses_may_be_repeated_or_comma_separated() {
+        for flags in [vec!["--addr", "a:1,b:2"], vec!["--addr", "a:1", "--addr", "b:2"]] {
+            let words = ["coterie", "status"].into_iter().chain(flags);
+            assert!(Cli::try_parse_from(words).is_ok());
+        }
+        assert!(Cli::try_parse_from(["coterie", "status", "--addr", "nowhere"]).is_err());
+    }
+}

@@ -1,0 +1,295 @@
+//! From what the nodes say to two answers: is everything as it should be, and can another node be
+//! lost? A pure function, so that its every branch can be tested.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::proto::{MemberStatus, StatusResponse};
+
+/// What a member's row starts with; the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// It does not answer, or others cannot reach it.
+    Down,
+    /// It answers and is not as it should be.
+    Impaired,
+    /// As it should be.
+    Fine,
+}
+
+/// A member, as it and the others see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// How it is.
+    pub grade: Grade,
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it, in phrases.
+    pub troubles: Vec<String>,
+    /// Where clients reach it.
+    pub client_address: String,
+    /// What it says of itself, if it answers.
+    #[serde(skip)]
+    pub status: Option<StatusResponse>,
+}
+
+/// The answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Health {
+    /// Whether everything is as it should be.
+    pub fine: bool,
+    /// Whether another node can be lost with every key still readable and writable by quorum.
+    pub can_lose_another: bool,
+    /// The first answer, in a sentence.
+    pub summary: String,
+    /// The second, in a sentence.
+    pub tolerance: String,
+    /// Every member, the worst first.
+    pub members: Vec<Row>,
+}
+
+/// A member's address with what it answered; none if it did not.
+pub type Answers = BTreeMap<String, Option<StatusResponse>>;
+
+/// Judges a cluster by what `asked` and all others that answer say.
+#[must_use]
+pub fn judge(asked: &StatusResponse, answers: &Answers) -> Health {
+    let mut rows: Vec<Row> =
+        asked.members.iter().map(|member| row(asked, member, answers)).collect();
+    rows.sort_by(|a, b| (a.grade, &a.name).cmp(&(b.grade, &b.name)));
+    let (summary, tolerance, can_lose_another) = sentences(asked, &rows);
+    let fine = asked.placement_number > 0 && rows.iter().all(|row| row.grade == Grade::Fine);
+    Health { fine, can_lose_another, summary, tolerance, members: rows }
+}
+
+fn row(asked: &StatusResponse, member: &MemberStatus, answers: &Answers) -> Row {
+    let status = answers.get(&member.client_address).cloned().flatten();
+    let mut troubles = Vec::new();
+    if member.state != "alive" {
+        troubles.push(match member.state.as_str() {
+            "unknown" => "never heard of".to_owned(),
+            state => format!("{state} in gossip"),
+        });
+    }
+    for (watcher, reachable) in views(asked, answers, &member.name) {
+        if !reachable {
+            troubles.push(format!("{watcher} cannot reach it"));
+        }
+    }
+    let mut grade = if troubles.is_empty() { Grade::Fine } else { Grade::Down };
+    match &status {
+        None => {
+            troubles.push("does not answer".to_owned());
+            grade = Grade::Down;
+        }
+        Some(status) => {
+            let own = own_troubles(asked, status);
+            if !own.is_empty() || grade == Grade::Down {
+                grade = Grade::Impaired;
+            }
+            troubles.extend(own);
+        }
+    }
+    let (name, client_address) = (member.name.clone(), member.client_address.clone());
+    Row { grade, name, troubles, client_address, status }
+}
+
+/// Who sees a member, and whether it can reach it. A node says nothing about itself.
+fn views<'a>(
+    asked: &'a StatusResponse,
+    answers: &'a Answers,
+    name: &'a str,
+) -> impl Iterator<Item = (&'a str, bool)> {
+    let others = answers.values().flatten().filter(|other| other.name != asked.name);
+    std::iter::once(asked).chain(others).filter(move |watcher| watcher.name != name).filter_map(
+        move |watcher| {
+            let member = watcher.members.iter().find(|member| member.name == name)?;
+            Some((watcher.name.as_str(), member.reachable))
+        },
+    )
+}
+
+fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> {
+    let mut troubles = Vec::new();
+    if !status.ready {
+        troubles.push(format!("not ready: {}", status.not_ready_because));
+    }
+    if status.cluster_id != asked.cluster_id {
+        troubles.push(format!("belongs to another cluster ({})", status.cluster_id));
+    } else if status.placement_hash != asked.placement_hash {
+        troubles.push(format!("has placement {} of another hash", status.placement_number));
+    }
+    let counters = status.counters.unwrap_or_default();
+    if counters.hints_held > 0 {
+        troubles.push(format!("holds {} hints for others", counters.hints_held));
+    }
+    if counters.records_lost > 0 {
+        troubles.push(format!("{} records were damaged on its disk", counters.records_lost));
+    }
+    troubles
+}
+
+fn sentences(asked: &StatusResponse, rows: &[Row]) -> (String, String, bool) {
+    if asked.placement_number == 0 {
+        let because = &asked.not_ready_because;
+        return (
+            format!("NOT FOUNDED: the cluster serves nothing yet ({because})"),
+            "Nothing is stored yet.".to_owned(),
+            false,
+        );
+    }
+    let names = |grade: Grade| -> Vec<&str> {
+        rows.iter().filter(|row| row.grade == grade).map(|row| row.name.as_str()).collect()
+    };
+    let (down, impaired) = (names(Grade::Down), names(Grade::Impaired));
+    let summary = match (down.is_empty(), impaired.is_empty()) {
+        (true, true) => format!("OK: all {} nodes are as they should be", rows.len()),
+        (true, false) => format!("DEGRADED: look at {}", impaired.join(", ")),
+        (false, true) => format!("DEGRADED: down: {}", down.join(", ")),
+        (false, false) => {
+            format!("DEGRADED: down: {}; look at {}", down.join(", "), impaired.join(", "))
+        }
+    };
+    let replicas = asked.replicas as usize;
+    let unready = |row: &&Row| row.status.as_ref().is_some_and(|status| !status.ready);
+    let out = down.len() + rows.iter().filter(unready).count();
+    let (tolerance, can_lose) = tolerance(replicas, out);
+    (summary, tolerance, can_lose)
+}
+
+/// What N replicas of which `out` nodes are not there can bear. In the worst case all of `out` are
+/// homes of one key.
+fn tolerance(replicas: usize, out: usize) -> (String, bool) {
+    let quorum = replicas / 2 + 1;
+    let spare = replicas - quorum.min(replicas);
+    match out.cmp(&spare) {
+        Ordering::Less => {
+            let more = spare - out;
+            let nodes =
+                if more == 1 { "one more node".to_owned() } else { format!("{more} more nodes") };
+            let sentence = format!(
+                "Yes: {nodes} can be lost, and every key can still be read and written \
+                 (N = {replicas}, quorum {quorum})."
+            );
+            (sentence, true)
+        }
+        Ordering::Equal => {
+            let sentence = format!(
+                "No: if another node is lost, some keys have fewer than {quorum} of their \
+                 {replicas} homes."
+            );
+            (sentence, false)
+        }
+        Ordering::Greater => {
+            let sentence = format!(
+                "No: with {out} nodes out, some keys already have fewer than {quorum} of their \
+                 {replicas} homes. Nothing acknowledged is lost while the disks are whole: bring \
+                 the nodes back."
+            );
+            (sentence, false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Counters;
+
+    fn member(name: &str) -> MemberStatus {
+        MemberStatus {
+            name: name.to_owned(),
+            state: "alive".to_owned(),
+            reachable: true,
+            client_address: name.to_owned(),
+            home: true,
+            ..MemberStatus::default()
+        }
+    }
+
+    fn cluster() -> Vec<StatusResponse> {
+        let names = ["node-0", "node-1", "node-2"];
+        let status = |name: &&str| StatusResponse {
+            name: (*name).to_owned(),
+            ready: true,
+            placement_number: 1,
+            replicas: 3,
+            members: names.iter().map(|name| member(name)).collect(),
+            counters: Some(Counters::default()),
+            ..StatusResponse::default()
+        };
+        names.iter().map(status).collect()
+    }
+
+    fn answers(statuses: &[StatusResponse]) -> Answers {
+        statuses.iter().map(|status| (status.name.clone(), Some(status.clone()))).collect()
+    }
+
+    #[test]
+    fn a_whole_cluster_is_fine_and_can_lose_a_node() {
+        let cluster = cluster();
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(health.fine && health.can_lose_another, "{health:?}");
+        assert!(health.summary.starts_with("OK"));
+    }
+
+    #[test]
+    fn a_silent_node_is_down_comes_first_and_no_other_can_be_lost() {
+        let mut cluster = cluster();
+        for status in &mut cluster {
+            status.members[2].reachable = false;
+        }
+        let mut answers = answers(&cluster);
+        answers.insert("node-2".to_owned(), None);
+        let health = judge(&cluster[0], &answers);
+        assert!(!health.fine && !health.can_lose_another);
+        assert_eq!(health.members[0].name, "node-2");
+        assert_eq!(health.members[0].grade, Grade::Down);
+        assert_eq!(health.members[0].troubles.len(), 3, "{:?}", health.members[0].troubles);
+        assert!(health.summary.contains("node-2"));
+    }
+
+    #[test]
+    fn hints_and_unreadiness_are_degraded() {
+        let mut cluster = cluster();
+        cluster[1].counters = Some(Counters { hints_held: 7, ..Counters::default() });
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine && health.can_lose_another);
+        assert_eq!(health.members[0].grade, Grade::Impaired);
+
+        let mut cluster = self::cluster();
+        cluster[1].ready = false;
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine && !health.can_lose_another);
+    }
+
+    #[test]
+    fn a_link_that_only_one_node_sees_broken_is_told() {
+        let mut cluster = cluster();
+        cluster[1].members[2].reachable = false;
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine);
+        assert_eq!(health.members[0].troubles, ["node-1 cannot reach it"]);
+    }
+
+    #[test]
+    fn before_the_founding_nothing_is_fine() {
+        let mut cluster = cluster();
+        cluster[0].placement_number = 0;
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine && health.summary.starts_with("NOT FOUNDED"));
+    }
+
+    #[test]
+    fn what_can_be_lost_follows_from_n() {
+        assert!(tolerance(3, 0).1);
+        assert!(!tolerance(3, 1).1);
+        assert!(!tolerance(3, 2).1);
+        assert!(tolerance(5, 1).1);
+        assert!(!tolerance(5, 2).1);
+        assert!(!tolerance(1, 0).1);
+    }
+}

@@ -1,0 +1,9 @@
+//! The services, the admin port and the client together, over real connections on loopback, with
+//! a node that lives in memory.
+
+mod admin_port;
+mod bad_input;
+mod client;
+mod fake;
+mod reflection;
+mod scans;
