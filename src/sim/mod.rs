@@ -36,6 +36,7 @@ mod run;
 mod scenario;
 #[cfg(test)]
 mod scenarios;
+mod streams;
 mod trace;
 mod workload;
 mod world;
