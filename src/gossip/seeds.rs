@@ -43,9 +43,10 @@ impl Seed {
 impl fmt::Display for Seed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.all { "dns:///" } else { "" };
-        match self.host.contains(':') {
-            true => write!(f, "{scheme}[{}]:{}", self.host, self.port),
-            false => write!(f, "{scheme}{}:{}", self.host, self.port),
+        if self.host.contains(':') {
+            write!(f, "{scheme}[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{scheme}{}:{}", self.host, self.port)
         }
     }
 }

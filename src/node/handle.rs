@@ -1,22 +1,22 @@
 //! A running node, as its services see it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
 
-use super::ending::Ending;
-use super::host::{DataCore, Host};
-use super::wires::Completions;
+use super::host::DataCore;
+use super::wires::{Completions, Switchboard};
 use crate::api::backend::{Backend, MemberStatus, NodeStatus};
-use crate::gossip::{ControlCore, Mailbox, SystemClock};
-use crate::peers::Peers;
+use crate::config::Settings;
+use crate::gossip::ControlCore;
+use crate::protocol::control::Identity;
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::MergedPage;
-use crate::store::{Beat, Committer, Durability};
+use crate::store::{Beat, Durability};
 use crate::types::{ClusterId, Mono, NodeId, NodeName, Now, Partition, TraceContext};
 
 /// A loop that has not turned for so long is stuck: whoever watches the process should end it.
@@ -38,24 +38,34 @@ pub trait Reports {
 
 /// What never changes.
 pub(super) struct About {
-    pub(super) id: NodeId,
-    pub(super) name: NodeName,
-    pub(super) cluster_name: String,
-    pub(super) durability: Durability,
+    id: NodeId,
+    name: NodeName,
+    cluster_name: String,
+    durability: Durability,
 }
 
-pub(super) struct Shared<W, K> {
-    pub(super) about: About,
-    pub(super) host: Host<W>,
-    pub(super) core: Arc<Mutex<K>>,
-    pub(super) committer: Arc<Committer>,
-    pub(super) completions: Arc<Completions>,
-    pub(super) peers: Peers,
-    pub(super) mailbox: Mailbox,
-    pub(super) clock: SystemClock,
-    pub(super) data_beat: Arc<AtomicU64>,
-    pub(super) gossip_beat: Arc<AtomicU64>,
-    pub(super) ending: Ending,
+impl About {
+    pub(super) fn new(identity: &Identity, settings: &Settings) -> Self {
+        Self {
+            id: identity.id,
+            name: identity.name.clone(),
+            cluster_name: settings.cluster.name.clone(),
+            durability: settings.storage.durability,
+        }
+    }
+}
+
+/// When each loop turned last, in microseconds of the node's clock.
+pub(super) struct Beats {
+    pub(super) data: Arc<AtomicU64>,
+    pub(super) gossip: Arc<AtomicU64>,
+}
+
+struct Shared<W, K> {
+    about: About,
+    node: Arc<Switchboard<W, K>>,
+    completions: Arc<Completions>,
+    beats: Beats,
 }
 
 /// A running node. Cheap to clone; outlives the node, and then says that it has stopped.
@@ -68,39 +78,44 @@ impl<W, K> Clone for NodeHandle<W, K> {
 }
 
 impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
-    pub(super) fn new(shared: Shared<W, K>) -> Self {
-        Self(Arc::new(shared))
+    pub(super) fn new(
+        about: About,
+        node: Arc<Switchboard<W, K>>,
+        completions: Arc<Completions>,
+        beats: Beats,
+    ) -> Self {
+        Self(Arc::new(Shared { about, node, completions, beats }))
     }
 
     /// Requests under way.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
-        self.0.host.stats().in_flight
+        self.0.node.host.stats().in_flight
     }
 
     /// Why the node cannot serve now.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         let shared = &*self.0;
-        if let Some(reason) = shared.ending.reason() {
+        if let Some(reason) = shared.node.ending.reason() {
             return Some(format!("the node has failed: {reason}"));
         }
         let refused = shared.completions.refused();
-        if refused.is_some_and(|at| age(shared.clock.mono(), at) < REFUSED_FOR) {
+        if refused.is_some_and(|at| age(shared.node.clock.mono(), at) < REFUSED_FOR) {
             return Some("the store refuses writes: the disk is too full".into());
         }
-        self.core().not_ready(shared.clock.now())
+        self.core().not_ready(shared.node.clock.now())
     }
 
     fn core(&self) -> MutexGuard<'_, K> {
         // A core that panicked stops the node; reports may still look at it.
-        self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.node.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
     async fn run(&self, op: Op, timeout: Duration, trace: Option<TraceContext>) -> Outcome {
-        self.0.host.run(op, micros(timeout), trace).await
+        self.0.node.host.run(op, micros(timeout), trace).await
     }
 
     async fn scan(
@@ -111,17 +126,18 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         consistency: Consistency,
         timeout: Duration,
     ) -> Result<MergedPage, Failure> {
-        self.0.host.scan(partition, after, bytes_max, consistency, micros(timeout)).await
+        self.0.node.host.scan(partition, after, bytes_max, consistency, micros(timeout)).await
     }
 
     fn cluster(&self) -> Option<(ClusterId, u16)> {
-        self.0.host.view().map(|view| (view.cluster, view.placement.partitions))
+        self.0.node.host.view().map(|view| (view.cluster, view.placement.partitions))
     }
 
     fn status(&self) -> NodeStatus {
         let shared = &*self.0;
-        let (not_ready, view, stats) = (self.not_ready(), shared.host.view(), shared.host.stats());
-        let members = self.core().members(shared.clock.now());
+        let (not_ready, view, stats) =
+            (self.not_ready(), shared.node.host.view(), shared.node.host.stats());
+        let members = self.core().members(shared.node.clock.now());
         let placement = view.as_ref().map(|view| &view.placement);
         NodeStatus {
             node_id: shared.about.id.to_string(),
@@ -139,33 +155,33 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
             },
             members,
             stats,
-            synced: shared.committer.synced().0,
-            uptime_ms: shared.clock.uptime_ms(),
+            synced: shared.node.committer.synced().0,
+            uptime_ms: shared.node.clock.uptime_ms(),
         }
     }
 
     fn gossip(&self) -> serde_json::Value {
-        let report = self.core().gossip_report(self.0.clock.now());
+        let report = self.core().gossip_report(self.0.node.clock.now());
         let mut report = match report {
             serde_json::Value::Object(report) => report,
             other => serde_json::Map::from_iter([("gossip".to_owned(), other)]),
         };
-        report.insert("datagrams".into(), json!(self.0.mailbox.report()));
-        report.insert("streams".into(), json!(self.0.peers.report()));
+        report.insert("datagrams".into(), json!(self.0.node.mailbox.report()));
+        report.insert("streams".into(), json!(self.0.node.peers.report()));
         report.into()
     }
 
     fn stuck(&self) -> Option<String> {
         let shared = &*self.0;
-        let now = shared.clock.mono();
-        let loops = [("data path", &shared.data_beat), ("gossip thread", &shared.gossip_beat)];
+        let now = shared.node.clock.mono();
+        let loops = [("data path", &shared.beats.data), ("gossip thread", &shared.beats.gossip)];
         for (name, beat) in loops {
             let still = age(now, Mono(beat.load(Ordering::Relaxed)));
             if still > STUCK_AFTER {
                 return Some(format!("the {name} has not moved for {} s", still.as_secs()));
             }
         }
-        match shared.committer.beat() {
+        match shared.node.committer.beat() {
             Beat::Working(still) if still > STUCK_AFTER => {
                 Some(format!("the committer has not moved for {} s", still.as_secs()))
             }

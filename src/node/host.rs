@@ -31,7 +31,7 @@ use crate::peers::quiet::Quiet;
 use crate::peers::{Peers, Wake};
 use crate::protocol::control::ControlInput;
 use crate::protocol::message::{Envelope, Message, PlacementTag};
-use crate::protocol::op::{Failure, Op, Outcome, Reason};
+use crate::protocol::op::{Action, Failure, Op, Outcome, Reason};
 use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{
@@ -159,7 +159,7 @@ impl<C: DataCore> Host<C> {
 
     /// Runs one request to its end.
     pub async fn run(&self, op: Op, timeout_micros: u64, trace: Option<TraceContext>) -> Outcome {
-        let is_put = matches!(op.action, crate::protocol::op::Action::Put(_));
+        let is_put = matches!(op.action, Action::Put(_));
         // Without a placement every worker gives the same answer.
         let index = self.partitions().map_or(0, |q| self.index(op.partition(q)));
         let (answer, answered) = oneshot::channel();
@@ -172,6 +172,9 @@ impl<C: DataCore> Host<C> {
     }
 
     /// One page of a partition, merged from R homes.
+    ///
+    /// # Errors
+    /// The worker's answer if it has no page, or the node's end.
     pub async fn scan(
         &self,
         partition: Partition,
@@ -443,9 +446,10 @@ impl<C> Host<C> {
 
 /// The answer to a request that the node's end has cut off.
 fn cut_off(is_put: bool) -> Failure {
-    match is_put {
-        true => Failure { maybe_applied: true, ..Failure::before(Reason::QuorumNotReached) },
-        false => Failure::before(Reason::ShuttingDown),
+    if is_put {
+        Failure { maybe_applied: true, ..Failure::before(Reason::QuorumNotReached) }
+    } else {
+        Failure::before(Reason::ShuttingDown)
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) struct Toy {
     stats: Stats,
 }
 
-pub(super) fn seen(count: usize) -> Outcome {
+pub(super) fn seen(count: u64) -> Outcome {
     let visible = vec![];
     Outcome::Read(ReadOutcome { visible, seen: VersionVector::default(), degraded: count > 1 })
 }
@@ -74,7 +74,7 @@ impl DataCore for Toy {
                     return self.read(ticket, out);
                 }
                 self.deadlines.remove(&ticket);
-                out.push(Effect::Reply(ticket, seen(self.last as usize)));
+                out.push(Effect::Reply(ticket, seen(self.last)));
             }
             Input::Committed(through) => {
                 let left = self.commits.split_off(&CommitId(through.0 + 1));

@@ -28,5 +28,5 @@ mod wires;
 pub use ending::Ending;
 pub use handle::{NodeHandle, Reports};
 pub use ports::{PortError, Ports};
-pub use run::{Services, run};
+pub use run::{Serve, Served, Services, run};
 pub use start::{Cores, Node, Prepared, Start};

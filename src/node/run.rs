@@ -1,9 +1,11 @@
 //! One node from its start to its end.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use tokio::runtime::{Builder, Runtime};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::{NodeHandle, Reports};
@@ -25,12 +27,18 @@ const STOP_FOR: Duration = Duration::from_secs(10);
 /// Between two looks at requests under way, or at readiness: at the start and the end only.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The services that a node offers, made for its handle.
+/// Serves one port for a node until the token is cancelled, and then ends soon.
+pub type Serve<B> = fn(TcpListener, B, &Settings, CancellationToken) -> Served;
+
+/// A service that runs.
+pub type Served = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// The services that a node offers.
 pub struct Services<B> {
-    /// gRPC on the client port.
-    pub grpc: fn(B) -> tonic::service::Routes,
-    /// HTTP on the admin port.
-    pub admin: fn(B) -> axum::Router,
+    /// gRPC on the client port: runs on the data path's threads.
+    pub grpc: Serve<B>,
+    /// HTTP on the admin port: runs on threads of its own.
+    pub admin: Serve<B>,
 }
 
 /// Runs a node until `shutdown`, or until it fails. Binds every port before anything is written
@@ -90,41 +98,41 @@ async fn serve<C: Cores>(
         admin = %listen.admin, data = %settings.node.data.display(), "listening"
     );
 
-    let router = (services.admin)(node.handle.clone());
-    let ending = node.ending.clone();
-    let listener = ports.admin;
-    admin.spawn(async move {
-        let served =
-            async { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await };
-        if let Err(error) = served.await {
-            ending.fail(format!("the admin port cannot be served: {error}"));
-        }
-    });
-
     let close = CancellationToken::new();
-    let grpc = serve_grpc((services.grpc)(node.handle.clone()), ports.client, close.clone());
-    let ending = node.ending.clone();
-    let grpc = tokio::spawn(async move {
-        if let Err(error) = grpc.await {
-            ending.fail(format!("the client port cannot be served: {error:#}"));
-        }
-    });
+    let spawn =
+        |runtime: &Handle, what: &'static str, serve: Serve<_>, port: std::net::TcpListener| {
+            let (handle, settings) = (node.handle.clone(), settings.clone());
+            let (close, ending) = (close.clone(), node.ending().clone());
+            runtime.spawn(async move {
+                let served = async {
+                    let listener = TcpListener::from_std(port)?;
+                    serve(listener, handle, &settings, close.clone()).await
+                };
+                let ended = served.await;
+                if !close.is_cancelled() {
+                    let why =
+                        ended.err().map_or_else(|| "it ended".into(), |error| format!("{error:#}"));
+                    ending.fail(format!("the {what} port cannot be served: {why}"));
+                }
+            })
+        };
+    let admin = spawn(admin.handle(), "admin", services.admin, ports.admin);
+    let grpc = spawn(&Handle::current(), "client", services.grpc, ports.client);
     let ready = tokio::spawn(tell_ready(node.handle.clone()));
 
     tokio::select! {
         () = shutdown => tracing::info!("stopping: taking no new requests"),
-        () = node.ending.failed() => {}
+        () = node.ending().failed() => {}
     }
     ready.abort();
-    if !node.ending.has_failed() {
+    if !node.ending().has_failed() {
         node.drain();
         tokio::select! {
             () = drained(&node.handle) => {}
-            () = node.ending.failed() => {}
+            () = node.ending().failed() => {}
         }
     }
-    close.cancel();
-    let ending = node.ending.clone();
+    let ending = node.ending().clone();
     // On another thread: a disk that hangs must not keep the process from ending.
     let stopping = tokio::task::spawn_blocking(move || node.stop());
     match tokio::time::timeout(STOP_FOR, stopping).await {
@@ -132,7 +140,9 @@ async fn serve<C: Cores>(
         Ok(Err(error)) => tracing::error!(%error, "stopping has failed"),
         Err(_) => ending.fail("the store did not come to its end in time"),
     }
-    let _ = tokio::time::timeout(CLOSE_FOR, grpc).await;
+    // Whoever still waited has been let go, and is told now.
+    close.cancel();
+    let _ = tokio::time::timeout(CLOSE_FOR, async { (grpc.await, admin.await) }).await;
     match ending.reason() {
         Some(reason) => Err(anyhow!("{reason}")),
         None => {
@@ -140,27 +150,6 @@ async fn serve<C: Cores>(
             Ok(())
         }
     }
-}
-
-async fn serve_grpc(
-    routes: tonic::service::Routes,
-    listener: std::net::TcpListener,
-    close: CancellationToken,
-) -> anyhow::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
-        // Requests beyond what the workers take are refused one by one, with a reason.
-        .max_concurrent_streams(4096)
-        // The usual 64 KiB would make a large value wait for its own acknowledgements.
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, close.cancelled_owned())
-        .await?;
-    Ok(())
 }
 
 /// Says so once the node can serve.

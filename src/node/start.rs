@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ending::Ending;
-use super::handle::{About, NodeHandle};
+use super::handle::{About, Beats, NodeHandle, Reports};
 use super::host::{DataCore, Host, Surroundings};
-use super::wires::{Completions, Switchboard, SyncedBoard, tell_news};
+use super::wires::{Completions, News, Switchboard, tell_news};
 use crate::config::{Seed as ConfiguredSeed, Settings};
 use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemClock};
 use crate::peers::{Inbox, Limits, Peers};
@@ -44,13 +44,16 @@ pub trait Cores {
     /// A worker.
     type Worker: DataCore;
     /// The control core.
-    type Control: ControlCore + super::handle::Reports;
+    type Control: ControlCore + Reports;
 
     /// The worker of this index.
     fn worker(&self, start: &Start<'_>, index: usize) -> Self::Worker;
 
     /// The control core. To be made last: it takes what was made durable.
-    fn control(&self, start: Start<'_>) -> Self::Control;
+    ///
+    /// # Errors
+    /// A configuration or a data folder that cannot be used.
+    fn control(&self, start: Start<'_>) -> anyhow::Result<Self::Control>;
 }
 
 /// What was opened before anything runs: may take a while, and blocks.
@@ -63,8 +66,6 @@ pub struct Prepared {
 pub struct Node<W, K> {
     /// For the services.
     pub handle: NodeHandle<W, K>,
-    /// How it ends.
-    pub ending: Ending,
     switchboard: Arc<Switchboard<W, K>>,
     gossip: Gossip,
     tasks: CancellationToken,
@@ -98,7 +99,7 @@ pub fn threads(settings: &Settings) -> usize {
     }
 }
 
-impl<W: DataCore, K: ControlCore + super::handle::Reports> Node<W, K> {
+impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
     /// Starts a node on the present runtime; the services are not started.
     ///
     /// # Errors
@@ -116,16 +117,6 @@ impl<W: DataCore, K: ControlCore + super::handle::Reports> Node<W, K> {
         let (clock, ending) = (SystemClock::start(), Ending::default());
         let (mailbox, letters) = Mailbox::new();
 
-        let durability = settings.storage.durability;
-        let completions =
-            Completions::new(mailbox.clone(), ending.clone(), clock, store.clone(), durability);
-        let reports = completions.clone();
-        let committer =
-            Committer::start(store.clone(), durability, mark, recovered, move |batch| {
-                reports.push(batch);
-            });
-        let committer = Arc::new(committer.context("starting the committer")?);
-
         let identity = Identity {
             id: folder.id(),
             name: folder.name().clone(),
@@ -133,12 +124,22 @@ impl<W: DataCore, K: ControlCore + super::handle::Reports> Node<W, K> {
             boot: Boot(rand::random()),
             recovered: recovered.number,
         };
+        let me = identity.id;
+        let about = About::new(&identity, settings);
         let workers = threads(settings).next_power_of_two().min(usize::from(LANES));
-        let (me, name, now) = (identity.id, identity.name.clone(), clock.now());
+        let now = clock.now();
         let start = Start { settings, identity, workers, clock: recovered.clock, meta, now };
         let made: Vec<W> = (0..workers).map(|index| cores.worker(&start, index)).collect();
-        let core = Arc::new(Mutex::new(cores.control(start)));
+        let core = Arc::new(Mutex::new(cores.control(start)?));
 
+        let durability = settings.storage.durability;
+        let completions = Completions::new(&mailbox, &ending, clock, &store, durability);
+        let reports = completions.clone();
+        let committer =
+            Committer::start(store.clone(), durability, mark, recovered, move |batch| {
+                reports.push(batch);
+            });
+        let committer = Arc::new(committer.context("starting the committer")?);
         let peers = Peers::new(Limits::default(), runtime.clone());
         let around = Surroundings {
             me,
@@ -147,64 +148,41 @@ impl<W: DataCore, K: ControlCore + super::handle::Reports> Node<W, K> {
             commits: committer.clone(),
             peers: peers.clone(),
             control: mailbox.clone(),
-            runtime: runtime.clone(),
+            runtime,
             ending: ending.clone(),
         };
-        let host = Host::new(around, made);
         let (news, news_of_control) = mpsc::unbounded_channel();
-        let synced = Arc::<SyncedBoard>::default();
         let switchboard = Arc::new(Switchboard {
             me,
-            host: host.clone(),
+            host: Host::new(around, made),
             core: core.clone(),
-            peers: peers.clone(),
-            committer: committer.clone(),
+            peers,
+            committer,
             mailbox: mailbox.clone(),
             news,
-            synced: synced.clone(),
+            synced: Arc::default(),
             clock,
-            ending: ending.clone(),
+            ending,
         });
-
         let tasks = CancellationToken::new();
-        let beat = Arc::new(AtomicU64::new(clock.mono().0));
-        let turn = beat.clone();
-        let spawn = Spawn { tasks: &tasks, ending: &ending };
-        spawn.task("timers", host.clone().keep_time());
-        spawn.task("commit reports", completions.clone().deliver(host.clone()));
-        spawn.task("news", tell_news(host.clone(), news_of_control));
-        spawn.task("synced numbers", synced.tell(mailbox.clone()));
-        spawn.task("beat", async move {
-            loop {
-                turn.store(clock.mono().0, Ordering::Relaxed);
-                tokio::time::sleep(BEAT_EVERY).await;
-            }
-        });
+        let data_beat = spawn_tasks(&tasks, &switchboard, &completions, news_of_control);
 
         let inbox: Arc<dyn Inbox> = switchboard.clone();
         let listener = tokio::net::TcpListener::from_std(internal)?;
-        peers.start(listener, Arc::downgrade(&inbox));
+        switchboard.peers.start(listener, Arc::downgrade(&inbox));
         let outlet: Arc<dyn Outlet> = switchboard.clone();
         let options = Options { socket: gossip, seeds: seeds(settings), clock };
-        let gossip = Gossip::start(core.clone(), (mailbox.clone(), letters), outlet, options)
+        let gossip = Gossip::start(core, (mailbox, letters), outlet, options)
             .context("starting the gossip thread")?;
+        let beats = Beats { data: data_beat, gossip: gossip.beat_cell() };
+        let handle = NodeHandle::new(about, switchboard.clone(), completions, beats);
+        Ok(Self { handle, switchboard, gossip, tasks, _folder: folder })
+    }
 
-        let about = About { id: me, name, cluster_name: settings.cluster.name.clone(), durability };
-        let gossip_beat = gossip.beat_cell();
-        let handle = NodeHandle::new(super::handle::Shared {
-            about,
-            host,
-            core,
-            committer,
-            completions,
-            peers,
-            mailbox,
-            clock,
-            data_beat: beat,
-            gossip_beat,
-            ending: ending.clone(),
-        });
-        Ok(Self { handle, ending, switchboard, gossip, tasks, _folder: folder })
+    /// How it ends.
+    #[must_use]
+    pub fn ending(&self) -> &Ending {
+        &self.switchboard.ending
     }
 
     /// No new requests from now on.
@@ -219,6 +197,32 @@ impl<W: DataCore, K: ControlCore + super::handle::Reports> Node<W, K> {
         self.switchboard.peers.stop();
         self.gossip.stop();
         self.tasks.cancel();
+    }
+}
+
+/// Starts everything that must go on until the node ends; the last one notes that its loop turns.
+fn spawn_tasks<W: DataCore, K: ControlCore>(
+    tasks: &CancellationToken,
+    switchboard: &Switchboard<W, K>,
+    completions: &Arc<Completions>,
+    news: mpsc::UnboundedReceiver<News>,
+) -> Arc<AtomicU64> {
+    let Switchboard { host, synced, mailbox, clock, ending, .. } = switchboard;
+    let beat = Arc::new(AtomicU64::new(clock.mono().0));
+    let spawn = Spawn { tasks, ending };
+    spawn.task("timers", host.clone().keep_time());
+    spawn.task("commit reports", completions.clone().deliver(host.clone()));
+    spawn.task("news", tell_news(host.clone(), news));
+    spawn.task("synced numbers", synced.clone().tell(mailbox.clone()));
+    spawn.task("the beat", keep_beat(*clock, beat.clone()));
+    beat
+}
+
+/// Shows that the data path's loop turns.
+async fn keep_beat(clock: SystemClock, beat: Arc<AtomicU64>) {
+    loop {
+        beat.store(clock.mono().0, Ordering::Relaxed);
+        tokio::time::sleep(BEAT_EVERY).await;
     }
 }
 

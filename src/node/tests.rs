@@ -75,9 +75,9 @@ impl Cores for Toys {
     fn worker(&self, _: &Start<'_>, _: usize) -> Toy {
         Toy::default()
     }
-    fn control(&self, start: Start<'_>) -> ToyControl {
+    fn control(&self, start: Start<'_>) -> anyhow::Result<ToyControl> {
         assert!(start.meta.iter().all(|(_, value)| value == "remembered"));
-        ToyControl { durable: false, begun: false, found: start.meta.len() }
+        Ok(ToyControl { durable: false, begun: false, found: start.meta.len() })
     }
 }
 
@@ -101,32 +101,33 @@ fn settings(data: &Path, more: &str) -> Settings {
 /// Services that let the test see the handle, by way of the admin port.
 fn services() -> Services<Handle> {
     Services {
-        grpc: |_| tonic::service::Routes::default(),
-        admin: |handle| {
-            let status = {
-                let handle = handle.clone();
-                move || {
-                    let handle = handle.clone();
-                    async move { axum::Json(handle.status()) }
-                }
-            };
-            let stuck = {
-                let handle = handle.clone();
-                move || {
-                    let handle = handle.clone();
-                    async move { format!("{:?}", handle.stuck()) }
-                }
-            };
-            let set = move || {
-                let handle = handle.clone();
-                async move { format!("{:?}", handle.run(set(), Duration::from_secs(5), None).await) }
-            };
-            axum::Router::new()
-                .route("/status", axum::routing::get(status))
-                .route("/stuck", axum::routing::get(stuck))
-                .route("/set", axum::routing::get(set))
+        grpc: |_, _, _, close| {
+            Box::pin(async move {
+                close.cancelled_owned().await;
+                Ok(())
+            })
+        },
+        admin: |listener, handle, _, close| {
+            Box::pin(async move {
+                let app = admin(&handle);
+                let served = axum::serve(listener, app);
+                Ok(served.with_graceful_shutdown(close.cancelled_owned()).await?)
+            })
         },
     }
+}
+
+fn admin(handle: &Handle) -> axum::Router {
+    let (status, stuck, to_set) = (handle.clone(), handle.clone(), handle.clone());
+    let status = move || async move { axum::Json(status.status()) };
+    let stuck = move || async move { format!("{:?}", stuck.stuck()) };
+    let set = move || async move {
+        format!("{:?}", to_set.run(set(), Duration::from_secs(5), None).await)
+    };
+    axum::Router::new()
+        .route("/status", axum::routing::get(status))
+        .route("/stuck", axum::routing::get(stuck))
+        .route("/set", axum::routing::get(set))
 }
 
 /// A node that runs on a thread of its own until told to stop.

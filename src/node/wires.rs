@@ -59,13 +59,14 @@ pub(super) struct Completions {
 
 impl Completions {
     pub(super) fn new(
-        mailbox: Mailbox,
-        ending: Ending,
+        mailbox: &Mailbox,
+        ending: &Ending,
         clock: SystemClock,
-        store: Arc<dyn Store>,
+        store: &Arc<dyn Store>,
         durability: Durability,
     ) -> Arc<Self> {
-        let unsynced = (durability == Durability::Buffered).then_some(store);
+        let unsynced = (durability == Durability::Buffered).then(|| store.clone());
+        let (mailbox, ending) = (mailbox.clone(), ending.clone());
         let (queue, ready, refused) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
         Arc::new(Self { queue, ready, mailbox, ending, clock, refused, unsynced })
     }

@@ -412,7 +412,7 @@ mod tests {
     #[test]
     fn a_long_message_travels_in_chunks_and_comes_back_whole() {
         for length in [FRAME_BYTES_MAX, FRAME_BYTES_MAX + 1, 3 * FRAME_BYTES_MAX + 17] {
-            let bytes: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
             let mut wire = BytesMut::from(&PREAMBLE[..]);
             message(&mut wire, b"before");
             message(&mut wire, &bytes);

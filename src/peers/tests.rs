@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,15 +22,17 @@ struct Toy {
     received: mpsc::UnboundedSender<(NodeId, Bytes)>,
     news: Mutex<Vec<(Instant, ControlInput)>>,
     accepted: AtomicUsize,
-    /// Stands still in here while it is locked.
-    slow: Mutex<()>,
+    /// Takes nothing in while this is set.
+    stand_still: AtomicBool,
 }
 
 type Received = mpsc::UnboundedReceiver<(NodeId, Bytes)>;
 
 impl Inbox for Toy {
     fn messages(&self, from: NodeId, batch: &mut Vec<Envelope>) {
-        drop(self.slow.lock().unwrap());
+        while self.stand_still.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for envelope in batch.drain(..) {
             let Message::Control(bytes) = envelope.message else { panic!("not sent here") };
             let _ = self.received.send((from, bytes));
@@ -70,7 +72,7 @@ impl Toy {
             received,
             news: Mutex::default(),
             accepted: AtomicUsize::new(0),
-            slow: Mutex::default(),
+            stand_still: AtomicBool::new(false),
         });
         let inbox: Arc<dyn Inbox> = toy.clone();
         peers.start(listener, Arc::downgrade(&inbox));
@@ -120,15 +122,15 @@ async fn messages_of_one_byte_to_twenty_megabytes_arrive_in_order_both_ways() {
     until("two streams each", || a.peers.report().streams == 2 && b.peers.report().streams == 2)
         .await;
     let lengths = [1, 100, 65_536, (1 << 20) - 50, 1 << 20, 20 << 20, 3];
-    for (i, length) in lengths.into_iter().enumerate() {
-        a.send(2, vec![i as u8; length]);
-        b.send(1, vec![i as u8; length]);
+    for (i, length) in (0u8..).zip(lengths) {
+        a.send(2, vec![i; length]);
+        b.send(1, vec![i; length]);
     }
-    for (i, length) in lengths.into_iter().enumerate() {
+    for (i, length) in (0u8..).zip(lengths) {
         for (from, received) in [(1, &mut at_b), (2, &mut at_a)] {
             let (peer, bytes) = next(received).await;
             assert_eq!((peer, bytes.len()), (NodeId(from), length));
-            assert!(bytes.iter().all(|byte| *byte == i as u8));
+            assert!(bytes.iter().all(|byte| *byte == i));
         }
     }
     assert_eq!(a.peers.report().dropped_full, 0);
@@ -216,7 +218,7 @@ async fn garbage_is_closed_at_once_counted_and_hurts_nobody() {
 
     assert_eq!(say(b.address, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await, b"");
     assert_eq!(say(b.address, b"GET / HTTP/1.1\r\n\r\n").await, b"");
-    assert_eq!(say(b.address, &[0xff; 100_000]).await, b"");
+    assert_eq!(say(b.address, &vec![0xff; 100_000]).await, b"");
     let oversize = [&frame::PREAMBLE[..], &[0xff; 13]].concat();
     let answer = say(b.address, &oversize).await;
     assert!(String::from_utf8_lossy(&answer).contains("more than the limit"));
@@ -257,7 +259,7 @@ async fn a_slow_reader_does_not_hold_up_the_others_and_its_queue_is_bounded() {
     a.dial(&[&slow, &quick]);
     until("the streams", || routes(&a) == 2 && routes(&slow) + routes(&quick) == 2).await;
 
-    let standing_still = tokio::task::block_in_place(|| slow.slow.lock().unwrap());
+    slow.stand_still.store(true, Ordering::SeqCst);
     let megabyte = Bytes::from(vec![1; 1 << 20]);
     for _ in 0..100 {
         a.send(2, megabyte.clone());
@@ -270,7 +272,7 @@ async fn a_slow_reader_does_not_hold_up_the_others_and_its_queue_is_bounded() {
     }
     let dropped = a.peers.report().dropped_full;
     assert!(dropped > 0, "a hundred megabytes went into a bounded queue");
-    drop(standing_still);
+    slow.stand_still.store(false, Ordering::SeqCst);
     for _ in dropped..100 {
         assert_eq!(next(&mut at_slow).await.1.len(), 1 << 20);
     }

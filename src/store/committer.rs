@@ -48,6 +48,10 @@ const MARK_AFTER: Duration = Duration::from_millis(50);
 /// What a power cut may take of acknowledged writes where durability is buffered.
 const SYNC_EVERY: Duration = Duration::from_secs(1);
 
+/// The source of notes: changes that nobody waits for. A commit of nothing else does not move
+/// [`Committer::announced`].
+pub const NOTES: u32 = u32::MAX - 1;
+
 /// Changes that go in together.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -121,6 +125,7 @@ impl Committer {
             work: Condvar::new(),
             outstanding: AtomicUsize::new(0),
             synced: AtomicU64::new(start.number.0),
+            announced: AtomicU64::new(start.number.0),
             started: Instant::now(),
             progress: AtomicU64::new(0),
             mark: Mutex::new(MarkTask { due: start, behind_since: None, stop: false }),
@@ -137,6 +142,7 @@ impl Committer {
             complete,
             backlog: VecDeque::new(),
             last: start,
+            last_but_notes: start.number,
             unsynced_since: None,
             changes: Vec::new(),
             members: Vec::new(),
@@ -172,6 +178,14 @@ impl Committer {
     #[must_use]
     pub fn synced(&self) -> CommitNumber {
         CommitNumber(self.shared.synced.load(Ordering::Acquire))
+    }
+
+    /// The highest commit that a power cut leaves and that holds anything but [`NOTES`]: what
+    /// peers are told. Whoever is told a number notes it: if notes moved it, idle nodes would keep
+    /// each other awake for ever.
+    #[must_use]
+    pub fn announced(&self) -> CommitNumber {
+        CommitNumber(self.shared.announced.load(Ordering::Acquire))
     }
 
     /// Submissions that have not been reported yet.
@@ -218,6 +232,8 @@ struct Shared {
     /// Submissions queued or being committed.
     outstanding: AtomicUsize,
     synced: AtomicU64,
+    /// At most `synced`.
+    announced: AtomicU64,
     started: Instant,
     /// When a step was last finished, or work came to an idle committer: microseconds from
     /// `started`.
@@ -270,8 +286,9 @@ impl Shared {
     }
 
     /// Everything up to `point` is on disk.
-    fn set_synced(&self, point: CommitPoint) {
+    fn set_synced(&self, point: CommitPoint, but_notes: CommitNumber) {
         self.synced.store(point.number.0, Ordering::Release);
+        self.announced.store(but_notes.0, Ordering::Release);
         let mut task = lock(&self.mark);
         task.due = point;
         task.behind_since.get_or_insert_with(Instant::now);
@@ -344,6 +361,8 @@ struct CommitThread<C> {
     backlog: VecDeque<Submission>,
     /// The newest commit; its clock includes those of refused batches.
     last: CommitPoint,
+    /// The newest commit that holds anything but notes.
+    last_but_notes: CommitNumber,
     /// Since when there is something that a sync would make durable.
     unsynced_since: Option<Instant>,
     /// The batch under way, and whose submissions it is made of.
@@ -417,8 +436,11 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
         let completions = match self.store.commit(&self.changes, self.durability) {
             Ok(()) => {
                 self.last = point;
+                if self.members.iter().any(|(source, _)| *source != NOTES) {
+                    self.last_but_notes = number;
+                }
                 match self.durability {
-                    Durability::Fsync => self.shared.set_synced(point),
+                    Durability::Fsync => self.shared.set_synced(point, self.last_but_notes),
                     Durability::Buffered => {
                         self.unsynced_since.get_or_insert_with(Instant::now);
                     }
@@ -468,7 +490,7 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
         if self.unsynced_since.is_some() {
             self.store.sync().map_err(|error| chain(&error))?;
             self.unsynced_since = None;
-            self.shared.set_synced(self.last);
+            self.shared.set_synced(self.last, self.last_but_notes);
             self.shared.progressed();
         }
         Ok(())

@@ -314,6 +314,22 @@ fn buffered_commits_are_synced_within_a_second_and_not_counted_before() {
 }
 
 #[test]
+fn notes_alone_do_not_move_the_number_that_peers_are_told() {
+    for durability in [Durability::Fsync, Durability::Buffered] {
+        let rig = Rig::new(durability);
+        rig.submit(0, 1);
+        rig.report();
+        rig.submit(NOTES, 1);
+        rig.report();
+        until("both are synced", || rig.committer.synced() == CommitNumber(2));
+        assert_eq!(rig.committer.announced(), CommitNumber(1));
+        rig.submit(0, 2);
+        rig.report();
+        until("the third is told", || rig.committer.announced() == CommitNumber(3));
+    }
+}
+
+#[test]
 fn stopping_commits_what_is_queued_syncs_it_and_writes_the_mark() {
     for durability in [Durability::Fsync, Durability::Buffered] {
         let rig = Rig::new(durability);

@@ -32,7 +32,7 @@ mod suite;
 
 use bytes::Bytes;
 
-pub use self::committer::{Beat, Committer, Completion, Submission};
+pub use self::committer::{Beat, Committer, Completion, NOTES, Submission};
 pub use self::fjall::{FjallStore, StoreOptions};
 pub use self::folder::{DataFolder, FolderError};
 pub use self::journal::JournalError;
