@@ -63,7 +63,7 @@ pub fn run<C: Cores>(
         .enable_all()
         .build()
         .context("starting the admin threads")?;
-    let result = data.block_on(serve(settings, cores, services, ports, prepared, &admin, shutdown));
+    let result = data.block_on(live(settings, cores, services, ports, prepared, &admin, shutdown));
     admin.shutdown_background();
     // Scans that still run hold the store; the process ends anyway.
     data.shutdown_timeout(CLOSE_FOR);
@@ -83,7 +83,7 @@ fn data_runtime(threads: usize) -> std::io::Result<Runtime> {
     builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 
-async fn serve<C: Cores>(
+async fn live<C: Cores>(
     settings: &Settings,
     cores: &C,
     services: &Services<NodeHandle<C::Worker, C::Control>>,
