@@ -251,6 +251,7 @@ impl<C: ControlCore> Driver<C> {
                     self.persist_first();
                 }
             }
+            ControlEffect::Note(changes) => self.outlet.note(changes),
             ControlEffect::View(view) => self.outlet.view(view),
             ControlEffect::Reachability(peer, is) => self.outlet.reachability(peer, is),
             ControlEffect::Conditions(conditions) => self.outlet.conditions(conditions),

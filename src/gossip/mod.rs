@@ -71,6 +71,8 @@ pub trait Outlet: Send + Sync + 'static {
     fn reject(&self, conn: ConnId, reason: String);
     /// Makes changes durable; answered by [`Mail::Stored`] or [`Mail::Refused`].
     fn persist(&self, id: u64, changes: Vec<Change>);
+    /// Keeps changes when convenient; not answered.
+    fn note(&self, changes: Vec<Change>);
     /// Tells all workers.
     fn view(&self, view: Arc<View>);
     /// Tells all workers.

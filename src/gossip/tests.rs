@@ -67,6 +67,7 @@ impl Outlet for Log {
     fn persist(&self, id: u64, changes: Vec<Change>) {
         self.note(format!("persist {id}: {}", changes.len()));
     }
+    fn note(&self, _: Vec<Change>) {}
     fn view(&self, _: Arc<View>) {}
     fn reachability(&self, _: NodeId, _: bool) {}
     fn conditions(&self, _: Conditions) {}

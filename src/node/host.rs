@@ -58,8 +58,8 @@ pub trait Commits: Send + Sync + 'static {
     /// Queues changes; never waits. `worker` and `id` name them in the report.
     fn submit(&self, worker: usize, id: u64, changes: Vec<Change>, clock: Stamp);
 
-    /// The highest commit that a power cut leaves.
-    fn synced(&self) -> CommitNumber;
+    /// The commit number that peers are told: at most the highest that a power cut leaves.
+    fn announced(&self) -> CommitNumber;
 }
 
 /// What the host works with.
@@ -330,7 +330,7 @@ impl<C: DataCore> Host<C> {
             host: self,
             index,
             now: inner.around.clock.now(),
-            synced: inner.around.commits.synced(),
+            synced: inner.around.commits.announced(),
             state: &mut state,
             wakes: &mut wakes,
         });

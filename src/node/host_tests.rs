@@ -144,7 +144,7 @@ impl Commits for Queue {
         self.0.lock().unwrap().push((worker, id, clock));
         self.1.fetch_add(1, Ordering::SeqCst);
     }
-    fn synced(&self) -> CommitNumber {
+    fn announced(&self) -> CommitNumber {
         CommitNumber(0)
     }
 }

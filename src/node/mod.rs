@@ -13,6 +13,9 @@
 //! what is queued, write the mark, close. A store that failed, or a defect, stops the node at
 //! once and loudly; from then on it acknowledges nothing.
 
+#[cfg(test)]
+mod cluster_tests;
+mod cores;
 mod ending;
 mod handle;
 pub mod host;
@@ -25,6 +28,7 @@ mod start;
 mod tests;
 mod wires;
 
+pub use cores::RealCores;
 pub use ending::Ending;
 pub use handle::{NodeHandle, Reports};
 pub use ports::{PortError, Ports};

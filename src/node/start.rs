@@ -159,6 +159,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
             peers,
             committer,
             mailbox: mailbox.clone(),
+            notes: AtomicU64::new(1),
             news,
             synced: Arc::default(),
             clock,

@@ -24,10 +24,11 @@ use crate::protocol::control::{ConnId, ControlInput};
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
 use crate::protocol::step::{Change, CommitId, Conditions, Input};
-use crate::store::{Committer, Completion, Durability, Store, Submission};
+use crate::store::{Committer, Completion, Durability, NOTES, Store, Submission};
 use crate::types::{CommitNumber, Mono, NodeId, Stamp};
 
-/// The control core's name among the committer's sources; workers are numbered from 0.
+/// The control core's name among the committer's sources, beside [`NOTES`]; workers are numbered
+/// from 0.
 const CONTROL: u32 = u32::MAX;
 /// What peers have synced is told to the control core this often at most.
 const SYNCED_EVERY: Duration = Duration::from_millis(200);
@@ -35,12 +36,12 @@ const SYNCED_EVERY: Duration = Duration::from_millis(200);
 impl Commits for Committer {
     fn submit(&self, worker: usize, id: u64, changes: Vec<Change>, clock: Stamp) {
         // There are at most 64 workers.
-        let source = u32::try_from(worker).unwrap_or(CONTROL - 1);
+        let source = u32::try_from(worker).unwrap_or(NOTES - 1);
         self.submit(Submission { source, id, changes, clock });
     }
 
-    fn synced(&self) -> CommitNumber {
-        Committer::synced(self)
+    fn announced(&self) -> CommitNumber {
+        Committer::announced(self)
     }
 }
 
@@ -80,6 +81,8 @@ impl Completions {
                 Completion::Refused { source: CONTROL, id } => {
                     self.mailbox.send(Mail::Refused(*id));
                 }
+                Completion::Done { source: NOTES, .. }
+                | Completion::Refused { source: NOTES, .. } => {}
                 Completion::Failed(reason) => {
                     self.ending.fail(format!("the store failed: {reason}"));
                 }
@@ -194,6 +197,8 @@ pub(super) struct Switchboard<W, K> {
     pub(super) peers: Peers,
     pub(super) committer: Arc<Committer>,
     pub(super) mailbox: Mailbox,
+    /// How many notes were kept.
+    pub(super) notes: AtomicU64,
     pub(super) news: mpsc::UnboundedSender<News>,
     pub(super) synced: Arc<SyncedBoard>,
     pub(super) clock: SystemClock,
@@ -223,7 +228,7 @@ impl<W: DataCore, K: ControlCore> Inbox for Switchboard<W, K> {
 impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
     fn send(&self, to: NodeId, message: Bytes) {
         let placement = self.host.view().map(|view| view.placement.tag).unwrap_or_default();
-        let (synced, message) = (self.committer.synced(), Message::Control(message));
+        let (synced, message) = (self.committer.announced(), Message::Control(message));
         let envelope = Envelope { from: self.me, placement, synced, trace: None, message };
         if let Some(wake) = self.peers.send(to, &envelope) {
             wake.wake();
@@ -246,6 +251,11 @@ impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
         // The control core gives out no stamps: the batch's clock is that of the workers.
         let clock = Stamp::default();
         self.committer.submit(Submission { source: CONTROL, id, changes, clock });
+    }
+
+    fn note(&self, changes: Vec<Change>) {
+        let (id, clock) = (self.notes.fetch_add(1, Ordering::Relaxed), Stamp::default());
+        self.committer.submit(Submission { source: NOTES, id, changes, clock });
     }
 
     fn view(&self, view: Arc<View>) {

@@ -23,14 +23,14 @@ pub(super) async fn keep(peers: Peers, address: SocketAddr, stop: CancellationTo
     let mut backoff = BACKOFF_MIN;
     while !stop.is_cancelled() {
         let attempt = attempt(&peers, address, &stop);
-        let accepted = tokio::select! {
+        let attempt = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = attempt => accepted,
+            attempt = attempt => attempt,
         };
-        if accepted {
-            backoff = BACKOFF_MIN;
-        } else {
-            peers.tell(ControlInput::DialFailed(address));
+        match attempt {
+            Attempt::Accepted => backoff = BACKOFF_MIN,
+            Attempt::Refused => {}
+            Attempt::Failed => peers.tell(ControlInput::DialFailed(address)),
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -40,16 +40,27 @@ pub(super) async fn keep(peers: Peers, address: SocketAddr, stop: CancellationTo
     }
 }
 
-/// One stream from its beginning to its end; whether the peer was accepted in between.
-async fn attempt(peers: &Peers, address: SocketAddr, stop: &CancellationToken) -> bool {
+/// What came of dialling once.
+enum Attempt {
+    /// The peer was accepted; the stream has ended since.
+    Accepted,
+    /// Somebody answered, and one of the two refused the other.
+    Refused,
+    /// Nobody answered, or not as a node does.
+    Failed,
+}
+
+/// One stream from its beginning to its end.
+async fn attempt(peers: &Peers, address: SocketAddr, stop: &CancellationToken) -> Attempt {
     let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(address)).await;
-    let Ok(Ok(socket)) = dialled else { return false };
+    let Ok(Ok(socket)) = dialled else { return Attempt::Failed };
     let (accepted, ended) = peers.run(socket, address, true, stop.child_token()).await;
-    match &ended {
-        Ended::Here | Ended::Closed | Ended::Io(_) => tracing::debug!(%address, %ended, "stream"),
-        _ => peers.counters().ended(address, &ended),
+    peers.counters().ended(address, &ended);
+    match ended {
+        _ if accepted => Attempt::Accepted,
+        Ended::Refused(_) | Ended::Rejected(_) => Attempt::Refused,
+        _ => Attempt::Failed,
     }
-    accepted
 }
 
 /// Between half and all of `backoff`, so that nodes started together do not dial in step.

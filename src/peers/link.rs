@@ -22,6 +22,8 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 /// A stream from which nothing was heard for so long is dead: its peer's kernel is gone, or the
 /// network is. A process that was killed is noticed at once, by the end of the stream.
 const SILENCE_MAX: Duration = Duration::from_secs(9);
+/// Of a peer's reason, so much is kept.
+const REASON_BYTES_MAX: usize = 4096;
 /// A buffer that grew beyond this in a burst is not kept.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
@@ -46,6 +48,9 @@ pub(super) enum Ended {
     /// This node refused the stream, and why.
     #[error("refused: {0}")]
     Rejected(String),
+    /// As many streams as may be exist already.
+    #[error("there are too many streams; this one was closed at once")]
+    TooMany,
     /// No hello came, or no verdict on it.
     #[error("no hello within {0:?}")]
     Slow(Duration),
@@ -303,6 +308,6 @@ impl ReadHalf {
 }
 
 fn refused(reason: &[u8]) -> Ended {
-    let reason = String::from_utf8_lossy(&reason[..reason.len().min(500)]);
+    let reason = String::from_utf8_lossy(&reason[..reason.len().min(REASON_BYTES_MAX)]);
     Ended::Refused(reason.chars().filter(|c| !c.is_control()).collect())
 }

@@ -15,7 +15,8 @@
 //! Invariants:
 //! - a message is handed over only after the control core has accepted the hello of its stream,
 //!   and only if it names the peer of that hello as its sender;
-//! - every accepted stream is reported broken exactly once, as soon as it ends;
+//! - the control core hears of a stream that is dialled before its hello, and of the end of every
+//!   stream that was dialled or accepted exactly once, as soon as it ends;
 //! - sending never waits: what does not fit into the bounded queue of a stream is dropped and
 //!   counted. Messages may be lost, duplicated by their sender and reordered between streams; the
 //!   protocol is made for that.

@@ -103,8 +103,25 @@ impl Counters {
         }
     }
 
-    /// Counts a stream that ended for a reason that an operator should know.
+    /// Counts a stream that did not end like any other, and tells of it. What the control core
+    /// or the peer's has refused is told there.
     pub(super) fn ended(&self, remote: SocketAddr, ended: &Ended) {
+        match ended {
+            Ended::Here | Ended::Closed | Ended::Io(_) => {
+                tracing::debug!(%remote, "a stream has ended: {ended}");
+                return;
+            }
+            Ended::Refused(_) | Ended::Rejected(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%remote, "a stream was not accepted: {ended}");
+                return;
+            }
+            Ended::Frame(_)
+            | Ended::Slow(_)
+            | Ended::Impostor(_)
+            | Ended::Silent
+            | Ended::TooMany => {}
+        }
         self.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(others) = self.quiet_ended.allow() {
             tracing::warn!(%remote, others, "a stream on the internal port was closed: {ended}");
@@ -289,7 +306,7 @@ impl Peers {
             let permits =
                 (streams.clone().try_acquire_owned(), strangers.clone().try_acquire_owned());
             let (Ok(stream), Ok(stranger)) = permits else {
-                self.0.counters.ended(remote, &Ended::Rejected("too many streams".into()));
+                self.0.counters.ended(remote, &Ended::TooMany);
                 continue;
             };
             let peers = self.clone();
@@ -304,12 +321,7 @@ impl Peers {
         let stop = self.0.stop.child_token();
         let mut stranger = Some(stranger);
         let (_, ended) = self.run_then(socket, remote, false, stop, || drop(stranger.take())).await;
-        match &ended {
-            Ended::Here | Ended::Closed | Ended::Io(_) => {
-                tracing::debug!(%remote, %ended, "stream");
-            }
-            _ => self.0.counters.ended(remote, &ended),
-        }
+        self.0.counters.ended(remote, &ended);
     }
 
     /// Runs a stream to its end; whether its peer was accepted in between.
@@ -343,10 +355,16 @@ impl Peers {
         let (read, mut write) = socket.into_split();
         let mut read = ReadHalf::new(read);
         let forget = Forget { peers: self, link: &link };
+        if dialled {
+            inbox.control(ControlInput::Dialled(id, remote));
+        }
         let shaken = self.shake_hands(&link, &mut read, &mut write, inbox.as_ref());
         let peer = match shaken.await {
             Ok(peer) => peer,
-            Err(ended) => return (false, ended),
+            Err(ended) => {
+                pass_on_refusal(inbox.as_ref(), id, &ended);
+                return (false, ended);
+            }
         };
         accepted();
         let writer = self.0.runtime.spawn(link::write_all(link.clone(), write));
@@ -357,6 +375,7 @@ impl Peers {
             ended = reading => ended,
         };
         link.closing.cancel();
+        pass_on_refusal(inbox.as_ref(), id, &ended);
         drop(forget);
         // The socket is closed when its writer lets go of it.
         let _ = writer.await;
@@ -435,11 +454,21 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         let mut streams = self.peers.streams();
         streams.pending.remove(&self.link.id);
-        if let Some((peer, _)) = streams.accepted.remove(&self.link.id) {
-            self.peers.route(&streams, peer);
-            drop(streams);
+        let accepted = streams.accepted.remove(&self.link.id);
+        if let Some((peer, _)) = &accepted {
+            self.peers.route(&streams, *peer);
+        }
+        drop(streams);
+        if self.link.dialled || accepted.is_some() {
             self.peers.tell(ControlInput::Broken(self.link.id));
         }
+    }
+}
+
+/// What a peer has given as its reason is for the control core to judge.
+fn pass_on_refusal(inbox: &dyn Inbox, id: ConnId, ended: &Ended) {
+    if let Ended::Refused(reason) = ended {
+        inbox.control(ControlInput::Rejected(id, reason.clone()));
     }
 }
 

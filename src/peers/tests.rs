@@ -234,6 +234,26 @@ async fn garbage_is_closed_at_once_counted_and_hurts_nobody() {
 }
 
 #[tokio::test]
+async fn the_reason_of_a_refusal_reaches_the_control_core_of_whoever_dialled() {
+    let (a, _at_a) = Toy::start(1, "127.0.0.1:0").await;
+    let stern = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    a.peers.connect(&BTreeSet::from([stern.local_addr().unwrap()]));
+    let (mut stream, _) = stern.accept().await.unwrap();
+    let mut refusal = bytes::BytesMut::new();
+    frame::encode_first_reject(&mut refusal, "later: another\nprocess");
+    stream.write_all(&refusal).await.unwrap();
+    let broken = |news: &ControlInput| matches!(news, ControlInput::Broken(_));
+    until("the end", || a.has_news(broken).is_some()).await;
+    let news: Vec<_> = a.news.lock().unwrap().iter().take(3).map(|(_, n)| n.clone()).collect();
+    let [ControlInput::Dialled(c, _), ControlInput::Rejected(d, why), ControlInput::Broken(e)] =
+        &news[..]
+    else {
+        panic!("{news:?}")
+    };
+    assert!(c == d && d == e && why == "later: anotherprocess", "{news:?}");
+}
+
+#[tokio::test]
 async fn a_peer_that_names_another_sender_is_disconnected() {
     let (a, mut at_a) = Toy::start(1, "127.0.0.1:0").await;
     let mut bytes = bytes::BytesMut::new();

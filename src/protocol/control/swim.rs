@@ -392,3 +392,34 @@ impl DatagramHeader {
         Ok((Self { cluster_name, cluster, from, boot }, payload))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(id: u128, epoch: u64) -> GossipId {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 7401));
+        GossipId { id: NodeId(id), epoch, boot: Boot(1), addr }
+    }
+
+    #[test]
+    fn a_node_comes_back_above_every_epoch_that_it_heard_of_for_itself() {
+        let mut swim = Swim::new(who(1, 5), 1);
+        swim.rejoin(900);
+        assert_eq!(swim.me().epoch, 901);
+        let mut other = Swim::new(who(2, 5), 2);
+        other.tell(who(1, 900), 0, MemberState::Down);
+        other.tell(who(1, 6), 0, MemberState::Alive);
+        assert_eq!(other.members()[0].state, MemberState::Down, "an older epoch is no news");
+        other.tell(swim.me(), 0, MemberState::Alive);
+        assert_eq!(other.members()[0].state, MemberState::Alive);
+    }
+
+    #[test]
+    fn gossip_of_ever_more_ids_is_bounded() {
+        let mut codec = BoundedCodec { ids: BTreeSet::new() };
+        let admitted = (0..10_000).filter(|&id| codec.admit(NodeId(id)).is_ok()).count();
+        assert_eq!(admitted, IDS_MAX);
+        assert!(codec.admit(NodeId(0)).is_ok(), "those that are known go on");
+    }
+}

@@ -288,3 +288,14 @@ fn what_a_peer_announced_is_durable_within_a_second() {
     }
     assert!(world.nodes[1].notes - notes <= 5, "2 s of writes are at most 5 notes");
 }
+
+#[test]
+fn a_killed_process_among_ten_is_known_dead_in_5_s_however_probes_fall() {
+    for seed in 50..54 {
+        let mut world = founded(seed, 10);
+        world.run_ms(5_000);
+        world.kill(7);
+        let took = world.run_until(5_000, |w| w.all_say(7, MemberState::Down));
+        assert!(took.is_some(), "{:?}", world.states());
+    }
+}

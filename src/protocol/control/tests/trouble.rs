@@ -227,3 +227,53 @@ fn draining_says_goodbye() {
     world.start(1);
     assert!(world.run_until(FOUNDING_MS, World::all_alive).is_some(), "{:?}", world.states());
 }
+
+#[test]
+fn what_a_forgetful_process_announces_before_it_is_judged_washes_no_evidence_away() {
+    let mut world = founded(29, 3);
+    world.run_ms(3_000);
+    let node = &world.nodes[1];
+    let snapshot = (node.disk.clone(), node.commits, node.generation);
+    (0..50).for_each(|_| world.write(1));
+    world.run_ms(10_000);
+    let (id, number) = (world.nodes[1].id, world.nodes[1].announced);
+    world.kill(1);
+    world.cut(1, 2);
+    world.run_ms(1_000);
+    (world.nodes[1].disk, world.nodes[1].commits, world.nodes[1].generation) = snapshot;
+    world.start(1);
+    assert!(world.run_until(1_000, |w| w.nodes[0].streams.contains_key(&id)).is_some());
+    // The stream breaks before the judgement arrives, and after an announcement did.
+    world.cut(0, 1);
+    world.step(0, ControlInput::Synced(id, crate::types::CommitNumber(number + 1)));
+    world.run_ms(2_000);
+    assert_eq!(world.nodes[1].stopped, None, "nobody has told it yet");
+    world.cuts.remove(&(0, 1));
+    world.run_ms(2_000);
+    assert!(world.nodes[1].stopped.is_some());
+}
+
+#[test]
+fn a_copy_that_got_a_word_in_behind_a_partition_stops_the_original_too() {
+    let mut world = founded(31, 3);
+    world.run_ms(3_000);
+    world.cut(1, 2);
+    let founders: Vec<_> = (0..3).map(|i| name(&format!("node-{i}"))).collect();
+    let copy = world.add("node-1", "demo", &founders, &[address(2)]);
+    let original = &world.nodes[1];
+    let (id, generation) = (original.id, original.generation);
+    let (disk, commits) = (original.disk.clone(), original.commits);
+    let node = &mut world.nodes[copy];
+    (node.id, node.generation, node.disk, node.commits) = (id, generation, disk, commits);
+    world.cut(0, copy);
+    world.cut(1, copy);
+    world.start(copy);
+    world.run_ms(5_000);
+    assert_eq!(world.nodes[copy].stopped, None, "node 2 has not seen the original");
+    world.heal();
+    world.run_ms(10_000);
+    assert!(world.nodes[copy].stopped.is_some());
+    // What the copy acknowledged under this id, the original does not hold.
+    let stopped = world.nodes[1].stopped.clone().expect("the original stops");
+    assert!(stopped.contains("has forgotten"), "{stopped}");
+}

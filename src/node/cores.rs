@@ -1,0 +1,109 @@
+//! The cores of a real node: joins the core's own types to what the drivers ask of them.
+
+use bytes::Bytes;
+
+use super::handle::Reports;
+use super::host::DataCore;
+use super::start::{Cores, Start};
+use crate::api::backend::MemberStatus;
+use crate::gossip::ControlCore;
+use crate::protocol::control::{Control, ControlEffect, ControlInput, MemberReport, MemberState};
+use crate::protocol::step::{Effect, Input, Stats};
+use crate::protocol::worker::{Worker, WorkerConfig};
+use crate::types::{Mono, Now};
+
+/// Makes workers and the control core as the configuration says.
+#[derive(Clone, Copy, Debug)]
+pub struct RealCores;
+
+impl Cores for RealCores {
+    type Worker = Worker;
+    type Control = Control;
+
+    fn worker(&self, start: &Start<'_>, index: usize) -> Worker {
+        Worker::new(WorkerConfig {
+            index,
+            workers: start.workers,
+            tuning: start.settings.tuning(start.workers),
+            boot: start.identity.boot,
+            clock: start.clock,
+            seed: rand::random(),
+            #[cfg(feature = "seeded-defects")]
+            defect: None,
+        })
+    }
+
+    fn control(&self, start: Start<'_>) -> anyhow::Result<Control> {
+        let Start { settings, identity, meta, now, .. } = start;
+        Ok(Control::new(settings.control(), identity, meta, rand::random(), now)?)
+    }
+}
+
+impl DataCore for Worker {
+    fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        Worker::step(self, now, input, out);
+    }
+
+    fn next_timer(&self) -> Option<Mono> {
+        Worker::next_timer(self)
+    }
+
+    fn stats(&self) -> Stats {
+        Worker::stats(self)
+    }
+}
+
+impl ControlCore for Control {
+    fn step(&mut self, now: Now, input: ControlInput, out: &mut Vec<ControlEffect>) {
+        Control::step(self, now, input, out);
+    }
+
+    fn next_timer(&self) -> Option<Mono> {
+        Control::next_timer(self)
+    }
+
+    fn hello(&self, now: Now) -> Bytes {
+        Control::hello(self, now)
+    }
+
+    fn settled(&self) -> bool {
+        self.not_ready().is_none()
+    }
+}
+
+impl Reports for Control {
+    fn members(&self, now: Now) -> Vec<MemberStatus> {
+        Control::members(self, now).into_iter().map(status).collect()
+    }
+
+    fn not_ready(&self, _: Now) -> Option<String> {
+        Control::not_ready(self)
+    }
+
+    fn gossip_report(&self, now: Now) -> serde_json::Value {
+        // A report has only text for keys: nothing in it cannot be written.
+        serde_json::to_value(Control::gossip_report(self, now)).unwrap_or_default()
+    }
+}
+
+fn status(member: MemberReport) -> MemberStatus {
+    MemberStatus {
+        name: member.name,
+        node_id: member.id,
+        state: match member.state {
+            MemberState::Alive => "alive",
+            MemberState::Suspect => "suspect",
+            MemberState::Down => "down",
+            MemberState::Unknown => "unknown",
+        }
+        .into(),
+        reachable: member.reachable,
+        internal_address: member.internal_address,
+        client_address: member.client_address,
+        admin_address: member.admin_address,
+        generation: member.generation,
+        incarnation: member.incarnation.into(),
+        since_ms: member.since_ms,
+        home: member.home,
+    }
+}
