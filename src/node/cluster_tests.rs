@@ -94,7 +94,7 @@ async fn three_nodes_find_each_other_serve_lose_one_and_take_it_back() {
         let written = set(&b.handle, &format!("key {i}"), "after").await;
         assert!(matches!(written, Outcome::Written(_)), "{written:?}");
     }
-    until("hints", &[&a.handle, &b.handle], |handle| handle.status().stats.puts > 0).await;
+    until("hints", &[&b.handle], |handle| handle.status().stats.hints_held > 0).await;
 
     let c = start(&settings[2]);
     until("ready again", &[&c.handle], ready).await;

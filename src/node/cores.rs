@@ -2,15 +2,37 @@
 
 use bytes::Bytes;
 
-use super::handle::Reports;
+use super::handle::{NodeHandle, Reports};
 use super::host::DataCore;
+use super::run::{Services, run};
 use super::start::{Cores, Start};
 use crate::api::backend::MemberStatus;
+use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::protocol::control::{Control, ControlEffect, ControlInput, MemberReport, MemberState};
 use crate::protocol::step::{Effect, Input, Stats};
 use crate::protocol::worker::{Worker, WorkerConfig};
 use crate::types::{Mono, Now};
+use crate::{api, http};
+
+/// Runs one node as the configuration says, until `shutdown` or until it fails: see [`run`].
+///
+/// # Errors
+/// Why it could not start, or had to stop; each says what to do.
+pub fn serve(settings: &Settings, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
+    let services: Services<NodeHandle<Worker, Control>> = Services {
+        grpc: |listener, node, settings, close| {
+            let settings = api::Settings::of(settings);
+            Box::pin(async move {
+                Ok(api::serve(listener, node, settings, close.cancelled_owned()).await?)
+            })
+        },
+        admin: |listener, node, _, close| {
+            Box::pin(async move { Ok(http::serve(listener, node, close.cancelled_owned()).await?) })
+        },
+    };
+    run(settings, &RealCores, &services, shutdown)
+}
 
 /// Makes workers and the control core as the configuration says.
 #[derive(Clone, Copy, Debug)]

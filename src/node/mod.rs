@@ -28,7 +28,7 @@ mod start;
 mod tests;
 mod wires;
 
-pub use cores::RealCores;
+pub use cores::{RealCores, serve};
 pub use ending::Ending;
 pub use handle::{NodeHandle, Reports};
 pub use ports::{PortError, Ports};

@@ -14,6 +14,7 @@ use super::ports::Ports;
 use super::start::{Cores, Node, Prepared, threads};
 use crate::config::Settings;
 use crate::gossip::ControlCore;
+use crate::telemetry;
 
 /// Scans of the store at a time. Each reads from disk: a few keep any disk busy, and more would
 /// only hold more pages in memory.
@@ -62,7 +63,7 @@ pub fn run<C: Cores>(
         .enable_all()
         .build()
         .context("starting the admin threads")?;
-    let result = data.block_on(serve(settings, cores, services, ports, prepared, &admin, shutdown));
+    let result = data.block_on(live(settings, cores, services, ports, prepared, &admin, shutdown));
     admin.shutdown_background();
     // Scans that still run hold the store; the process ends anyway.
     data.shutdown_timeout(CLOSE_FOR);
@@ -82,7 +83,7 @@ fn data_runtime(threads: usize) -> std::io::Result<Runtime> {
     builder.enable_all().max_blocking_threads(BLOCKING_THREADS).build()
 }
 
-async fn serve<C: Cores>(
+async fn live<C: Cores>(
     settings: &Settings,
     cores: &C,
     services: &Services<NodeHandle<C::Worker, C::Control>>,
@@ -91,6 +92,7 @@ async fn serve<C: Cores>(
     admin: &Runtime,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let logs = telemetry::init(&settings.log, &settings.telemetry, prepared.node_id().to_string())?;
     let node = Node::start(settings, prepared, ports.internal, ports.gossip, cores)?;
     let listen = &settings.listen;
     tracing::info!(
@@ -143,12 +145,14 @@ async fn serve<C: Cores>(
     // Whoever still waited has been let go, and is told now.
     close.cancel();
     let _ = tokio::time::timeout(CLOSE_FOR, async { (grpc.await, admin.await) }).await;
-    match ending.reason() {
+    let reason = ending.reason();
+    if reason.is_none() {
+        tracing::info!("stopped");
+    }
+    logs.flush().await;
+    match reason {
         Some(reason) => Err(anyhow!("{reason}")),
-        None => {
-            tracing::info!("stopped");
-            Ok(())
-        }
+        None => Ok(()),
     }
 }
 
