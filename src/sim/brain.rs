@@ -146,7 +146,8 @@ impl World {
             boot,
             recovered: node.disk.number(),
         };
-        let durable = node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(b"control/"));
+        let durable =
+            node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(b"control/"));
         let durable = durable.map(|(key, value)| (key.clone(), value.clone())).collect();
         let control = match Control::new(config, identity, durable, seed, now) {
             Ok(control) => control,
@@ -327,9 +328,8 @@ impl World {
         let met = 1 + oracle.up.iter().filter(|up| **up).count();
         let own = self.nodes[at].clock.wall_offset_ms();
         let limit = self.config.tuning.skew_ms_max;
-        let far = |other: &&super::node::SimNode| {
-            other.clock.wall_offset_ms().abs_diff(own) > limit
-        };
+        let far =
+            |other: &&super::node::SimNode| other.clock.wall_offset_ms().abs_diff(own) > limit;
         Conditions {
             confirmed: oracle.conditions.confirmed || met >= majority,
             clock_suspect: self.nodes.iter().filter(far).count() >= majority,

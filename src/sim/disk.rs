@@ -308,10 +308,9 @@ impl Disk {
         let mut page = Page { entries: Vec::new(), done: true };
         let mut bytes = 0;
         let start = if after.is_empty() { prefix } else { after.max(prefix) };
-        for (key, value) in self.spaces[index(space)].range::<[u8], _>((
-            std::ops::Bound::Included(start),
-            std::ops::Bound::Unbounded,
-        )) {
+        for (key, value) in self.spaces[index(space)]
+            .range::<[u8], _>((std::ops::Bound::Included(start), std::ops::Bound::Unbounded))
+        {
             if !key.starts_with(prefix) {
                 break;
             }

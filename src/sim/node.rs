@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rand::rngs::ChaCha8Rng;
 use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 
 use super::brain::Brain;
 use super::clock::{NodeClock, Time};
@@ -167,7 +167,9 @@ impl World {
         };
         self.nodes[at].process = Some(process);
         let found = self.nodes[at].disk.number().0;
-        self.trace.say(self.time, Some(at), || format!("starts (boot {boot:016x}), {found} commits on disk"));
+        self.trace.say(self.time, Some(at), || {
+            format!("starts (boot {boot:016x}), {found} commits on disk")
+        });
         self.brain_started(at, seed);
     }
 
@@ -360,13 +362,7 @@ impl World {
     }
 
     /// Queues a commit.
-    pub(super) fn commit(
-        &mut self,
-        at: usize,
-        source: Source,
-        changes: Vec<Change>,
-        clock: Stamp,
-    ) {
+    pub(super) fn commit(&mut self, at: usize, source: Source, changes: Vec<Change>, clock: Stamp) {
         if self.nodes[at].disk.push(source, changes, clock) {
             let life = self.nodes[at].disk_life;
             self.schedule(0, Event::Disk { node: at, life });
@@ -462,7 +458,8 @@ impl World {
         }
         for (worker, id) in through.into_iter().enumerate() {
             if let Some(id) = id {
-                self.trace.say(self.time, Some(at), || format!("commits up to {} are synced", id.0));
+                self.trace
+                    .say(self.time, Some(at), || format!("commits up to {} are synced", id.0));
                 self.feed(at, worker, Input::Committed(id));
             }
         }

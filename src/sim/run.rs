@@ -458,7 +458,11 @@ impl fmt::Display for Summary {
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let (rate, pace) =
             (self.seeds as f64 / real, self.stats.virtual_micros as f64 / 1e6 / real);
-        writeln!(f, "{} seeds in {real:.1} s: {rate:.1} seeds/s, {pace:.0} × real time", self.seeds)?;
+        writeln!(
+            f,
+            "{} seeds in {real:.1} s: {rate:.1} seeds/s, {pace:.0} × real time",
+            self.seeds
+        )?;
         writeln!(f, "{}", self.stats)?;
         for failure in &self.failures {
             writeln!(f, "\n{failure}")?;
@@ -477,7 +481,8 @@ mod tests {
     #[test]
     fn one_seed_gives_one_trace() {
         for seed in 0..5 {
-            let (first, second) = (run(seed, &RunOptions::default()), run(seed, &RunOptions::default()));
+            let (first, second) =
+                (run(seed, &RunOptions::default()), run(seed, &RunOptions::default()));
             assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
             assert_eq!(first.stats, second.stats, "seed {seed}");
         }
