@@ -3,10 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Coded, Exit};
 use super::{shutdown, term};
+use crate::api::backend::Backend;
 use crate::config::Settings;
+use crate::node::{self, RealCores, Served, Services};
+use crate::{api, http};
 
 /// Run one node
 #[derive(Args, Debug)]
@@ -64,6 +69,24 @@ async fn asked_to_stop(exit_with_parent: bool) {
 
 /// The node itself, until `stop` ends and it has stopped gracefully.
 fn run_node(settings: &Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    drop((settings, stop));
-    anyhow::bail!("no node is built in")
+    node::run(settings, &RealCores, &Services { grpc, admin }, stop)
+}
+
+fn grpc<B: Backend>(
+    port: TcpListener,
+    backend: B,
+    settings: &Settings,
+    close: CancellationToken,
+) -> Served {
+    let settings = api::Settings::of(settings);
+    Box::pin(async move { Ok(api::serve(port, backend, settings, close.cancelled_owned()).await?) })
+}
+
+fn admin<B: Backend>(
+    port: TcpListener,
+    backend: B,
+    _: &Settings,
+    close: CancellationToken,
+) -> Served {
+    Box::pin(async move { Ok(http::serve(port, backend, close.cancelled_owned()).await?) })
 }

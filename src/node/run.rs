@@ -14,6 +14,7 @@ use super::ports::Ports;
 use super::start::{Cores, Node, Prepared, threads};
 use crate::config::Settings;
 use crate::gossip::ControlCore;
+use crate::telemetry;
 
 /// Scans of the store at a time. Each reads from disk: a few keep any disk busy, and more would
 /// only hold more pages in memory.
@@ -91,6 +92,7 @@ async fn live<C: Cores>(
     admin: &Runtime,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    let logs = telemetry::init(&settings.log, &settings.telemetry, prepared.node_id().to_string())?;
     let node = Node::start(settings, prepared, ports.internal, ports.gossip, cores)?;
     let listen = &settings.listen;
     tracing::info!(
@@ -143,12 +145,14 @@ async fn live<C: Cores>(
     // Whoever still waited has been let go, and is told now.
     close.cancel();
     let _ = tokio::time::timeout(CLOSE_FOR, async { (grpc.await, admin.await) }).await;
-    match ending.reason() {
+    let reason = ending.reason();
+    if reason.is_none() {
+        tracing::info!("stopped");
+    }
+    logs.flush().await;
+    match reason {
         Some(reason) => Err(anyhow!("{reason}")),
-        None => {
-            tracing::info!("stopped");
-            Ok(())
-        }
+        None => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemC
 use crate::peers::{Inbox, Limits, Peers};
 use crate::protocol::control::{ControlInput, Identity};
 use crate::store::{self, COMMIT_KEY, Committer, DataFolder, Opened, Store, StoreOptions};
-use crate::types::{Boot, LANES, Now, Stamp};
+use crate::types::{Boot, LANES, NodeId, Now, Stamp};
 
 /// The data path's loop turns at least this often, so that one can see that it does.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -87,6 +87,14 @@ impl Prepared {
         let mut meta = store::scan_meta(&*opened.store, b"").context("reading the data folder")?;
         meta.retain(|(key, _)| key != COMMIT_KEY);
         Ok(Self { opened, meta })
+    }
+}
+
+impl Prepared {
+    /// The id of the data folder's disk.
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.opened.folder.id()
     }
 }
 

@@ -1,30 +1,54 @@
-//! What tells a node's workers of the cluster.
+//! What tells a node's workers of the cluster: the real control core, or an oracle.
 //!
-//! The simulator's own stand-in for the control core: it knows the placement from the beginning
+//! The oracle is for scripts and for part of the seeds: it knows the placement from the beginning
 //! and sees the truth about who can be reached, late. A kill is noticed at once by a broken
 //! connection; a cut link, a stopped process or a power loss only after some seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use super::clock::Time;
+use super::disk::Source;
+use super::network::Fate;
 use super::node::{Member, News};
+use super::observer::Check;
 use super::world::{Event, World, WorldConfig};
+use crate::protocol::control::{
+    ConnId, Control, ControlConfig, ControlEffect, ControlInput, Identity,
+};
 use crate::protocol::placement::{Member as Named, Placement, View};
-use crate::protocol::step::{Conditions, Input};
-use crate::types::{Boot, NodeId};
+use crate::protocol::step::{Conditions, Input, Space};
+use crate::types::{Boot, Generation, Mono, NodeId, Stamp};
 
+/// The name of every simulated cluster.
+const CLUSTER: &str = "sim";
 /// How often a process looks around.
 const LOOK: Time = 500_000;
 /// A peer that has been out of reach for so many looks counts as unreachable.
 const LOOKS_MAX: u32 = 6;
 
+/// What tells the workers of one process.
+pub(super) enum Brain {
+    Oracle(Oracle),
+    Mind(Box<Mind>),
+}
+
+/// The real control core, and what its driver keeps for it.
+pub(super) struct Mind {
+    pub(super) control: Control,
+    pub(super) connect: BTreeSet<SocketAddr>,
+    /// The newest accepted stream of each peer.
+    pub(super) streams: BTreeMap<NodeId, ConnId>,
+}
+
 /// What a process believes of its peers.
 #[derive(Debug)]
-pub(super) struct Brain {
+pub(super) struct Oracle {
     /// Told to the workers, by node.
     up: Vec<bool>,
     /// Looks in a row that contradicted it.
@@ -33,8 +57,35 @@ pub(super) struct Brain {
 }
 
 impl Brain {
-    pub(super) fn new(nodes: usize) -> Self {
-        Self { up: vec![false; nodes], missed: vec![0; nodes], conditions: Conditions::default() }
+    pub(super) fn oracle(nodes: usize) -> Self {
+        let conditions = Conditions::default();
+        Self::Oracle(Oracle { up: vec![false; nodes], missed: vec![0; nodes], conditions })
+    }
+
+    pub(super) fn mind(&self) -> Option<&Mind> {
+        match self {
+            Self::Mind(mind) => Some(mind),
+            Self::Oracle(_) => None,
+        }
+    }
+
+    pub(super) fn mind_mut(&mut self) -> Option<&mut Mind> {
+        match self {
+            Self::Mind(mind) => Some(mind),
+            Self::Oracle(_) => None,
+        }
+    }
+
+    fn oracle_mut(&mut self) -> Option<&mut Oracle> {
+        match self {
+            Self::Oracle(oracle) => Some(oracle),
+            Self::Mind(_) => None,
+        }
+    }
+
+    /// When the control core wants to be stepped.
+    pub(super) fn next_timer(&self) -> Option<Mono> {
+        self.mind().and_then(|mind| mind.control.next_timer())
     }
 }
 
@@ -54,14 +105,136 @@ pub(super) fn placement(
 }
 
 impl World {
-    /// A process has started: it learns the cluster soon, and then looks around for ever.
-    pub(super) fn brain_started(&mut self, at: usize) {
+    /// A process has started: it learns of the cluster.
+    pub(super) fn brain_started(&mut self, at: usize, seed: u64) {
         let Some(boot) = self.nodes[at].process.as_ref().map(|process| process.number) else {
             return;
         };
+        if self.config.control {
+            return self.start_control(at, boot, seed);
+        }
         let ready = self.rng.random_range(1_000..300_000);
         self.schedule(ready, Event::News { node: at, boot, news: News::View });
         self.schedule(ready + 1, Event::News { node: at, boot, news: News::Look });
+    }
+
+    fn start_control(&mut self, at: usize, number: u64, seed: u64) {
+        let now = self.nodes[at].clock.now(self.time);
+        let founders: Vec<_> = self.nodes.iter().map(|node| node.name.clone()).collect();
+        let seeds: Vec<SocketAddr> = self.nodes.iter().map(|node| node.address).collect();
+        let placement = self.observer.placement();
+        let member = placement.members.iter().find(|m| m.name == self.nodes[at].name);
+        let (zone, weight) = member.map_or((String::new(), 1), |m| (m.zone.clone(), m.weight));
+        let node = &self.nodes[at];
+        let config = ControlConfig {
+            cluster_name: CLUSTER.into(),
+            zone,
+            weight,
+            internal: node.address,
+            client: format!("{}:0", node.address.ip()),
+            admin: format!("{}:0", node.address.ip()),
+            founders,
+            replicas: placement.replicas,
+            partitions: placement.partitions,
+            skew_ms_max: self.config.tuning.skew_ms_max,
+        };
+        let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
+        let identity = Identity {
+            id: node.id,
+            name: node.name.clone(),
+            generation: Generation(node.starts),
+            boot,
+            recovered: node.disk.number(),
+        };
+        let durable =
+            node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(b"control/"));
+        let durable = durable.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let control = match Control::new(config, identity, durable, seed, now) {
+            Ok(control) => control,
+            Err(error) => {
+                let what = format!("node-{at} cannot start: {error}");
+                return self.observer.violate(Check::M, self.time, what);
+            }
+        };
+        let mind = Mind { control, connect: BTreeSet::new(), streams: BTreeMap::new() };
+        if let Some(process) = &mut self.nodes[at].process {
+            process.brain = Brain::Mind(Box::new(mind));
+        }
+        self.control(at, ControlInput::Seeds(seeds));
+        let soon = self.rng.random_range(1_000..20_000);
+        self.schedule(soon, Event::Dial { node: at, boot: number });
+        self.settle(at);
+    }
+
+    /// Carries out one effect of a control core.
+    pub(super) fn carry_control(&mut self, at: usize, effect: ControlEffect) {
+        match effect {
+            ControlEffect::SendDatagram(to, bytes) => self.send_datagram(at, to, &bytes),
+            ControlEffect::Send(to, bytes) => self.say_control(at, to, bytes),
+            ControlEffect::Connect(addresses) => {
+                let process = self.nodes[at].process.as_mut();
+                if let Some(mind) = process.and_then(|process| process.brain.mind_mut()) {
+                    mind.connect = addresses;
+                }
+            }
+            ControlEffect::Accept(conn, peer) => self.accept_stream(at, conn, peer),
+            ControlEffect::Reject(conn, reason) => self.reject_stream(conn, reason),
+            ControlEffect::Persist(number, changes) => {
+                self.commit(at, Source::Control(number), changes, Stamp::default());
+            }
+            ControlEffect::Note(changes) => {
+                self.commit(at, Source::Note, changes, Stamp::default());
+            }
+            ControlEffect::View(view) => {
+                let number = view.placement.tag.number;
+                self.trace.say(self.time, Some(at), || format!("holds placement {number}"));
+                if view.placement.tag != self.observer.placement().tag {
+                    let what = format!("node-{at} holds another placement than its founders'");
+                    self.observer.violate(Check::M, self.time, what);
+                }
+                if let Some(process) = &mut self.nodes[at].process {
+                    process.view = Some(view.clone());
+                }
+                self.feed_all(at, &Input::View(view));
+            }
+            ControlEffect::Reachability(peer, up) => {
+                let other = self.ids.get(&peer).copied();
+                let word = if up { "can be reached" } else { "cannot be reached" };
+                self.trace.say(self.time, Some(at), || format!("finds that {other:?} {word}"));
+                self.feed_all(at, &Input::Reachability(peer, up));
+            }
+            ControlEffect::Conditions(conditions) => {
+                self.trace.say(self.time, Some(at), || format!("{conditions:?}"));
+                self.feed_all(at, &Input::Conditions(conditions));
+            }
+            ControlEffect::Log(_, line) => self.trace.say(self.time, Some(at), || line),
+            ControlEffect::Stop(why) => {
+                // No disk is copied, restored or wiped here: nothing justifies it.
+                let what = format!("node-{at} stops itself: {why}");
+                self.observer.violate(Check::M, self.time, what);
+                self.kill(at);
+            }
+        }
+    }
+
+    fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: &Bytes) {
+        let Some(to) = self.nodes.iter().position(|node| node.address == to) else { return };
+        let source = self.nodes[from].address;
+        for fate in self.network.fates(from, to, &mut self.rng) {
+            let (after, bytes) = match fate {
+                Fate::Arrives(after) => (after, bytes.clone()),
+                // Nothing but the core's own checks stands between the network and gossip.
+                Fate::Damaged(after) => (after, self.damage_bytes(bytes)),
+            };
+            self.schedule(after, Event::Datagram { to, source, bytes });
+        }
+    }
+
+    /// A datagram arrives.
+    pub(super) fn datagram(&mut self, to: usize, source: SocketAddr, bytes: Bytes) {
+        self.trace.event(self.time, to, b'd', &bytes);
+        self.control(to, ControlInput::Datagram(source, bytes));
+        self.settle(to);
     }
 
     /// A process hears of the cluster.
@@ -79,7 +252,9 @@ impl World {
                 self.feed_all(at, &Input::View(view));
             }
             News::Conditions(conditions) => {
-                process.brain.conditions = conditions;
+                if let Some(oracle) = process.brain.oracle_mut() {
+                    oracle.conditions = conditions;
+                }
                 self.trace.say(self.time, Some(at), || format!("{conditions:?}"));
                 self.feed_all(at, &Input::Conditions(conditions));
             }
@@ -94,15 +269,16 @@ impl World {
         let ids: BTreeMap<_, _> = self.nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
         let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
         let placement = self.observer.placement().clone();
-        let cluster = placement.cluster_id("sim");
+        let cluster = placement.cluster_id(CLUSTER);
         Arc::new(View::new(node.id, node.name.clone(), boot, cluster, placement, ids))
     }
 
     fn tell_reachability(&mut self, at: usize, peer: NodeId, up: bool) {
         let Some(&other) = self.ids.get(&peer) else { return };
         let Some(process) = &mut self.nodes[at].process else { return };
-        process.brain.up[other] = up;
-        process.brain.missed[other] = 0;
+        let Some(oracle) = process.brain.oracle_mut() else { return };
+        oracle.up[other] = up;
+        oracle.missed[other] = 0;
         let word = if up { "can be reached" } else { "cannot be reached" };
         self.trace.say(self.time, Some(at), || format!("hears that node-{other} {word}"));
         self.feed_all(at, &Input::Reachability(peer, up));
@@ -110,7 +286,11 @@ impl World {
 
     /// A worker has found a peer silent, or answering again.
     pub(super) fn found_reachable(&mut self, at: usize, peer: NodeId, up: bool) {
-        self.tell_reachability(at, peer, up);
+        if self.config.control {
+            self.control(at, ControlInput::Answering(peer, up));
+        } else {
+            self.tell_reachability(at, peer, up);
+        }
     }
 
     /// Compares what is believed with what is so.
@@ -121,44 +301,47 @@ impl World {
             }
             let so = self.nodes[other].is_live() && self.network.is_open(at, other);
             let Some(process) = &mut self.nodes[at].process else { return };
-            let brain = &mut process.brain;
-            if brain.up[other] == so {
-                brain.missed[other] = 0;
+            let Some(oracle) = process.brain.oracle_mut() else { return };
+            if oracle.up[other] == so {
+                oracle.missed[other] = 0;
                 continue;
             }
-            brain.missed[other] += 1;
-            if so || brain.missed[other] >= LOOKS_MAX {
+            oracle.missed[other] += 1;
+            if so || oracle.missed[other] >= LOOKS_MAX {
                 let peer = self.nodes[other].id;
                 self.tell_reachability(at, peer, so);
             }
         }
-        let conditions = self.conditions_of(at);
-        let Some(process) = &self.nodes[at].process else { return };
-        if process.brain.conditions != conditions {
+        let Some(Brain::Oracle(oracle)) = self.nodes[at].process.as_ref().map(|p| &p.brain) else {
+            return;
+        };
+        let conditions = self.conditions_of(at, oracle);
+        if oracle.conditions != conditions {
             self.schedule(0, Event::News { node: at, boot, news: News::Conditions(conditions) });
         }
         self.schedule(LOOK, Event::News { node: at, boot, news: News::Look });
     }
 
     /// What the control core would conclude from what a majority says.
-    fn conditions_of(&self, at: usize) -> Conditions {
-        let Some(process) = &self.nodes[at].process else { return Conditions::default() };
+    fn conditions_of(&self, at: usize, oracle: &Oracle) -> Conditions {
         let majority = self.nodes.len() / 2 + 1;
-        let met = 1 + process.brain.up.iter().filter(|up| **up).count();
+        let met = 1 + oracle.up.iter().filter(|up| **up).count();
         let own = self.nodes[at].clock.wall_offset_ms();
         let limit = self.config.tuning.skew_ms_max;
-        let far = |other: &&super::node::SimNode| {
-            other.clock.wall_offset_ms().abs_diff(own) > limit
-        };
+        let far =
+            |other: &&super::node::SimNode| other.clock.wall_offset_ms().abs_diff(own) > limit;
         Conditions {
-            confirmed: process.brain.conditions.confirmed || met >= majority,
+            confirmed: oracle.conditions.confirmed || met >= majority,
             clock_suspect: self.nodes.iter().filter(far).count() >= majority,
             draining: false,
         }
     }
 
     /// A process is gone and its kernel has closed its connections: whoever can be told, hears it.
-    pub(super) fn peer_broke(&mut self, at: usize) {
+    pub(super) fn peer_broke(&mut self, at: usize, process: u64) {
+        if self.config.control {
+            return self.break_streams(at, process);
+        }
         let peer = self.nodes[at].id;
         for other in 0..self.nodes.len() {
             let Some(boot) = self.nodes[other].process.as_ref().map(|process| process.number)

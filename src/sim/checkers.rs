@@ -46,7 +46,11 @@ impl World {
     }
 
     /// Judges everything. Returns how many acknowledged blind writes the policy overwrote.
-    pub(super) fn judge(&mut self, keys: &BTreeSet<Key>, final_reads: &BTreeMap<Key, usize>) -> u64 {
+    pub(super) fn judge(
+        &mut self,
+        keys: &BTreeSet<Key>,
+        final_reads: &BTreeMap<Key, usize>,
+    ) -> u64 {
         let mut found = Findings { time: self.time, list: Vec::new(), overwritten: 0 };
         let by_key = self.ops_by_key();
         for key in keys {
@@ -136,9 +140,9 @@ impl Findings {
     /// C1: no value is there, or was ever read, that nobody tried to write, or whose every
     /// attempt certainly failed.
     fn phantoms(&mut self, key: &Key, ops: &[&OpRecord], merged: &Record) {
-        let attempted: BTreeSet<&[u8]> =
-            ops.iter().filter_map(|op| value_of(op)).collect();
-        let void: BTreeSet<&[u8]> = ops.iter().filter(|op| is_void(op)).filter_map(|op| value_of(op)).collect();
+        let attempted: BTreeSet<&[u8]> = ops.iter().filter_map(|op| value_of(op)).collect();
+        let void: BTreeSet<&[u8]> =
+            ops.iter().filter(|op| is_void(op)).filter_map(|op| value_of(op)).collect();
         let mut look = |value: &[u8], where_: &str| {
             let text = String::from_utf8_lossy(value);
             if !attempted.contains(value) {
@@ -164,7 +168,13 @@ impl Findings {
 
     /// C3, C5: an acknowledged dot is known to every home, and held by it unless something
     /// superseded it that was allowed to.
-    fn acknowledged_dots(&mut self, key: &Key, home: &NodeName, ops: &[&OpRecord], record: &Record) {
+    fn acknowledged_dots(
+        &mut self,
+        key: &Key,
+        home: &NodeName,
+        ops: &[&OpRecord],
+        record: &Record,
+    ) {
         let contexts: Vec<_> = ops.iter().filter_map(|op| context_of(op)).collect();
         let policy = matches!(Class::of(key), Some(Class::Blind | Class::Strict));
         for (op, receipt) in ops.iter().filter_map(|op| Some((op, op.receipt()?))) {
@@ -270,4 +280,3 @@ fn context_of<'a>(op: &'a &OpRecord) -> Option<&'a crate::protocol::record::Vers
 fn is_void(op: &OpRecord) -> bool {
     matches!(op.end, Some(End::Failed(_))) && !op.maybe
 }
-

@@ -52,7 +52,8 @@ fn sealed(sealed: &Sealed, partition: Partition, key: &Key) -> String {
 fn put(put: &Put) -> String {
     let what = put.value.as_ref().map_or("delete".into(), |v| format!("put {}", text(v)));
     let context = put.context.as_ref().map(|c| format!(" over ({})", seen(c)));
-    let request = put.request.map(|r| format!(" request {:04x}", r.0[1] as u16 | u16::from(r.0[0]) << 8));
+    let request =
+        put.request.map(|r| format!(" request {:04x}", r.0[1] as u16 | u16::from(r.0[0]) << 8));
     let ttl = put.ttl_ms.map(|ms| format!(" ttl {ms}ms"));
     format!(
         "{what}{}{}{}",
@@ -88,12 +89,9 @@ pub(super) fn outcome(outcome: &Outcome) -> String {
             let degraded = if read.degraded { " degraded" } else { "" };
             format!("read [{} | seen {}]{degraded}", shown.join(" "), seen(&read.seen))
         }
-        Outcome::Written(receipt) => format!(
-            "OK {} homes {:?} hints {:?}",
-            dot(receipt.dot),
-            receipt.homes,
-            receipt.hints
-        ),
+        Outcome::Written(receipt) => {
+            format!("OK {} homes {:?} hints {:?}", dot(receipt.dot), receipt.homes, receipt.hints)
+        }
         Outcome::Failed(failed) => failure(failed),
     }
 }

@@ -31,6 +31,8 @@ pub(super) enum Source {
     Worker(usize, CommitId),
     /// The control core, by its own number.
     Control(u64),
+    /// The control core, for what it only notes.
+    Note,
 }
 
 /// A commit on its way to the disk.
@@ -92,6 +94,8 @@ pub(super) struct Disk {
     phase: Phase,
     /// The highest synced commit and clock.
     number: CommitNumber,
+    /// The highest synced commit that held more than notes.
+    announced: CommitNumber,
     clock: Stamp,
     /// The disk is full: every commit of a worker is refused.
     pub(super) full: bool,
@@ -163,6 +167,7 @@ impl Disk {
             group: Vec::new(),
             phase: Phase::Idle,
             number: CommitNumber(0),
+            announced: CommitNumber(0),
             clock: Stamp::default(),
             full: false,
             awake: false,
@@ -259,6 +264,9 @@ impl Disk {
             self.applied.push(Applied { change: change.clone(), before });
         }
         self.number.0 += 1;
+        if pending.source != Source::Note {
+            self.announced = self.number;
+        }
         self.clock = self.clock.max(pending.clock);
     }
 
@@ -300,10 +308,9 @@ impl Disk {
         let mut page = Page { entries: Vec::new(), done: true };
         let mut bytes = 0;
         let start = if after.is_empty() { prefix } else { after.max(prefix) };
-        for (key, value) in self.spaces[index(space)].range::<[u8], _>((
-            std::ops::Bound::Included(start),
-            std::ops::Bound::Unbounded,
-        )) {
+        for (key, value) in self.spaces[index(space)]
+            .range::<[u8], _>((std::ops::Bound::Included(start), std::ops::Bound::Unbounded))
+        {
             if !key.starts_with(prefix) {
                 break;
             }
@@ -345,6 +352,11 @@ impl Disk {
     /// The highest synced commit.
     pub(super) fn number(&self) -> CommitNumber {
         self.number
+    }
+
+    /// What peers are told of it: notes alone do not move it.
+    pub(super) fn announced(&self) -> CommitNumber {
+        self.announced
     }
 
     /// The highest clock of a synced commit.

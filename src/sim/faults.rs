@@ -99,7 +99,8 @@ impl Plan {
     /// Draws a plan for so many nodes, from `start` on.
     pub(super) fn draw(nodes: usize, start: Time, rng: &mut ChaCha8Rng) -> Self {
         let length = rng.random_range(5..=30) * SECOND;
-        let mut plan = Self { faults: vec![], heal_at: start + length, victim: None, kinds: vec![] };
+        let mut plan =
+            Self { faults: vec![], heal_at: start + length, victim: None, kinds: vec![] };
         for kind in KINDS {
             let odds = if kind == Kind::Damage { 6 } else { 2 };
             if !rng.random_ratio(1, odds) {

@@ -23,6 +23,8 @@
 mod brain;
 mod checkers;
 mod clock;
+#[cfg(all(test, feature = "seeded-defects"))]
+mod defects;
 mod describe;
 mod disk;
 mod faults;
@@ -34,6 +36,7 @@ mod run;
 mod scenario;
 #[cfg(test)]
 mod scenarios;
+mod streams;
 mod trace;
 mod workload;
 mod world;

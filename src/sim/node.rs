@@ -5,21 +5,23 @@
 //! It decides nothing.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use rand::rngs::ChaCha8Rng;
 use rand::RngExt;
+use rand::rngs::ChaCha8Rng;
 
 use super::brain::Brain;
 use super::clock::{NodeClock, Time};
 use super::describe;
 use super::disk::{Disk, Progress, Source};
 use super::world::{Asked, Event, World};
+use crate::protocol::control::ControlInput;
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
 use crate::protocol::step::{
-    CommitId, Conditions, Effect, Input, Page, ReadFailed, Space, Stats, Token,
+    Change, CommitId, Conditions, Effect, Input, Page, ReadFailed, Space, Stats, Token,
 };
 use crate::protocol::worker::{Worker, WorkerConfig};
 use crate::types::{Boot, NodeId, NodeName, Stamp, TraceContext};
@@ -32,12 +34,15 @@ const TIMER_STEP: Time = 1;
 pub(super) struct Member {
     pub(super) name: NodeName,
     pub(super) id: NodeId,
+    pub(super) address: SocketAddr,
 }
 
 /// A node, running or not.
 pub(super) struct SimNode {
     pub(super) name: NodeName,
     pub(super) id: NodeId,
+    /// Where gossip and streams reach it.
+    pub(super) address: SocketAddr,
     pub(super) clock: NodeClock,
     pub(super) disk: Disk,
     /// Counts the committers that this disk has had: steps of an earlier one are void.
@@ -66,6 +71,7 @@ pub(super) struct Process {
 
 enum Todo {
     Worker(usize, Input),
+    Control(ControlInput),
     Reachable(NodeId, bool),
 }
 
@@ -83,7 +89,11 @@ impl Member {
     /// Members with random ids.
     pub(super) fn make(count: usize, rng: &mut ChaCha8Rng) -> Vec<Self> {
         let names = (0..count).filter_map(|at| NodeName::new(&format!("node-{at}")).ok());
-        names.map(|name| Self { name, id: NodeId(rng.random()) }).collect()
+        let member = |(name, last): (NodeName, u8)| {
+            let address = SocketAddr::from(([10, 0, 0, last], 7401));
+            Self { name, id: NodeId(rng.random()), address }
+        };
+        names.zip(1..).map(member).collect()
     }
 }
 
@@ -92,6 +102,7 @@ impl SimNode {
         Self {
             name: member.name,
             id: member.id,
+            address: member.address,
             clock: NodeClock::new(0),
             disk: Disk::new(),
             disk_life: 0,
@@ -148,7 +159,7 @@ impl World {
             number,
             boot: Boot(boot),
             workers,
-            brain: Brain::new(self.nodes.len()),
+            brain: Brain::oracle(self.nodes.len()),
             view: None,
             recovered: clock,
             armed: None,
@@ -156,8 +167,10 @@ impl World {
         };
         self.nodes[at].process = Some(process);
         let found = self.nodes[at].disk.number().0;
-        self.trace.say(self.time, Some(at), || format!("starts (boot {boot:016x}), {found} commits on disk"));
-        self.brain_started(at);
+        self.trace.say(self.time, Some(at), || {
+            format!("starts (boot {boot:016x}), {found} commits on disk")
+        });
+        self.brain_started(at, seed);
     }
 
     fn worker_config(&self, index: usize, boot: Boot, clock: Stamp, seed: u64) -> WorkerConfig {
@@ -199,7 +212,7 @@ impl World {
         self.disk_changed(at);
         self.break_clients(at, process.number);
         if !power {
-            self.peer_broke(at);
+            self.peer_broke(at, process.number);
         }
     }
 
@@ -236,6 +249,13 @@ impl World {
         }
     }
 
+    /// Hands an input to the control core of a node; it is handled by [`World::settle`].
+    pub(super) fn control(&mut self, at: usize, input: ControlInput) {
+        if let Some(process) = &mut self.nodes[at].process {
+            process.todo.push_back(Todo::Control(input));
+        }
+    }
+
     /// Hands an input to all workers of a node.
     pub(super) fn feed_all(&mut self, at: usize, input: &Input) {
         for worker in 0..self.config.workers {
@@ -245,7 +265,7 @@ impl World {
 
     /// Steps the cores of a node until no input is left, then arms the next timer.
     pub(super) fn settle(&mut self, at: usize) {
-        let mut effects = Vec::new();
+        let (mut effects, mut news) = (Vec::new(), Vec::new());
         loop {
             let node = &mut self.nodes[at];
             let now = node.clock.now(self.time);
@@ -258,6 +278,13 @@ impl World {
                         self.carry(at, index, effect);
                     }
                 }
+                Some(Todo::Control(input)) => {
+                    let Some(mind) = process.brain.mind_mut() else { continue };
+                    mind.control.step(now, input, &mut news);
+                    for effect in news.drain(..) {
+                        self.carry_control(at, effect);
+                    }
+                }
                 Some(Todo::Reachable(peer, up)) => self.found_reachable(at, peer, up),
             }
         }
@@ -268,6 +295,7 @@ impl World {
         let node = &mut self.nodes[at];
         let Some(process) = &mut node.process else { return };
         let timers = process.workers.iter().filter_map(Worker::next_timer);
+        let timers = timers.chain(process.brain.next_timer());
         let Some(next) = timers.min() else { return };
         let due = node.clock.time_of(next).max(self.time + TIMER_STEP);
         if process.armed.is_none_or(|armed| due < armed || armed <= self.time) {
@@ -290,6 +318,10 @@ impl World {
                 self.feed(at, worker, Input::Tick);
             }
         }
+        let Some(process) = &self.nodes[at].process else { return };
+        if process.brain.next_timer().is_some_and(|due| due <= now.mono) {
+            self.control(at, ControlInput::Tick);
+        }
         self.trace.event(self.time, at, b't', &[]);
         self.settle(at);
     }
@@ -309,12 +341,8 @@ impl World {
             Effect::Commit { id, changes, clock } => {
                 let recovered = self.nodes[at].process.as_ref().map_or(clock, |p| p.recovered);
                 self.observer.formed(self.time, at, &changes, clock, recovered);
-                let source = Source::Worker(worker, id);
                 self.trace.say(self.time, Some(at), || describe::commit(id, &changes));
-                if self.nodes[at].disk.push(source, changes, clock) {
-                    let life = self.nodes[at].disk_life;
-                    self.schedule(0, Event::Disk { node: at, life });
-                }
+                self.commit(at, Source::Worker(worker, id), changes, clock);
             }
             Effect::Send { to, trace, partition, message } => {
                 self.send_data(at, to, trace, Message::Data(partition, message));
@@ -333,15 +361,25 @@ impl World {
         }
     }
 
+    /// Queues a commit.
+    pub(super) fn commit(&mut self, at: usize, source: Source, changes: Vec<Change>, clock: Stamp) {
+        if self.nodes[at].disk.push(source, changes, clock) {
+            let life = self.nodes[at].disk_life;
+            self.schedule(0, Event::Disk { node: at, life });
+        }
+    }
+
     fn send_data(&mut self, at: usize, to: NodeId, trace: Option<TraceContext>, message: Message) {
         let node = &self.nodes[at];
-        let Some(view) = node.process.as_ref().and_then(|process| process.view.as_ref()) else {
-            return;
-        };
+        let Some(process) = &node.process else { return };
+        let Some(view) = &process.view else { return };
+        if process.brain.mind().is_some_and(|mind| !mind.streams.contains_key(&to)) {
+            return self.trace.say(self.time, Some(at), || "✗ (no stream)".into());
+        }
         let envelope = Envelope {
             from: node.id,
             placement: view.placement.tag,
-            synced: node.disk.number(),
+            synced: node.disk.announced(),
             trace,
             message,
         };
@@ -363,7 +401,8 @@ impl World {
         });
         if let Message::Data(partition, message) = envelope.message {
             let worker = partition.worker(self.config.workers);
-            let Envelope { from, placement, trace, .. } = envelope;
+            let Envelope { from, placement, trace, synced, .. } = envelope;
+            self.control(to, ControlInput::Synced(from, synced));
             let input = Input::Message { from, placement, trace, partition, message };
             self.feed(to, worker, input);
             self.settle(to);
@@ -396,7 +435,14 @@ impl World {
     fn report(&mut self, at: usize, commits: impl Iterator<Item = (Source, bool)>) {
         let mut through: Vec<Option<CommitId>> = vec![None; self.config.workers];
         for (source, refused) in commits {
-            let Source::Worker(worker, id) = source else { continue };
+            let (worker, id) = match source {
+                Source::Worker(worker, id) => (worker, id),
+                Source::Control(number) => {
+                    self.control(at, ControlInput::Persisted(number));
+                    continue;
+                }
+                Source::Note => continue,
+            };
             if !refused {
                 through[worker] = Some(id);
                 continue;
@@ -409,7 +455,8 @@ impl World {
         }
         for (worker, id) in through.into_iter().enumerate() {
             if let Some(id) = id {
-                self.trace.say(self.time, Some(at), || format!("commits up to {} are synced", id.0));
+                self.trace
+                    .say(self.time, Some(at), || format!("commits up to {} are synced", id.0));
                 self.feed(at, worker, Input::Committed(id));
             }
         }

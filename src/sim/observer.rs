@@ -174,8 +174,7 @@ impl Observer {
             self.violate(Check::D3, time, what);
         }
         for change in changes {
-            let (Some(place), Some(value)) =
-                (Place::of(change.space, &change.key), &change.value)
+            let (Some(place), Some(value)) = (Place::of(change.space, &change.key), &change.value)
             else {
                 continue;
             };
@@ -219,8 +218,8 @@ impl Observer {
         if let Some(record) = &after {
             self.note_held(node, &place, record);
         }
-        let was_damaged = place.hint_for.is_none()
-            && self.damaged.remove(&(node, change.key.clone()));
+        let was_damaged =
+            place.hint_for.is_none() && self.damaged.remove(&(node, change.key.clone()));
         let Some(before) = before else { return };
         let grows = after.as_ref().is_some_and(|after| after.contains(&before));
         if grows || was_damaged {
@@ -231,7 +230,8 @@ impl Observer {
             (Some(target), None) => {
                 let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
                 if !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
-                    let (hint, own) = (describe::record(&before), stored.as_ref().map(describe::record));
+                    let (hint, own) =
+                        (describe::record(&before), stored.as_ref().map(describe::record));
                     let what = format!(
                         "node-{node} removed its hint of {name} for {target} {hint}; {target} holds {}",
                         own.unwrap_or_else(|| "nothing".into())
@@ -248,8 +248,9 @@ impl Observer {
                 let at_target = at_target.and_then(|&at| held_at(&nodes[at], &place.own()));
                 if !at_target.is_some_and(|record| record.contains(&before)) {
                     let before = describe::record(&before);
-                    let what =
-                        format!("the {kind} of {name} on node-{node} was {before} and became {then}");
+                    let what = format!(
+                        "the {kind} of {name} on node-{node} was {before} and became {then}"
+                    );
                     self.violate(Check::D1, time, what);
                 }
             }

@@ -29,7 +29,7 @@ use crate::types::Key;
 
 const SECOND: Time = 1_000_000;
 /// Clients and faults begin when the cluster has had this long to come up.
-const WARM_UP: Time = 3 * SECOND;
+const WARM_UP: Time = 8 * SECOND;
 /// After the healing, messages that are late may be under way for five seconds, and coordinators
 /// wait for answers that were lost for ten: until then they leave the key to the write under way.
 const LATE: Time = 12 * SECOND;
@@ -233,6 +233,9 @@ impl Runner {
             }
             world.start(node);
         }
+        if world.config.control {
+            world.begin_streams();
+        }
         for at in 0..self.plan.faults.len() {
             world.schedule(self.plan.faults[at].0, Event::Planned(at));
         }
@@ -326,8 +329,12 @@ impl Runner {
     fn report(mut self) -> Report {
         let config = &self.world.config;
         let topology = format!(
-            "{} nodes, N = {}, {} partitions, {} workers a node",
-            config.nodes, config.replicas, config.partitions, config.workers
+            "{} nodes, N = {}, {} partitions, {} workers a node, {}",
+            config.nodes,
+            config.replicas,
+            config.partitions,
+            config.workers,
+            if config.control { "real control cores" } else { "an oracle for membership" }
         );
         let mut stats = RunStats {
             virtual_micros: self.world.time,
@@ -368,6 +375,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         replicas,
         partitions: *[4, 16, 64].get(rng.random_range(0..3)).unwrap_or(&16),
         workers: rng.random_range(1..=2),
+        control: rng.random_ratio(1, 2),
         tuning: Tuning::default(),
         trace: options.trace,
         #[cfg(feature = "seeded-defects")]
@@ -450,7 +458,11 @@ impl fmt::Display for Summary {
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let (rate, pace) =
             (self.seeds as f64 / real, self.stats.virtual_micros as f64 / 1e6 / real);
-        writeln!(f, "{} seeds in {real:.1} s: {rate:.1} seeds/s, {pace:.0} × real time", self.seeds)?;
+        writeln!(
+            f,
+            "{} seeds in {real:.1} s: {rate:.1} seeds/s, {pace:.0} × real time",
+            self.seeds
+        )?;
         writeln!(f, "{}", self.stats)?;
         for failure in &self.failures {
             writeln!(f, "\n{failure}")?;
@@ -469,7 +481,8 @@ mod tests {
     #[test]
     fn one_seed_gives_one_trace() {
         for seed in 0..5 {
-            let (first, second) = (run(seed, &RunOptions::default()), run(seed, &RunOptions::default()));
+            let (first, second) =
+                (run(seed, &RunOptions::default()), run(seed, &RunOptions::default()));
             assert_eq!(first.trace_hash, second.trace_hash, "seed {seed}");
             assert_eq!(first.stats, second.stats, "seed {seed}");
         }

@@ -59,6 +59,7 @@ impl Scenario {
             replicas: 3,
             partitions: 16,
             workers: 1,
+            control: false,
             tuning,
             trace: TraceMode::Lines,
             #[cfg(feature = "seeded-defects")]

@@ -54,7 +54,8 @@ fn a_hint_is_deleted_only_if_it_has_not_changed_since_it_was_sent() {
     s.partition(&[&[2], &[0, 1, 3]]);
     s.run(5_000);
     s.put(0, &k, "second").unwrap();
-    let both = |s: &Scenario| s.hint(holder, 2, &k).is_some_and(|hint| values(Some(&hint)) == ["second"]);
+    let both =
+        |s: &Scenario| s.hint(holder, 2, &k).is_some_and(|hint| values(Some(&hint)) == ["second"]);
     assert!(s.wait(5_000, both), "the holder's hint did not change");
     s.release();
     s.run(200);
@@ -112,8 +113,18 @@ fn a_coordinator_that_forgets_its_write_does_not_make_others_forget_it() {
     s.run(500);
     // The coordinator's own copy is never synced; the two others acknowledge.
     s.stall_disk(0);
-    let put = Put { value: Some("kept".into()), ttl_ms: None, context: Some(Default::default()), request: None };
-    let op = Op { key: key("k"), consistency: Consistency::Quorum, strict: false, action: Action::Put(put) };
+    let put = Put {
+        value: Some("kept".into()),
+        ttl_ms: None,
+        context: Some(Default::default()),
+        request: None,
+    };
+    let op = Op {
+        key: key("k"),
+        consistency: Consistency::Quorum,
+        strict: false,
+        action: Action::Put(put),
+    };
     let Outcome::Written(kept) = s.ask(0, op) else { panic!("two of three is a quorum") };
     s.partition(&[&[0], &[1, 2]]);
     // Without the kernel's page cache the write is gone here, or (torn differently) still there.
@@ -123,8 +134,14 @@ fn a_coordinator_that_forgets_its_write_does_not_make_others_forget_it() {
     s.resume_disk(0);
     s.run(500);
     let context = s.stored(0, "k").unwrap().seen().clone();
-    let put = Put { value: Some("new".into()), ttl_ms: None, context: Some(context), request: None };
-    let op = Op { key: key("k"), consistency: Consistency::One, strict: false, action: Action::Put(put) };
+    let put =
+        Put { value: Some("new".into()), ttl_ms: None, context: Some(context), request: None };
+    let op = Op {
+        key: key("k"),
+        consistency: Consistency::One,
+        strict: false,
+        action: Action::Put(put),
+    };
     let held = s.stored(0, "k").unwrap().seen().covers(kept.dot);
     assert!(matches!(s.ask(0, op), Outcome::Written(_)));
     s.settle();
@@ -305,7 +322,12 @@ fn a_retry_with_the_same_request_id_writes_once() {
     let k = s.key_of(&[0, 1, 2]);
     let request = Some(RequestId([7; 16]));
     let put = Put { value: Some("v".into()), ttl_ms: None, context: None, request };
-    let op = Op { key: key(&k), consistency: Consistency::Quorum, strict: false, action: Action::Put(put) };
+    let op = Op {
+        key: key(&k),
+        consistency: Consistency::Quorum,
+        strict: false,
+        action: Action::Put(put),
+    };
     let Outcome::Written(first) = s.ask(0, op.clone()) else { panic!("no fault was made") };
     s.run(500);
     for via in [1, 2, 3, 0] {

@@ -38,14 +38,8 @@ pub(super) enum Class {
     Strict,
 }
 
-const CLASSES: [Class; 6] = [
-    Class::Unique,
-    Class::Causal,
-    Class::Deleted,
-    Class::Blind,
-    Class::Expiring,
-    Class::Strict,
-];
+const CLASSES: [Class; 6] =
+    [Class::Unique, Class::Causal, Class::Deleted, Class::Blind, Class::Expiring, Class::Strict];
 
 /// The clients of a run.
 pub(super) struct Workload {
@@ -106,7 +100,8 @@ impl Workload {
                 *weight = if rng.random_ratio(1, 3) { 0 } else { rng.random_range(1..=10) };
             }
         }
-        let one = if one_is_enough && rng.random_ratio(1, 2) { rng.random_range(1..=10) } else { 0 };
+        let one =
+            if one_is_enough && rng.random_ratio(1, 2) { rng.random_range(1..=10) } else { 0 };
         Self {
             weights,
             consistencies: [one, 10, rng.random_range(0..=3)],
@@ -215,7 +210,9 @@ impl Workload {
         let mut nodes: Vec<usize> = (0..world.nodes.len()).collect();
         nodes.shuffle(&mut world.rng);
         nodes.truncate(world.rng.random_range(1..=4));
-        let timeout = *[500_000, 1_000_000, 3_000_000].get(pick(&[1; 3], &mut world.rng)).unwrap_or(&1_000_000);
+        let timeout = *[500_000, 1_000_000, 3_000_000]
+            .get(pick(&[1; 3], &mut world.rng))
+            .unwrap_or(&1_000_000);
         world.submit(client, Op { key, consistency, strict, action }, nodes, timeout)
     }
 

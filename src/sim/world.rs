@@ -16,6 +16,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
@@ -26,7 +27,9 @@ use super::history::History;
 use super::network::{Fate, Network, Weather};
 use super::node::{Member, News, SimNode};
 use super::observer::Observer;
+use super::streams::{Frame, Streams};
 use super::trace::{Trace, TraceMode};
+use crate::protocol::control::ConnId;
 use crate::protocol::message::{DataMessage, Envelope, Message};
 use crate::protocol::op::Outcome;
 use crate::protocol::step::{Page, ReadFailed, Space, Token, Tuning};
@@ -55,6 +58,16 @@ pub(super) enum Event {
     Retry { op: usize },
     /// A process hears of the cluster.
     News { node: usize, boot: u64, news: News },
+    /// A datagram arrives.
+    Datagram { to: usize, source: SocketAddr, bytes: Bytes },
+    /// A frame of a stream arrives.
+    Frame { to: ConnId, frame: Frame },
+    /// A process dials.
+    Dial { node: usize, boot: u64 },
+    /// A process learns that a stream has ended.
+    Broken { node: usize, boot: u64, conn: ConnId },
+    /// Streams are looked after.
+    Streams,
     /// For those above: something that they planned.
     Planned(usize),
 }
@@ -111,6 +124,8 @@ pub(super) struct WorldConfig {
     pub(super) replicas: u8,
     pub(super) partitions: u16,
     pub(super) workers: usize,
+    /// Whether nodes run the real control core, or an oracle tells them of the cluster.
+    pub(super) control: bool,
     pub(super) tuning: Tuning,
     pub(super) trace: TraceMode,
     /// The mistake that the cores are to make.
@@ -150,6 +165,7 @@ pub(super) struct World {
     pub(super) counts: Counts,
     pub(super) tap: Option<Tapper>,
     pub(super) parked: Vec<(usize, usize, Bytes)>,
+    pub(super) streams: Streams,
 }
 
 impl PartialEq for Scheduled {
@@ -192,6 +208,7 @@ impl World {
             counts: Counts::default(),
             tap: None,
             parked: Vec::new(),
+            streams: Streams::default(),
             rng,
             nodes,
             config,
@@ -220,7 +237,7 @@ impl World {
 
     /// Handles an event, or holds it while its node is stopped.
     pub(super) fn dispatch(&mut self, event: Event) -> Notice {
-        if let Some(node) = event.node(&self.history) {
+        if let Some(node) = self.node_of(&event) {
             let holder = &mut self.nodes[node];
             if holder.paused && holder.process.is_some() {
                 holder.held.push_back(event);
@@ -238,6 +255,11 @@ impl World {
             Event::Answer { attempt, outcome } => return self.answer_arrives(attempt, outcome),
             Event::Patience { attempt } => return self.patience_ends(attempt),
             Event::Retry { op } => self.try_again(op),
+            Event::Datagram { to, source, bytes } => self.datagram(to, source, bytes),
+            Event::Frame { to, frame } => self.frame(to, frame),
+            Event::Dial { node, boot } => self.dial(node, boot),
+            Event::Broken { node, boot, conn } => self.broken(node, boot, conn),
+            Event::Streams => self.look_after_streams(),
             Event::Planned(what) => return Notice::Planned(what),
         }
         Notice::None
@@ -283,35 +305,42 @@ impl World {
 
     /// The frame's checksum keeps damage from the decoder; the decoder must survive it anyway.
     fn decode_damaged(&mut self, bytes: &Bytes) {
+        let _ = Envelope::decode(self.damage_bytes(bytes));
+    }
+
+    /// Some bytes with some bits flipped, perhaps cut short.
+    pub(super) fn damage_bytes(&mut self, bytes: &Bytes) -> Bytes {
         let mut damaged = bytes.to_vec();
         for _ in 0..self.rng.random_range(1..4) {
             let at = self.rng.random_range(0..damaged.len());
             damaged[at] ^= 1 << self.rng.random_range(0..8);
         }
         damaged.truncate(self.rng.random_range(1..=damaged.len()));
-        let _ = Envelope::decode(damaged.into());
+        damaged.into()
     }
 
     /// Forgets what was held for a node.
     pub(super) fn take_held(&mut self, node: usize) -> VecDeque<Event> {
         std::mem::take(&mut self.nodes[node].held)
     }
-}
 
-impl Event {
-    /// The node whose process has to handle it.
-    fn node(&self, history: &History) -> Option<usize> {
-        match self {
-            Self::Wake { node, .. } | Self::Disk { node, .. } | Self::News { node, .. } => {
-                Some(*node)
-            }
-            Self::Envelope { to, .. } => Some(*to),
-            Self::ReadDone { at, .. } | Self::Scanned { at, .. } => Some(at.node),
-            Self::Request { attempt } => Some(history.attempts[*attempt].node),
-            Self::Answer { .. }
-            | Self::Patience { .. }
-            | Self::Retry { .. }
-            | Self::Planned(_) => None,
+    /// The node whose process has to handle an event.
+    fn node_of(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Wake { node, .. }
+            | Event::Disk { node, .. }
+            | Event::News { node, .. }
+            | Event::Dial { node, .. }
+            | Event::Broken { node, .. } => Some(*node),
+            Event::Envelope { to, .. } | Event::Datagram { to, .. } => Some(*to),
+            Event::Frame { to, .. } => self.end_node(*to),
+            Event::ReadDone { at, .. } | Event::Scanned { at, .. } => Some(at.node),
+            Event::Request { attempt } => Some(self.history.attempts[*attempt].node),
+            Event::Answer { .. }
+            | Event::Patience { .. }
+            | Event::Retry { .. }
+            | Event::Streams
+            | Event::Planned(_) => None,
         }
     }
 }
