@@ -101,7 +101,7 @@ pub fn base64(text: &str) -> Result<Bytes, String> {
     bytes.map(Bytes::from).map_err(|error| format!("not base64: {error}"))
 }
 
-/// The inverse of [`base64`].
+/// The inverse of [`base64()`].
 #[must_use]
 pub fn to_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)

@@ -23,6 +23,7 @@ mod latency;
 mod local;
 mod serve;
 mod shutdown;
+mod sim;
 mod status;
 mod term;
 mod transfer;
@@ -70,6 +71,7 @@ enum Command {
     Export(transfer::ExportArgs),
     Status(status::StatusArgs),
     Members(status::MembersArgs),
+    Sim(sim::SimArgs),
     Bench(bench::BenchArgs),
     #[command(hide = true)]
     BenchEchoServe(bench::EchoServeArgs),
@@ -102,6 +104,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Export(args) => on_one_thread(transfer::export(args)),
         Command::Status(args) => on_one_thread(status::status(args)),
         Command::Members(args) => on_one_thread(status::members(args)),
+        Command::Sim(args) => sim::sim(&args),
         Command::Bench(args) => bench::bench(args),
         Command::BenchEchoServe(args) => on_one_thread(bench::echo_serve(args)),
     }

@@ -3,15 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 use super::exit::{self, Coded, Exit};
 use super::{shutdown, term};
-use crate::api::backend::Backend;
 use crate::config::Settings;
-use crate::node::{self, RealCores, Served, Services};
-use crate::{api, http};
+use crate::node;
 
 /// Run one node
 #[derive(Args, Debug)]
@@ -45,7 +41,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
         message: "the configuration is wrong".to_owned(),
         source: Some(error.into()),
     })?;
-    run_node(&settings, asked_to_stop(args.exit_with_parent))?;
+    node::serve(&settings, asked_to_stop(args.exit_with_parent))?;
     Ok(Exit::Ok)
 }
 
@@ -65,28 +61,4 @@ async fn asked_to_stop(exit_with_parent: bool) {
         () = shutdown::parent_gone(), if exit_with_parent => "asked by the parent, or it has ended",
     };
     term::note(format_args!("{why}: stopping"));
-}
-
-/// The node itself, until `stop` ends and it has stopped gracefully.
-fn run_node(settings: &Settings, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    node::run(settings, &RealCores, &Services { grpc, admin }, stop)
-}
-
-fn grpc<B: Backend>(
-    port: TcpListener,
-    backend: B,
-    settings: &Settings,
-    close: CancellationToken,
-) -> Served {
-    let settings = api::Settings::of(settings);
-    Box::pin(async move { Ok(api::serve(port, backend, settings, close.cancelled_owned()).await?) })
-}
-
-fn admin<B: Backend>(
-    port: TcpListener,
-    backend: B,
-    _: &Settings,
-    close: CancellationToken,
-) -> Served {
-    Box::pin(async move { Ok(http::serve(port, backend, close.cancelled_owned()).await?) })
 }

@@ -127,22 +127,22 @@ impl Progress {
 
     /// Shows how far it has come, with the mean rate.
     pub fn set(&self, position: u64) {
-        let message = format!("{} {}", self.rate(position), self.unit);
-        self.show(position, message);
+        let message = format!("{}, {}", self.unit, self.rate(position));
+        self.show(position, &message);
     }
 
-    /// Shows how far it has come, with a message of the caller's.
-    pub fn show(&self, position: u64, message: String) {
+    /// Shows how far it has come; the message goes on from the number, beginning with its unit.
+    pub fn show(&self, position: u64, message: &str) {
         if let Some(bar) = &self.bar {
             bar.set_position(position);
-            bar.set_message(message);
+            bar.set_message(message.to_owned());
         } else if let Ok(mut spoken) = self.spoken.lock()
             && spoken.elapsed() >= PLAIN_EVERY
         {
             *spoken = Instant::now();
             let of = self.total.map(|total| format!(" of {}", grouped(total)));
             let of = of.unwrap_or_default();
-            note(format_args!("  {}: {}{of}, {message}", self.title, grouped(position)));
+            note(format_args!("  {}: {}{of} {message}", self.title, grouped(position)));
         }
     }
 

@@ -64,6 +64,7 @@ impl World {
             for (home, record) in &copies.homes {
                 found.acknowledged_dots(key, home, &ops, record);
                 found.additions(key, home, &ops, record);
+                found.superseded(key, home, &ops, record);
             }
             if Class::of(key) == Some(Class::Strict) {
                 found.sessions(key, &ops);
@@ -205,6 +206,22 @@ impl Findings {
                     describe::record(record)
                 );
                 self.add(check, what);
+            }
+        }
+    }
+
+    /// C3, the other way round: what the context of an acknowledged write covered is gone.
+    fn superseded(&mut self, key: &Key, home: &NodeName, ops: &[&OpRecord], record: &Record) {
+        for op in ops.iter().filter(|op| op.receipt().is_some()) {
+            let Some(context) = context_of(op) else { continue };
+            for sibling in record.siblings().iter().filter(|s| context.covers(s.dot)) {
+                let what = format!(
+                    "{home} still holds {} of {}, which an acknowledged write superseded: {}",
+                    describe::dot(sibling.dot),
+                    describe::key(key),
+                    describe::op(&op.op)
+                );
+                self.add(Check::C3, what);
             }
         }
     }

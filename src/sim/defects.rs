@@ -1,7 +1,5 @@
 //! The checkers' own test: each mistake that the cores can be told to make must be caught, within
-//! a fixed budget of seeds, by one of the checkers that it is meant for.
-
-use std::collections::BTreeMap;
+//! a fixed budget of seeds, by a checker that is meant for it.
 
 use super::{Check, RunOptions, run};
 use crate::protocol::defect::Defect;
@@ -9,7 +7,24 @@ use crate::protocol::defect::Defect;
 /// Seeds that a mistake may survive.
 const BUDGET: u64 = 300;
 
-/// Runs seeds until a mistake is caught: the seed and the checks that failed.
+/// The checkers, of which one must catch the mistake.
+fn meant_for(defect: Defect) -> &'static [Check] {
+    use Check::{C1, C2, C3, C6, D2, D3, Z};
+    match defect {
+        Defect::AckBeforeFsync | Defect::AckEqualMergeEarly | Defect::CountNodeTwice => &[Z],
+        Defect::KeepActorAfterRestart => &[C2, C3],
+        Defect::LoneSibling | Defect::AnswerOnlyMissing => &[C1, C2, C3],
+        Defect::DeleteChangedHint | Defect::DropHintBeforeAck => &[D2],
+        // A duplicate overwrites what came after it; on keys with contexts it is a sibling more.
+        Defect::RunPassedTwice => &[C1, C2, C3, D2],
+        Defect::ClockBelowLast => &[D3],
+        Defect::LoseContext => &[C3],
+        Defect::RefuseFarStamps => &[C1, C2, C3, C6],
+    }
+}
+
+/// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every
+/// checker that did.
 fn hunt(defect: Defect) -> Option<(u64, Vec<Check>)> {
     let options = RunOptions { defect: Some(defect), ..RunOptions::default() };
     (0..BUDGET).find_map(|seed| {
@@ -17,19 +32,16 @@ fn hunt(defect: Defect) -> Option<(u64, Vec<Check>)> {
         let mut checks: Vec<Check> = violations.iter().map(|violation| violation.check).collect();
         checks.sort_unstable();
         checks.dedup();
-        (!checks.is_empty()).then_some((seed, checks))
+        let caught = checks.iter().any(|check| meant_for(defect).contains(check));
+        caught.then_some((seed, checks))
     })
 }
 
 #[test]
 fn every_mistake_is_caught() {
-    let mut caught = BTreeMap::new();
-    for defect in Defect::ALL {
-        caught.insert(defect, hunt(defect));
-    }
     let mut missed = Vec::new();
-    for (defect, found) in caught {
-        match found {
+    for defect in Defect::ALL {
+        match hunt(defect) {
             Some((seed, checks)) => println!("{defect:?}: caught by {checks:?} at seed {seed}"),
             None => missed.push(defect),
         }

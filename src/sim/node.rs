@@ -387,7 +387,8 @@ impl World {
     }
 
     /// A message arrives: it is decoded, and goes to the worker of its partition.
-    pub(super) fn receive(&mut self, to: usize, from: usize, bytes: Bytes) {
+    pub(super) fn receive(&mut self, to: usize, sender: (usize, u64), bytes: Bytes) {
+        let from = sender.0;
         self.counts.deliveries += 1;
         self.trace.event(self.time, to, b'm', &bytes);
         if self.nodes[to].process.is_none() {
@@ -402,7 +403,9 @@ impl World {
         if let Message::Data(partition, message) = envelope.message {
             let worker = partition.worker(self.config.workers);
             let Envelope { from, placement, trace, synced, .. } = envelope;
-            self.control(to, ControlInput::Synced(from, synced));
+            if self.is_accepted(to, from, sender) {
+                self.control(to, ControlInput::Synced(from, synced));
+            }
             let input = Input::Message { from, placement, trace, partition, message };
             self.feed(to, worker, input);
             self.settle(to);

@@ -177,8 +177,8 @@ impl Scenario {
     /// Messages pass again; those that were parked are delivered.
     pub fn release(&mut self) {
         self.world.tap = None;
-        for (from, to, bytes) in std::mem::take(&mut self.world.parked) {
-            self.world.schedule(0, Event::Envelope { to, from, bytes });
+        for (from, process, to, bytes) in std::mem::take(&mut self.world.parked) {
+            self.world.schedule(0, Event::Envelope { to, from, process, bytes });
         }
     }
 

@@ -221,6 +221,15 @@ impl World {
         }
     }
 
+    /// Whether a node's newest stream of a peer comes from this very process.
+    pub(super) fn is_accepted(&self, at: usize, peer: NodeId, process: (usize, u64)) -> bool {
+        let mine = self.nodes[at].process.as_ref().and_then(|process| process.brain.mind());
+        let Some(&mine) = mine.and_then(|mind| mind.streams.get(&peer)) else { return false };
+        let (id, end) = end_of(mine);
+        let other = self.streams.open.get(&id).map(|stream| &stream.ends[1 - end]);
+        other.is_some_and(|end| (end.node, end.process) == process)
+    }
+
     /// A control core has rejected a stream: the reason is sent, and the stream ends.
     pub(super) fn reject_stream(&mut self, mine: ConnId, reason: String) {
         let (id, end) = end_of(mine);

@@ -40,8 +40,8 @@ use crate::types::{NodeId, NodeName};
 pub(super) enum Event {
     /// A timer of a process may be due.
     Wake { node: usize, boot: u64 },
-    /// A message arrives.
-    Envelope { to: usize, from: usize, bytes: Bytes },
+    /// A message arrives that a process of a node has sent.
+    Envelope { to: usize, from: usize, process: u64, bytes: Bytes },
     /// The committer goes on.
     Disk { node: usize, life: u64 },
     /// A read is answered; none: with what is stored when it is.
@@ -164,7 +164,8 @@ pub(super) struct World {
     pub(super) history: History,
     pub(super) counts: Counts,
     pub(super) tap: Option<Tapper>,
-    pub(super) parked: Vec<(usize, usize, Bytes)>,
+    /// From a process of a node, to a node.
+    pub(super) parked: Vec<(usize, u64, usize, Bytes)>,
     pub(super) streams: Streams,
 }
 
@@ -246,7 +247,9 @@ impl World {
         }
         match event {
             Event::Wake { node, boot } => self.wake(node, boot),
-            Event::Envelope { to, from, bytes } => self.receive(to, from, bytes),
+            Event::Envelope { to, from, process, bytes } => {
+                self.receive(to, (from, process), bytes)
+            }
             Event::Disk { node, life } => self.disk_step(node, life),
             Event::ReadDone { at, space, key, answer } => self.read_done(at, space, &key, answer),
             Event::Scanned { at, page } => self.scanned(at, page),
@@ -268,6 +271,7 @@ impl World {
     /// Sends what a node says to another through the network.
     pub(super) fn send(&mut self, from: usize, to: NodeId, envelope: &Envelope) {
         let Some(&to) = self.ids.get(&to) else { return };
+        let process = self.nodes[from].starts;
         self.counts.messages += 1;
         let mut bytes = Vec::with_capacity(128);
         envelope.encode(&mut bytes);
@@ -278,17 +282,17 @@ impl World {
         };
         match tap {
             Tap::Drop => return,
-            Tap::Park => return self.parked.push((from, to, bytes)),
+            Tap::Park => return self.parked.push((from, process, to, bytes)),
             Tap::Again(after) => {
-                self.schedule(after, Event::Envelope { to, from, bytes: bytes.clone() });
+                self.schedule(after, Event::Envelope { to, from, process, bytes: bytes.clone() });
             }
             Tap::Pass => {}
         }
-        self.transmit(from, to, bytes);
+        self.transmit(from, process, to, &bytes);
     }
 
     /// Hands bytes to the network.
-    pub(super) fn transmit(&mut self, from: usize, to: usize, bytes: Bytes) {
+    fn transmit(&mut self, from: usize, process: u64, to: usize, bytes: &Bytes) {
         let fates = self.network.fates(from, to, &mut self.rng);
         if fates.is_empty() {
             self.trace.say(self.time, Some(from), || format!("✗ node-{to} (lost)"));
@@ -296,9 +300,10 @@ impl World {
         for fate in fates {
             match fate {
                 Fate::Arrives(after) => {
-                    self.schedule(after, Event::Envelope { to, from, bytes: bytes.clone() });
+                    let bytes = bytes.clone();
+                    self.schedule(after, Event::Envelope { to, from, process, bytes });
                 }
-                Fate::Damaged(_) => self.decode_damaged(&bytes),
+                Fate::Damaged(_) => self.decode_damaged(bytes),
             }
         }
     }

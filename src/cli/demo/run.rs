@@ -164,7 +164,7 @@ impl Acts<'_> {
     fn tick(&self) {
         let requests = self.load.direction.requests.load(Relaxed);
         let message = format!("s, {}", term::count(requests, "request"));
-        self.bar.show(self.began.elapsed().as_secs(), message);
+        self.bar.show(self.began.elapsed().as_secs(), &message);
     }
 
     async fn kill(

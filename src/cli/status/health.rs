@@ -32,8 +32,56 @@ pub struct Row {
     /// Where clients reach it.
     pub client_address: String,
     /// What it says of itself, if it answers.
-    #[serde(skip)]
+    #[serde(rename = "says", serialize_with = "serialize_says")]
     pub status: Option<StatusResponse>,
+}
+
+/// What programs are shown of a node's own words.
+#[derive(Serialize)]
+struct Says<'a> {
+    node_id: &'a str,
+    version: &'a str,
+    ready: bool,
+    uptime_ms: u64,
+    synced_commit: u64,
+    gets: u64,
+    puts: u64,
+    failures: u64,
+    in_flight: u64,
+    hints_held: u64,
+    hint_bytes: u64,
+    hints_written: u64,
+    hints_replayed: u64,
+    repairs_sent: u64,
+    records_lost: u64,
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde calls")]
+fn serialize_says<S: serde::Serializer>(
+    status: &Option<StatusResponse>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let says = status.as_ref().map(|status| {
+        let counters = status.counters.unwrap_or_default();
+        Says {
+            node_id: &status.node_id,
+            version: &status.version,
+            ready: status.ready,
+            uptime_ms: status.uptime_ms,
+            synced_commit: status.synced_commit,
+            gets: counters.gets,
+            puts: counters.puts,
+            failures: counters.failures,
+            in_flight: counters.in_flight,
+            hints_held: counters.hints_held,
+            hint_bytes: counters.hint_bytes,
+            hints_written: counters.hints_written,
+            hints_replayed: counters.hints_replayed,
+            repairs_sent: counters.repairs_sent,
+            records_lost: counters.records_lost,
+        }
+    });
+    says.serialize(serializer)
 }
 
 /// The answers.
@@ -234,6 +282,9 @@ mod tests {
         let health = judge(&cluster[0], &answers(&cluster));
         assert!(health.fine && health.can_lose_another, "{health:?}");
         assert!(health.summary.starts_with("OK"));
+        let json = serde_json::to_value(&health).unwrap();
+        assert_eq!(json["members"][0]["says"]["ready"], true);
+        assert_eq!(json["members"][0]["grade"], "fine");
     }
 
     #[test]

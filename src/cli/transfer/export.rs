@@ -100,20 +100,37 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Writes a file beside the one asked for and gives it its name when it is whole.
+/// Writes to a file. One that is new, or a plain file that is there, gets its name or its new
+/// content only when everything is written; anything else (a device, a pipe, a link) is never
+/// replaced, only written to.
 async fn to_file(scan: Scan, format: Format, path: &Path) -> anyhow::Result<Summary> {
+    if std::fs::symlink_metadata(path).is_ok_and(|there| !there.is_file()) {
+        let file = std::fs::OpenOptions::new().write(true).truncate(true).open(path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        return run(scan, format, &mut BufWriter::with_capacity(1 << 18, file), true).await;
+    }
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     let partial = PathBuf::from(name);
-    let file = File::create(&partial);
-    let file = file.with_context(|| format!("cannot write {}", partial.display()))?;
+    let written = to_new_file(scan, format, &partial).await;
+    if written.is_err() {
+        // It would be of no use, and it may be what has filled the disk.
+        let _ = std::fs::remove_file(&partial);
+    } else {
+        std::fs::rename(&partial, path).with_context(|| {
+            format!("cannot rename {} to {}", partial.display(), path.display())
+        })?;
+    }
+    written
+}
+
+async fn to_new_file(scan: Scan, format: Format, path: &Path) -> anyhow::Result<Summary> {
+    let context = || format!("cannot write {}", path.display());
+    let file = File::create(path).with_context(context)?;
     let mut out = BufWriter::with_capacity(1 << 18, file);
     let summary = run(scan, format, &mut out, true).await?;
     let file = out.into_inner().map_err(io::IntoInnerError::into_error);
-    let synced = file.and_then(|file| file.sync_all());
-    synced.with_context(|| format!("cannot write {}", partial.display()))?;
-    std::fs::rename(&partial, path)
-        .with_context(|| format!("cannot rename {} to {}", partial.display(), path.display()))?;
+    file.and_then(|file| file.sync_all()).with_context(context)?;
     Ok(summary)
 }
 
@@ -157,7 +174,7 @@ pub async fn run(
             let progress =
                 progress.get_or_insert_with(|| Progress::start("export", Some(total), ""));
             let records = term::count(summary.records, "record");
-            progress.show(page.partitions_done.into(), format!("partitions, {records}"));
+            progress.show(page.partitions_done.into(), &format!("partitions, {records}"));
         }
     }
     out.flush().context("cannot write the records")?;
@@ -192,6 +209,32 @@ mod tests {
             assert_eq!(run(scan, format, &mut output, false).await.unwrap().records, 1000);
             assert_eq!(sorted(&output), sorted(&input));
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_device_is_written_to_and_a_file_is_replaced_only_by_a_whole_one() {
+        use std::os::unix::fs::symlink;
+        let fake = FakeCluster::start(1).await;
+        let options = Options { attempts: 1, ..Options::default() };
+        let client = Client::connect(fake.addresses(), options.clone()).unwrap();
+        client.set("key", "value").await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file.tsv"), dir.path().join("link.tsv"));
+        std::fs::write(&file, "old").unwrap();
+        symlink(&file, &link).unwrap();
+
+        let nowhere = Client::connect(["127.0.0.1:1"], options).unwrap();
+        let scan = nowhere.scan(ScanOptions::default());
+        assert!(to_file(scan, Format::Tsv, &file).await.is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+
+        to_file(client.scan(ScanOptions::default()), Format::Tsv, &link).await.unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read(&file).unwrap(), b"key\tvalue\n");
+        to_file(client.scan(ScanOptions::default()), Format::Tsv, &file).await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     fn sorted(text: &[u8]) -> Vec<&[u8]> {
