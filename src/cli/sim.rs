@@ -64,7 +64,7 @@ fn many(args: &SimArgs) -> anyhow::Result<Exit> {
     };
     let progress = Progress::start("simulating", Some(args.seeds), "seeds");
     let show = |done, failed| {
-        progress.show(done, format!("{} with violations", term::count(failed, "seed")));
+        progress.show(done, &format!("{} with violations", term::count(failed, "seed")));
     };
     let summary = sim::run_many(args.first, args.seeds, threads, &RunOptions::default(), &show);
     progress.finish();
