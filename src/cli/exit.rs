@@ -91,10 +91,14 @@ pub fn of_call(kind: ErrorKind, outcome_is_known: bool) -> Exit {
     }
 }
 
-/// Whether an error only says that the reader of our output has gone away, as `head` does.
+/// Whether an error only says that the reader of our output has gone away, as `head` does. A
+/// connection to a node breaks with the same words, and that is a failed call.
 #[must_use]
 pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
+    let of_a_call = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<CallError>() || cause.is::<tonic::transport::Error>()
+    };
+    error.chain().take_while(|cause| !of_a_call(*cause)).any(|cause| {
         cause
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
@@ -157,6 +161,11 @@ mod tests {
         let error = Err::<(), _>(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
         assert!(is_broken_pipe(&error.unwrap_err()));
         assert!(!is_broken_pipe(&anyhow::anyhow!("x")));
+        // Of a call, it is a failure like any other.
+        let mut status = tonic::Status::unavailable("gone");
+        status.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::BrokenPipe)));
+        let failed = CallError::from_status(status, "node:1", true);
+        assert!(!is_broken_pipe(&anyhow::Error::from(failed).context("writing")));
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl Error {
     }
 
     /// What a status of the node at `address` means. `writes`: the call could change something.
-    pub(super) fn from_status(status: Status, address: &str, writes: bool) -> Self {
+    pub(crate) fn from_status(status: Status, address: &str, writes: bool) -> Self {
         let details = status.get_error_details();
         let info = details.error_info().filter(|info| info.domain == crate::proto::ERROR_DOMAIN);
         let told = |key: &str| info.and_then(|info| info.metadata.get(key)).map(String::as_str);

@@ -98,8 +98,10 @@ pub struct Control {
     pub(super) strangers: Strangers,
     pub(super) traffic: Traffic,
     pub(super) seeds: Vec<SocketAddr>,
-    /// Streams that we opened, until their hello, and where to.
+    /// Streams that we opened, until they end, and where to.
     pub(super) dialled: BTreeMap<ConnId, SocketAddr>,
+    /// Addresses at which we were told that our disk is not ours.
+    pub(super) disowned_by: BTreeSet<SocketAddr>,
     /// Addresses behind which a node was found, where they are not its own.
     pub(super) aliases: BTreeMap<SocketAddr, NodeId>,
     timers: BTreeMap<(Mono, u64), Timer>,
@@ -174,6 +176,7 @@ impl Control {
             traffic: Traffic::default(),
             seeds: Vec::new(),
             dialled: BTreeMap::new(),
+            disowned_by: BTreeSet::new(),
             aliases: BTreeMap::new(),
             timers: BTreeMap::new(),
             timer_count: 0,
@@ -256,9 +259,12 @@ impl Control {
         self.conditions
     }
 
-    /// Why this node cannot serve yet; none if it holds a placement.
+    /// Why this node cannot serve yet, or any more; none if it holds a placement and goes on.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
+        if self.conditions.draining {
+            return Some("it is stopping".to_owned());
+        }
         if self.without_me_told && self.founding.cluster().is_none() {
             return Some(self.founded_without_me());
         }

@@ -4,6 +4,13 @@
 //! that claims an id whose other process has a live stream is asked to come back, while the other
 //! is challenged over its stream: if it answers, the newcomer is told to stop; if it says nothing
 //! (its machine lost power, and its stream has not broken yet), the newcomer takes its place.
+//!
+//! A rejection can make a node stop, so not everybody's counts: only that of a node which this one
+//! has called, and a member of a founded cluster parts with its place only when a majority of the
+//! members says that its disk is not the one they know. Otherwise one node brought from another
+//! cluster, or anybody who can reach the port, could stop all.
+
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 
@@ -21,7 +28,7 @@ const CHALLENGE_MICROS: u64 = 2_000_000;
 
 impl Control {
     pub(super) fn judge_hello(&mut self, conn: ConnId, bytes: Bytes) {
-        let dialled = self.dialled.remove(&conn);
+        let dialled = self.dialled.get(&conn).copied();
         let hello = match Hello::decode(bytes) {
             Ok(hello) => hello,
             Err(error) => {
@@ -29,6 +36,7 @@ impl Control {
                 let source =
                     dialled.map_or("somebody unknown".to_owned(), |address| address.to_string());
                 self.refuse(&source, &why);
+                self.dialled.remove(&conn);
                 let rejection = RejectionCode::Stranger.with(why);
                 return self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
             }
@@ -47,6 +55,7 @@ impl Control {
         match verdict {
             Ok(()) => self.welcome(conn, hello),
             Err(rejection) => {
+                self.dialled.remove(&conn);
                 let descriptor = &hello.record.descriptor;
                 let source = format!("{} at {}", descriptor.name, hello.record.internal);
                 match rejection.code {
@@ -82,14 +91,22 @@ impl Control {
         self.judge_process(record)
     }
 
-    /// Somebody with our own id: ourselves, or a process on a copy of our data folder. The one
-    /// that started later, by its own count, stops.
+    /// Somebody with our own id: ourselves, or a process on a copy of our data folder. A process
+    /// that a majority of members has confirmed goes on; counts of starts do not tell a copy from
+    /// its original, which may have been started again since. Before the founding there is no
+    /// such majority: the one that started later, by its own count, stops.
     fn judge_namesake(&mut self, record: &PeerRecord) -> Rejection {
         if record.boot == self.identity.boot {
             return RejectionCode::Itself.with("a node need not speak to itself");
         }
         let id = record.descriptor.id;
         let sentence = duplicate(&record.descriptor.name, id);
+        if self.conditions.confirmed {
+            return RejectionCode::DuplicateId.with(sentence);
+        }
+        if self.founding.cluster().is_some() {
+            return RejectionCode::Later.with(sentence);
+        }
         let mine = (self.identity.generation, self.identity.boot);
         if mine > (record.generation, record.boot) {
             self.stop(sentence.clone());
@@ -152,6 +169,7 @@ impl Control {
 
     fn welcome(&mut self, conn: ConnId, hello: Hello) {
         let record = hello.record;
+        self.disowned_by.remove(&record.internal);
         let id = record.descriptor.id;
         self.effects.push(ControlEffect::Accept(conn, id));
         if let Some(peer) = self.peers.get_mut(id) {
@@ -197,8 +215,26 @@ impl Control {
                 let why = format!("it takes us for a stranger: {}", rejection.sentence);
                 self.refuse(&by, &why);
             }
-            RejectionCode::DuplicateId | RejectionCode::OtherDisk => self.stop(rejection.sentence),
+            RejectionCode::DuplicateId | RejectionCode::OtherDisk => match address {
+                None => self.refuse(&by, "it called to say that it rejects us"),
+                Some(_) if rejection.code == RejectionCode::DuplicateId => {
+                    self.stop(rejection.sentence);
+                }
+                Some(address) => self.disowned(address, rejection.sentence),
+            },
         }
+    }
+
+    /// The node at an address says that the cluster knows another disk under our name.
+    fn disowned(&mut self, by: SocketAddr, sentence: String) {
+        self.disowned_by.insert(by);
+        let members = self.founding.cluster().map_or(0, |cluster| cluster.ids.len());
+        if members == 0 || self.disowned_by.len() > (members / 2).max(1) {
+            return self.stop(sentence);
+        }
+        let why =
+            format!("it takes us for a stranger, but no majority of members does: {sentence}");
+        self.refuse(&by.to_string(), &why);
     }
 
     pub(super) fn message(&mut self, from: NodeId, bytes: Bytes) {

@@ -2,7 +2,7 @@
 
 use super::net::{World, address, name};
 use super::{FOUNDING_MS, founded};
-use crate::protocol::control::{ControlError, ControlInput, MemberState};
+use crate::protocol::control::{ConnId, ControlError, ControlInput, MemberState};
 use crate::types::NodeId;
 
 #[test]
@@ -62,6 +62,69 @@ fn a_process_on_a_copied_folder_is_refused_and_stops_and_the_first_lives_on() {
         world.run_ms(15_000);
         assert!(world.all_alive(), "{:?}", world.states());
     }
+}
+
+#[test]
+fn an_old_copy_that_calls_its_original_stops_and_the_original_lives_on() {
+    for seed in 40..45 {
+        let mut world = founded(seed, 3);
+        world.run_ms(3_000);
+        let original = &world.nodes[1];
+        let (id, generation) = (original.id, original.generation);
+        let (disk, commits) = (original.disk.clone(), original.commits);
+        for _ in 0..3 {
+            world.kill(1);
+            world.start(1);
+            world.run_ms(2_000);
+        }
+        let founders: Vec<_> = (0..3).map(|i| name(&format!("node-{i}"))).collect();
+        let copy = world.add("node-1", "demo", &founders, &[address(0), address(1), address(2)]);
+        let node = &mut world.nodes[copy];
+        (node.id, node.generation, node.disk, node.commits) = (id, generation, disk, commits);
+        // The original calls the copy, too, as nodes do that find each other by one DNS name.
+        let seeds = vec![address(0), address(2), address(copy)];
+        world.step(1, ControlInput::Seeds(seeds));
+        world.start(copy);
+        world.run_ms(6_000);
+        assert!(world.nodes[copy].stopped.is_some(), "the copy stops");
+        assert_eq!(world.nodes[1].stopped, None);
+    }
+}
+
+#[test]
+fn a_node_from_another_cluster_of_the_same_names_stops_and_no_other_node_does() {
+    for seed in 50..55 {
+        let mut elsewhere = founded(seed + 100, 3);
+        elsewhere.run_ms(3_000);
+        let mut world = founded(seed, 3);
+        world.run_ms(3_000);
+        world.kill(1);
+        let (node, brought) = (&mut world.nodes[1], &elsewhere.nodes[1]);
+        let own = (node.id, node.generation, node.disk.clone(), node.commits);
+        (node.id, node.generation) = (brought.id, brought.generation);
+        (node.disk, node.commits) = (brought.disk.clone(), brought.commits);
+        world.start(1);
+        world.run_ms(5_000);
+        let stopped = world.nodes[1].stopped.clone().expect("it does not belong here");
+        assert!(stopped.contains("node-1 is the disk"), "{stopped}");
+        assert_eq!((&world.nodes[0].stopped, &world.nodes[2].stopped), (&None, &None));
+        let node = &mut world.nodes[1];
+        (node.id, node.generation, node.disk, node.commits) = own;
+        world.start(1);
+        assert!(world.run_until(10_000, World::all_alive).is_some(), "{:?}", world.states());
+    }
+}
+
+#[test]
+fn nobody_who_merely_calls_can_make_a_node_stop() {
+    let mut world = founded(60, 3);
+    for reason in ["other-disk: go away", "duplicate-id: go away"] {
+        for conn in 1_000_000..1_000_010 {
+            world.step(0, ControlInput::Rejected(ConnId(conn), reason.to_owned()));
+        }
+    }
+    assert_eq!(world.nodes[0].stopped, None);
+    assert!(world.report(0).strangers_refused >= 20);
 }
 
 #[test]
@@ -219,6 +282,8 @@ fn draining_says_goodbye() {
     world.run_ms(2_000);
     world.step(1, ControlInput::Draining);
     assert!(world.nodes[1].conditions.draining);
+    let not_ready = world.nodes[1].control.as_ref().unwrap().not_ready();
+    assert_eq!(not_ready.as_deref(), Some("it is stopping"));
     let gone =
         |w: &World| w.states().iter().all(|&(o, m, s)| o == 1 || m != 1 || s == MemberState::Down);
     assert!(world.run_until(2_000, gone).is_some(), "{:?}", world.states());

@@ -1,0 +1,32 @@
+//! Real processes: the binary itself, sockets on loopback, data on disk, and signals. What the
+//! simulator cannot cover (the engine, the transports, the kernel) is covered here.
+//!
+//! ```text
+//!   test ── spawn, SIGKILL, SIGSTOP, SIGTERM ──▶ coterie serve × n     a folder and an address
+//!     ├──── load: unique keys, request ids ────▶ client ports          of its own for each test
+//!     ├──── garbage ───────────────────────────▶ every port
+//!     └──── verify: every acknowledged write, from each node
+//! ```
+//!
+//! - Every wait has a limit. Where a limit is a claim about speed, it is the claim itself in
+//!   release builds and lenient in debug builds, which run on machines that do other things too;
+//!   what was measured is printed.
+//! - Nothing but children of these tests is ever signalled, by process id. A child ends with its
+//!   test, however that ends: its standard input is a pipe from here.
+//! - At most two clusters run at a time, and alone where time is measured.
+
+mod bad_calls;
+mod cli;
+mod cluster;
+mod folders;
+mod garbage;
+mod impostors;
+mod kills;
+mod load;
+mod notice;
+mod pause;
+mod process;
+mod shutdown;
+mod startup;
+mod transfer;
+mod turn;
