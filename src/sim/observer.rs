@@ -312,10 +312,9 @@ impl Observer {
                 let hint_for = (holder.name != home).then(|| home.clone());
                 let place = Place { hint_for, partition, key: op.key.clone() };
                 let covers = |record: &Record| record.seen().covers(receipt.dot);
-                if !op.strict || place.hint_for.is_none() {
-                    if held_at(holder, &place).as_ref().is_some_and(covers) {
-                        tally.ack(slot, holder.id);
-                    }
+                let counts = !op.strict || place.hint_for.is_none();
+                if counts && held_at(holder, &place).as_ref().is_some_and(covers) {
+                    tally.ack(slot, holder.id);
                 }
             }
         }

@@ -248,7 +248,7 @@ impl World {
         match event {
             Event::Wake { node, boot } => self.wake(node, boot),
             Event::Envelope { to, from, process, bytes } => {
-                self.receive(to, (from, process), bytes)
+                self.receive(to, (from, process), bytes);
             }
             Event::Disk { node, life } => self.disk_step(node, life),
             Event::ReadDone { at, space, key, answer } => self.read_done(at, space, &key, answer),
