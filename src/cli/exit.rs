@@ -116,6 +116,11 @@ pub fn describe(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
+    let mut calls = error.chain().filter_map(|cause| cause.downcast_ref::<CallError>());
+    let unreachable = calls.any(|call| call.kind() == ErrorKind::Unreachable);
+    if unreachable && !text.contains("port for clients") {
+        text.push_str("\n  Is the cluster running, and is this the port for clients?");
+    }
     text
 }
 

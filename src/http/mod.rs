@@ -130,7 +130,21 @@ fn preferred(headers: &HeaderMap) -> Format {
     if text { Format::Text } else { Format::Json }
 }
 
-async fn not_found(uri: Uri) -> (StatusCode, String) {
+async fn not_found(uri: Uri, headers: HeaderMap) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE).map(axum::http::HeaderValue::as_bytes);
+    if kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+        return no_grpc().into_response();
+    }
     let path: String = uri.path().chars().take(80).collect();
-    (StatusCode::NOT_FOUND, format!("there is no {path} here; this is what there is:\n\n{INDEX}"))
+    let told = format!("there is no {path} here; this is what there is:\n\n{INDEX}");
+    (StatusCode::NOT_FOUND, told).into_response()
+}
+
+/// A client on the wrong port is told so in its own terms: an answer of gRPC without a message.
+fn no_grpc() -> impl IntoResponse {
+    [
+        ("content-type", "application/grpc"),
+        ("grpc-status", "12"),
+        ("grpc-message", "this is the admin port (HTTP); the port for clients is listen.client"),
+    ]
 }

@@ -94,7 +94,7 @@ async fn contexts_that_are_forged_foreign_or_partial_are_refused_and_nothing_is_
     node.set(set("other", "other")).await.unwrap();
     let of_key = node.get(get("k")).await.unwrap().into_inner().context;
     let of_other = node.get(get("other")).await.unwrap().into_inner().context;
-    let id = cluster.status(0).await.unwrap().cluster_id;
+    let id = cluster.answer(0).await.cluster_id;
     let id: ClusterId = id.parse().unwrap();
     let key_hash = Key::new("k").unwrap().hash();
     let with = |cluster: ClusterId, seen: VersionVector| {

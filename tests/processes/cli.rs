@@ -118,13 +118,17 @@ async fn exit_codes_tell_a_whole_cluster_from_a_degraded_a_silent_and_an_absent_
 async fn a_command_led_to_a_wrong_port_says_so_and_ends() {
     let mut cluster = Cluster::start(1).await;
     let place = cluster.place(0).clone();
-    for port in [place.internal, place.admin] {
-        let at = port.to_string();
-        let said = coterie(&["get", "key", "--timeout", "3s", "--addr", &at]).await;
-        let said = ended(said, 4);
-        assert_says(&said.err, &["cannot read `key`", &at]);
-        ended(coterie(&["status", "--addr", &at]).await, 4);
+    let ports = [(place.internal, 4, 5), (place.admin, 1, 1)];
+    for (port, read_ends, write_ends) in ports {
+        let at = ["--timeout", "3s", "--addr", &port.to_string()];
+        let said = ended(coterie(&[&["get", "key"][..], &at].concat()).await, read_ends);
+        assert_says(&said.err, &["cannot read `key`", at[3], "port for clients"]);
+        let said = ended(coterie(&[&["set", "key", "v"][..], &at].concat()).await, write_ends);
+        assert_says(&said.err, &["cannot write `key`", at[3], "port for clients"]);
+        let said = ended(coterie(&["status", "--addr", at[3]]).await, 4);
+        assert_says(&said.err, &["no node answers", "port for clients"]);
     }
+    ended(coterie(&["get", "key", "--addr", &place.client.to_string()]).await, 3);
     // The node says whom it has turned away.
     let said = place.said();
     assert_says(&said, &["a client was probably given the internal port"]);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use coterie::client::{Client, Options};
-use coterie::proto::{MemberStatus, StatusResponse};
+use coterie::proto::StatusResponse;
 use tempfile::TempDir;
 
 use crate::process::{Process, Signal};
@@ -245,15 +245,15 @@ impl Cluster {
         self.asking.status(&self.address(node)).await.ok()
     }
 
-    /// How `node` sees `other`.
-    pub async fn sight(&self, node: usize, other: usize) -> Option<MemberStatus> {
-        let name = &self.nodes[other].0.name;
-        self.status(node).await?.members.into_iter().find(|member| member.name == *name)
-    }
-
-    /// For asking nodes for their status.
-    pub fn asking(&self) -> Client {
-        self.asking.clone()
+    /// The same, of a node that is expected to answer, if not at once.
+    pub async fn answer(&self, node: usize) -> StatusResponse {
+        for _ in 0..10 {
+            if let Some(status) = self.status(node).await {
+                return status;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        panic!("{} does not answer", self.nodes[node].0.name)
     }
 
     /// Waits until every running node serves, and sees every running node.

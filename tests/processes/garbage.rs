@@ -18,7 +18,7 @@ use coterie::peers::frame::{self, PREAMBLE};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, http_get};
@@ -29,7 +29,7 @@ const ATTACK: Duration = Duration::from_secs(8);
 /// Connections opened and left alone, on each port.
 const HALF_OPEN: usize = 120;
 /// The most that the node may ever use, in MiB: caches and write buffers are most of it.
-const MEMORY_MIB: u64 = 400;
+const MEMORY_MIB: u64 = 256;
 /// Genuine datagrams to be damaged.
 const CAPTURED: usize = 8;
 /// A peer that just went is still asked whether it lives within this.
@@ -211,42 +211,54 @@ fn datagram(rng: &mut StdRng, genuine: &[Vec<u8>]) -> Vec<u8> {
     }
 }
 
-/// Datagrams that other nodes send to this address, while nobody else listens there.
-async fn capture(at: SocketAddr) -> Vec<Vec<u8>> {
+/// What other nodes send to a node that has just gone: datagrams, and the hellos of those who call.
+struct Captured {
+    datagrams: Vec<Vec<u8>>,
+    hellos: Vec<Vec<u8>>,
+}
+
+/// Listens in the place of a node until it has heard enough of everybody.
+async fn capture(at: SocketAddr, names: &[&str]) -> Captured {
     let socket = UdpSocket::bind(at).await.unwrap();
-    let mut captured = Vec::new();
-    let mut buffer = vec![0; 65_536];
+    let listener = TcpListener::bind(at).await.unwrap();
+    let mut captured = Captured { datagrams: vec![], hellos: vec![] };
+    let mut datagram = vec![0; 65_536];
     let until = tokio::time::Instant::now() + CAPTURE_WITHIN;
-    while captured.len() < CAPTURED {
-        match tokio::time::timeout_at(until, socket.recv_from(&mut buffer)).await {
-            Ok(received) => captured.push(buffer[..received.unwrap().0].to_vec()),
-            Err(_) => break,
+    while captured.datagrams.len() < CAPTURED || !names.iter().all(|name| captured.has(name)) {
+        tokio::select! {
+            received = socket.recv_from(&mut datagram) => {
+                captured.datagrams.push(datagram[..received.unwrap().0].to_vec());
+            }
+            stream = listener.accept() => {
+                let mut hello = vec![0; 65_536];
+                let read = stream.unwrap().0.read(&mut hello).await.unwrap_or(0);
+                captured.hellos.push(hello[..read].to_vec());
+            }
+            () = tokio::time::sleep_until(until) => break,
         }
     }
-    assert!(!captured.is_empty(), "nobody asks whether a node lives that has just gone");
+    assert!(!captured.datagrams.is_empty(), "nobody asks whether a node lives that has just gone");
+    assert!(names.iter().all(|name| captured.has(name)), "not everybody calls it");
     captured
 }
 
-/// The first words of a node's stream: its hello.
-async fn hello_of(at: SocketAddr, words: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(at).await.unwrap();
-    stream.write_all(words).await.unwrap();
-    let mut said = Vec::new();
-    let mut buffer = vec![0; 65_536];
-    let listen = async {
-        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-            said.extend_from_slice(&buffer[..count]);
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_millis(500), listen).await;
-    said
+impl Captured {
+    fn hello_of(&self, name: &str) -> Option<&Vec<u8>> {
+        let names_it =
+            |hello: &&Vec<u8>| hello.windows(name.len()).any(|window| window == name.as_bytes());
+        self.hellos.iter().find(names_it)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.hello_of(name).is_some()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_under_garbage_on_every_port_stays_up_and_serves() {
     let mut cluster = Cluster::start(3).await;
     cluster.kill(2);
-    let genuine = capture(cluster.place(2).internal).await;
+    let captured = capture(cluster.place(2).internal, &["node-0", "node-1"]).await;
     cluster.spawn(2);
     cluster.wait_ready().await;
     cluster.wait_without_hints().await;
@@ -262,12 +274,13 @@ async fn a_node_under_garbage_on_every_port_stays_up_and_serves() {
         attack.talk(at, seed, strange);
         attack.talk(at, seed + 10, ours);
     }
-    attack.shout(node.internal, 20, genuine.clone());
-    let mut greeting = BytesMut::new();
-    frame::encode_hello(&mut greeting, b"who are you?");
-    let hello = hello_of(cluster.place(1).internal, &greeting).await;
-    assert!(hello.starts_with(&PREAMBLE), "a node answers strangers in its own protocol");
-    attack.pose(node.internal, hello, 30);
+    attack.shout(node.internal, 20, captured.datagrams.clone());
+    // As its peer, and as itself.
+    for (seed, name) in [(30, "node-1"), (31, "node-0")] {
+        let hello = captured.hello_of(name).expect("it was captured").clone();
+        assert!(hello.starts_with(&PREAMBLE));
+        attack.pose(node.internal, hello, seed);
+    }
     let mut half_open = Vec::new();
     for _ in 0..HALF_OPEN {
         for at in tcp {

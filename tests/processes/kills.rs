@@ -13,8 +13,8 @@ async fn a_node_killed_under_load_fails_no_request_and_what_it_missed_is_handed_
     let killed = Instant::now();
     cluster.kill(1);
     load.progress(300).await;
-    let held = cluster.status(0).await.unwrap().counters.unwrap().hints_held
-        + cluster.status(2).await.unwrap().counters.unwrap().hints_held;
+    let held = cluster.answer(0).await.counters.unwrap().hints_held
+        + cluster.answer(2).await.counters.unwrap().hints_held;
     assert!(held > 0, "nobody holds a hint for the node that is down");
     cluster.spawn(1);
     let ready = cluster.wait_ready().await;

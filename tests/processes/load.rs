@@ -278,3 +278,15 @@ async fn read(client: &Client, key: &str, consistency: Consistency) -> Fate {
     }
     unreachable!("the last attempt returns")
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_gone_and_one_that_changed_are_found_missing() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client_of(0);
+    client.set("there", value_of("there")).await.unwrap();
+    client.set("changed", "something else").await.unwrap();
+    let keys = ["there", "changed", "gone"].map(str::to_owned);
+    let found = missing(&client, &keys, Consistency::Quorum).await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["changed", "gone"], "{found:?}");
+    assert!(found.values().all(|fate| matches!(fate, Fate::Wrong(_))), "{found:?}");
+}

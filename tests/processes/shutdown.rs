@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use coterie::client::{Client, Options};
 
-use crate::cluster::{Cluster, http_get};
+use crate::cluster::{Cluster, LOOK_EVERY, http_get};
 use crate::load::{Load, once_more_elsewhere};
 use crate::process::Signal;
 
 /// It has ended within this: requests under way may take their time-out.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
+/// It says so within this.
+const UNREADY_WITHIN: Duration = Duration::from_millis(1500);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_asked_to_stop_under_load_ends_soon_and_clients_do_not_notice() {
@@ -55,10 +57,16 @@ async fn a_node_that_stops_is_unready_at_once_and_ends_what_is_under_way() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let mut process = cluster.take(0);
     process.signal(Signal::Terminate);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let (code, body) = http_get(admin, "/readyz").await.expect("the admin port still answers");
-    assert_eq!(code, 503, "{body}");
-    assert!(body.contains("stop") || body.contains("drain"), "it says why: {body}");
+    let asked = Instant::now();
+    let body = loop {
+        let (code, body) = http_get(admin, "/readyz").await.expect("the admin port still answers");
+        if code == 503 {
+            break body;
+        }
+        assert!(asked.elapsed() < UNREADY_WITHIN, "still ready: {body}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    assert!(body.contains("it is stopping"), "it says why: {body}");
     assert_eq!(http_get(admin, "/healthz").await.unwrap().0, 200, "it is not stuck");
 
     // The others wake up in time, and what was under way is acknowledged by the stopping node.

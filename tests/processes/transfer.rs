@@ -72,7 +72,7 @@ async fn what_is_imported_through_one_node_is_exported_through_another_byte_for_
 /// Waits until node 0 has coordinated so many writes.
 async fn until_written(cluster: &Cluster, count: u64) {
     let began = std::time::Instant::now();
-    while cluster.status(0).await.unwrap().counters.unwrap().puts < count {
+    while cluster.answer(0).await.counters.unwrap().puts < count {
         assert!(began.elapsed() < IMPORT_WITHIN, "the import does not go on");
         tokio::time::sleep(LOOK_EVERY).await;
     }
