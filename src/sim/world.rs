@@ -11,7 +11,7 @@
 //!
 //! Nothing here is random but by the world's one generator, and nothing is iterated whose order
 //! is not fixed: the same seed gives the same events, which [`super::trace`] hashes. The world is
-//! mechanism only; what is asked of it and what is done to it comes from above ([`super::run`]
+//! mechanism only; what is asked of it and what is done to it comes from above ([`super::run()`]
 //! for seeds, [`super::scenario`] for scripts), which [`World::next`] tells what happened.
 
 use std::cmp::Reverse;
