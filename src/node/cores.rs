@@ -50,7 +50,7 @@ impl Cores for RealCores {
             boot: start.identity.boot,
             clock: start.clock,
             seed: rand::random(),
-            #[cfg(feature = "seeded-defects")]
+            #[cfg(any(test, feature = "seeded-defects"))]
             defect: None,
         })
     }

@@ -14,7 +14,7 @@ use super::ports::Ports;
 use super::start::{Cores, Node, Prepared, threads};
 use crate::config::Settings;
 use crate::gossip::ControlCore;
-use crate::telemetry;
+use crate::telemetry::{self, TelemetryError};
 
 /// Scans of the store at a time. Each reads from disk: a few keep any disk busy, and more would
 /// only hold more pages in memory.
@@ -92,7 +92,12 @@ async fn live<C: Cores>(
     admin: &Runtime,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    let logs = telemetry::init(&settings.log, &settings.telemetry, prepared.node_id().to_string())?;
+    let id = prepared.node_id().to_string();
+    let logs = match telemetry::init(&settings.log, &settings.telemetry, id) {
+        // A program that runs a node within it may have set up logs of its own.
+        Err(TelemetryError::Twice(_)) => None,
+        logs => Some(logs?),
+    };
     let node = Node::start(settings, prepared, ports.internal, ports.gossip, cores)?;
     let listen = &settings.listen;
     tracing::info!(
@@ -149,7 +154,9 @@ async fn live<C: Cores>(
     if reason.is_none() {
         tracing::info!("stopped");
     }
-    logs.flush().await;
+    if let Some(logs) = logs {
+        logs.flush().await;
+    }
     match reason {
         Some(reason) => Err(anyhow!("{reason}")),
         None => Ok(()),

@@ -98,11 +98,17 @@ impl Prepared {
     }
 }
 
+/// On so many processors one thread serves requests: the committer, the gossip and the engine's
+/// own threads keep the others busy, and a runtime of several threads costs more than it brings.
+const PROCESSORS_FOR_ONE: usize = 2;
+
 /// How many threads serve requests.
 #[must_use]
 pub fn threads(settings: &Settings) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     match settings.runtime.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        0 if processors() <= PROCESSORS_FOR_ONE => 1,
+        0 => processors(),
         threads => threads,
     }
 }

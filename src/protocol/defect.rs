@@ -1,8 +1,8 @@
 //! Seeded defects: the checkers' own test.
 //!
-//! Each is a mistake that a real system made. The simulator, built with the feature
-//! `seeded-defects`, commits them one at a time and must notice every one within a few seeds.
-//! Without the feature, no defect can be chosen and the compiler removes the questions.
+//! Each is a mistake that a real system made. In tests, and with the feature `seeded-defects`, a
+//! worker can be told to make one of them, and the simulator must notice every one within a few
+//! seeds. In any other build no defect can be chosen and the compiler removes the questions.
 
 /// A mistake that a worker makes on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

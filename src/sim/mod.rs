@@ -23,7 +23,7 @@
 mod brain;
 mod checkers;
 mod clock;
-#[cfg(all(test, feature = "seeded-defects"))]
+#[cfg(test)]
 mod defects;
 mod describe;
 mod disk;

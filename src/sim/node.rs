@@ -182,7 +182,7 @@ impl World {
             boot,
             clock,
             seed,
-            #[cfg(feature = "seeded-defects")]
+            #[cfg(any(test, feature = "seeded-defects"))]
             defect: self.config.defect,
         }
     }

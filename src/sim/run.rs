@@ -50,7 +50,7 @@ pub struct RunOptions {
     /// Whether lines are wanted.
     pub trace: TraceMode,
     /// The mistake that the cores are to make.
-    #[cfg(feature = "seeded-defects")]
+    #[cfg(any(test, feature = "seeded-defects"))]
     pub defect: Option<crate::protocol::defect::Defect>,
 }
 
@@ -60,7 +60,7 @@ impl RunOptions {
     pub fn traced(trace: TraceMode) -> Self {
         Self {
             trace,
-            #[cfg(feature = "seeded-defects")]
+            #[cfg(any(test, feature = "seeded-defects"))]
             defect: None,
         }
     }
@@ -390,7 +390,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         control: rng.random_ratio(1, 2),
         tuning: Tuning::default(),
         trace: options.trace,
-        #[cfg(feature = "seeded-defects")]
+        #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,
     }
 }

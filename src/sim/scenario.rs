@@ -62,7 +62,7 @@ impl Scenario {
             control: false,
             tuning,
             trace: TraceMode::Lines,
-            #[cfg(feature = "seeded-defects")]
+            #[cfg(any(test, feature = "seeded-defects"))]
             defect: None,
         });
         (0..nodes).for_each(|node| world.start(node));

@@ -129,7 +129,7 @@ pub(super) struct WorldConfig {
     pub(super) tuning: Tuning,
     pub(super) trace: TraceMode,
     /// The mistake that the cores are to make.
-    #[cfg(feature = "seeded-defects")]
+    #[cfg(any(test, feature = "seeded-defects"))]
     pub(super) defect: Option<crate::protocol::defect::Defect>,
 }
 

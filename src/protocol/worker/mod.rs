@@ -70,7 +70,7 @@ pub struct WorkerConfig {
     /// For everything that is drawn at random.
     pub seed: u64,
     /// The mistake to make.
-    #[cfg(feature = "seeded-defects")]
+    #[cfg(any(test, feature = "seeded-defects"))]
     pub defect: Option<Defect>,
 }
 
@@ -546,12 +546,12 @@ impl Worker {
     }
 }
 
-#[cfg(feature = "seeded-defects")]
+#[cfg(any(test, feature = "seeded-defects"))]
 fn has(config: &WorkerConfig, defect: Defect) -> bool {
     config.defect == Some(defect)
 }
 
-#[cfg(not(feature = "seeded-defects"))]
+#[cfg(not(any(test, feature = "seeded-defects")))]
 fn has(_: &WorkerConfig, _: Defect) -> bool {
     false
 }

@@ -83,7 +83,7 @@ impl Cluster {
             boot,
             clock: Stamp::default(),
             seed: boot.0,
-            #[cfg(feature = "seeded-defects")]
+            #[cfg(any(test, feature = "seeded-defects"))]
             defect: None,
         })
     }
