@@ -49,7 +49,7 @@ pub fn sim(args: &SimArgs) -> anyhow::Result<Exit> {
 
 fn one(seed: u64, trace: bool) -> anyhow::Result<Exit> {
     let trace = if trace { TraceMode::Lines } else { TraceMode::Hash };
-    let report = sim::run(seed, &RunOptions { trace, ..RunOptions::default() });
+    let report = sim::run(seed, &RunOptions::traced(trace));
     for line in &report.lines {
         term::line(line)?;
     }

@@ -79,7 +79,7 @@ impl Settings {
         all
     }
 
-    /// Empty where it follows from [listen].
+    /// Empty where it follows from `[listen]`.
     fn advertise_literals(&self) -> [(&'static str, String); 3] {
         let (ours, listen) = (&self.advertise, &self.listen);
         let literal = |own: String, listen: String| {

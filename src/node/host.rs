@@ -55,8 +55,12 @@ pub trait DataCore: Send + 'static {
 
 /// What the host needs of the committer.
 pub trait Commits: Send + Sync + 'static {
-    /// Queues changes; never waits. `worker` and `id` name them in the report.
+    /// Queues changes; never waits. `worker` and `id` name them in the report. They may lie until
+    /// [`Commits::wake`].
     fn submit(&self, worker: usize, id: u64, changes: Vec<Change>, clock: Stamp);
+
+    /// Sees to it that what is queued is committed.
+    fn wake(&self);
 
     /// The commit number that peers are told: at most the highest that a power cut leaves.
     fn announced(&self) -> CommitNumber;
@@ -98,6 +102,8 @@ struct Inner<C> {
     /// When the timers' task will wake, in microseconds; zero while it does.
     armed: AtomicU64,
     rearm: Notify,
+    /// Something was queued for commit.
+    queued: Notify,
     quiet: Quiet,
 }
 
@@ -153,6 +159,7 @@ impl<C: DataCore> Host<C> {
             view: RwLock::default(),
             armed: AtomicU64::new(NEVER),
             rearm: Notify::new(),
+            queued: Notify::new(),
             quiet: Quiet::default(),
         }))
     }
@@ -284,6 +291,16 @@ impl<C: DataCore> Host<C> {
         }
     }
 
+    /// Wakes the committer, for ever. It comes behind whatever else is ready to run when a first
+    /// change is queued, and so wakes it once for all that queues up in that turn: a wake-up for
+    /// each costs more than the commit itself, and leaves one change a batch.
+    pub async fn keep_committing(self) {
+        loop {
+            self.0.queued.notified().await;
+            self.0.around.commits.wake();
+        }
+    }
+
     /// Lets go of everyone who waits for an answer: the node stops.
     pub fn give_up(&self) {
         for slot in &self.0.workers {
@@ -326,14 +343,17 @@ impl<C: DataCore> Host<C> {
             return inner.around.ending.defect("a worker has panicked");
         };
         let mut wakes = Vec::new();
-        inputs(&mut Turn {
+        let mut turn = Turn {
             host: self,
             index,
             now: inner.around.clock.now(),
             synced: inner.around.commits.announced(),
             state: &mut state,
             wakes: &mut wakes,
-        });
+            queued: false,
+        };
+        inputs(&mut turn);
+        let queued = turn.queued;
         let next = state.core.next_timer().map_or(NEVER, |next| next.0);
         slot.next.store(next, Ordering::SeqCst);
         drop(state);
@@ -341,6 +361,9 @@ impl<C: DataCore> Host<C> {
             inner.rearm.notify_one();
         }
         wakes.into_iter().for_each(Wake::wake);
+        if queued {
+            inner.queued.notify_one();
+        }
     }
 }
 
@@ -361,6 +384,8 @@ struct Turn<'a, C> {
     synced: CommitNumber,
     state: &'a mut State<C>,
     wakes: &'a mut Vec<Wake>,
+    /// Whether anything was queued for commit.
+    queued: bool,
 }
 
 impl<C: DataCore> Turn<'_, C> {
@@ -392,6 +417,7 @@ impl<C: DataCore> Turn<'_, C> {
             }
             Effect::Commit { id, changes, clock } => {
                 around.commits.submit(self.index, id.0, changes, clock);
+                self.queued = true;
             }
             Effect::Send { to, trace, partition, message } => {
                 let message = Message::Data(partition, message);

@@ -140,6 +140,8 @@ impl Store for Empty {
 struct Queue(Mutex<Vec<(usize, u64, Stamp)>>, AtomicU64);
 
 impl Commits for Queue {
+    fn wake(&self) {}
+
     fn submit(&self, worker: usize, id: u64, _: Vec<Change>, clock: Stamp) {
         self.0.lock().unwrap().push((worker, id, clock));
         self.1.fetch_add(1, Ordering::SeqCst);

@@ -220,6 +220,7 @@ fn spawn_tasks<W: DataCore, K: ControlCore>(
     let beat = Arc::new(AtomicU64::new(clock.mono().0));
     let spawn = Spawn { tasks, ending };
     spawn.task("timers", host.clone().keep_time());
+    spawn.task("commits", host.clone().keep_committing());
     spawn.task("commit reports", completions.clone().deliver(host.clone()));
     spawn.task("news", tell_news(host.clone(), news));
     spawn.task("synced numbers", synced.clone().tell(mailbox.clone()));

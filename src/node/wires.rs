@@ -37,7 +37,11 @@ impl Commits for Committer {
     fn submit(&self, worker: usize, id: u64, changes: Vec<Change>, clock: Stamp) {
         // There are at most 64 workers.
         let source = u32::try_from(worker).unwrap_or(NOTES - 1);
-        self.submit(Submission { source, id, changes, clock });
+        self.queue(Submission { source, id, changes, clock });
+    }
+
+    fn wake(&self) {
+        Committer::wake(self);
     }
 
     fn announced(&self) -> CommitNumber {

@@ -7,7 +7,7 @@
 //!
 //! The first version is a pure function of the founders: a consistent-hash ring, walked from the
 //! start of each partition's arc; distinct zones first; every member gets its exact share of
-//! what zones, weights and N allow (see [`share`]). The table is part of a version, so that
+//! what zones, weights and N allow (see `share`). The table is part of a version, so that
 //! later versions can change as little of it as they must.
 //!
 //! Invariants of a [`Placement`], kept by [`Placement::found`] and checked by

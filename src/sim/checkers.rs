@@ -73,10 +73,32 @@ impl World {
                 self.final_read(&mut found, key, &merged, read);
             }
         }
+        self.count_writes(&mut found);
         for (check, what) in found.list {
             self.observer.violate(check, found.time, what);
         }
         found.overwritten
+    }
+
+    /// P: a request is written once for each attempt at most, however often the network
+    /// duplicates what one node passes to another.
+    fn count_writes(&self, found: &mut Findings) {
+        let mut attempts = vec![0; self.history.ops.len()];
+        for attempt in &self.history.attempts {
+            attempts[attempt.op] += 1;
+        }
+        for (op, attempts) in self.history.ops.iter().zip(attempts) {
+            let Action::Put(Put { request: Some(request), .. }) = &op.op.action else { continue };
+            let writes = self.observer.writes_of(*request);
+            if writes > attempts {
+                let what = format!(
+                    "{attempts} attempts made {writes} writes of {}: {}",
+                    describe::key(op.key()),
+                    describe::op(&op.op)
+                );
+                found.add(Check::P, what);
+            }
+        }
     }
 
     fn ops_by_key(&self) -> BTreeMap<Key, Vec<usize>> {

@@ -9,14 +9,13 @@ const BUDGET: u64 = 300;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {
-    use Check::{C1, C2, C3, C6, D2, D3, Z};
+    use Check::{C1, C2, C3, C6, D2, D3, P, Z};
     match defect {
         Defect::AckBeforeFsync | Defect::AckEqualMergeEarly | Defect::CountNodeTwice => &[Z],
         Defect::KeepActorAfterRestart => &[C2, C3],
         Defect::LoneSibling | Defect::AnswerOnlyMissing => &[C1, C2, C3],
         Defect::DeleteChangedHint | Defect::DropHintBeforeAck => &[D2],
-        // A duplicate overwrites what came after it; on keys with contexts it is a sibling more.
-        Defect::RunPassedTwice => &[C1, C2, C3, D2],
+        Defect::RunPassedTwice => &[P],
         Defect::ClockBelowLast => &[D3],
         Defect::LoseContext => &[C3],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],

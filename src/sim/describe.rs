@@ -53,7 +53,7 @@ fn put(put: &Put) -> String {
     let what = put.value.as_ref().map_or("delete".into(), |v| format!("put {}", text(v)));
     let context = put.context.as_ref().map(|c| format!(" over ({})", seen(c)));
     let request =
-        put.request.map(|r| format!(" request {:04x}", r.0[1] as u16 | u16::from(r.0[0]) << 8));
+        put.request.map(|r| format!(" request {:04x}", u16::from_be_bytes([r.0[0], r.0[1]])));
     let ttl = put.ttl_ms.map(|ms| format!(" ttl {ms}ms"));
     format!(
         "{what}{}{}{}",
@@ -65,7 +65,7 @@ fn put(put: &Put) -> String {
 
 fn text(value: &[u8]) -> String {
     let shown = value.len().min(12);
-    let printable = value[..shown].iter().all(|b| b.is_ascii_graphic());
+    let printable = value[..shown].iter().all(u8::is_ascii_graphic);
     if printable {
         return String::from_utf8_lossy(&value[..shown]).into_owned();
     }
@@ -189,9 +189,8 @@ pub(super) fn commit(id: CommitId, changes: &[Change]) -> String {
 }
 
 fn change(change: &Change) -> String {
-    let place = match super::observer::Place::of(change.space, &change.key) {
-        Some(place) => place,
-        None => return format!("{:?} {}", change.space, text(&change.key)),
+    let Some(place) = super::observer::Place::of(change.space, &change.key) else {
+        return format!("{:?} {}", change.space, text(&change.key));
     };
     let hint = hint_for(place.hint_for.as_ref());
     let what = match &change.value {

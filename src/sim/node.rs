@@ -69,6 +69,7 @@ pub(super) struct Process {
     todo: VecDeque<Todo>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack")]
 enum Todo {
     Worker(usize, Input),
     Control(ControlInput),

@@ -9,6 +9,7 @@
 //! - **D1**: what is durable of a record only grows: a new state contains the old one;
 //! - **D2**: a hint is removed only when its target durably holds everything in it;
 //! - **D3**: a commit's clock is never below what the process recovered at its start;
+//! - **P**: one attempt of a request makes one write at most (judged at the end);
 //! - **M**: what a node sends can be decoded; nobody is answered who did not ask; a retry is
 //!   never taken for another request.
 
@@ -28,7 +29,7 @@ use crate::protocol::placement::Placement;
 use crate::protocol::quorum::{Consistency, Tally};
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Change, Space, Ticket};
-use crate::types::{Dot, Key, NodeName, Partition, Stamp};
+use crate::types::{Dot, Key, NodeName, Partition, RequestId, Stamp};
 
 /// Violations kept at most, of each check: the first ones say what happened.
 const KEPT_EACH: usize = 3;
@@ -56,6 +57,8 @@ pub enum Check {
     D2,
     /// Clocks in commits never go back.
     D3,
+    /// One attempt of a request makes one write at most.
+    P,
     /// Messages and answers make sense.
     M,
     /// The core panicked, or does not come to rest.
@@ -91,6 +94,8 @@ pub(super) struct Place {
 pub(super) struct Observer {
     placement: Arc<Placement>,
     contents: BTreeMap<(Key, Dot), u128>,
+    /// The writes that were made for a request.
+    written: BTreeMap<RequestId, BTreeSet<Dot>>,
     /// Which node has durably held a dot, and for which home slot.
     held: BTreeMap<(Key, Dot), Vec<(usize, usize)>>,
     /// Copies that the world has damaged: their past is no measure.
@@ -130,6 +135,7 @@ impl Observer {
         Self {
             placement,
             contents: BTreeMap::new(),
+            written: BTreeMap::new(),
             held: BTreeMap::new(),
             damaged: BTreeSet::new(),
             violations: Vec::new(),
@@ -145,6 +151,11 @@ impl Observer {
         let placement = &self.placement;
         let homes = placement.homes(partition).iter();
         homes.map(|at| placement.members[usize::from(*at)].name.clone()).collect()
+    }
+
+    /// How many writes were made for a request.
+    pub(super) fn writes_of(&self, request: RequestId) -> usize {
+        self.written.get(&request).map_or(0, BTreeSet::len)
     }
 
     pub(super) fn violations(&self) -> &[Violation] {
@@ -190,6 +201,9 @@ impl Observer {
 
     fn look_at_dots(&mut self, time: Time, node: usize, key: &Key, record: &Record) {
         for sibling in record.siblings() {
+            if let Some(request) = sibling.request {
+                self.written.entry(request).or_default().insert(sibling.dot);
+            }
             let mut bytes = Vec::with_capacity(64);
             sibling.encode(&mut bytes);
             let content = xxhash_rust::xxh3::xxh3_128(&bytes);
@@ -298,10 +312,9 @@ impl Observer {
                 let hint_for = (holder.name != home).then(|| home.clone());
                 let place = Place { hint_for, partition, key: op.key.clone() };
                 let covers = |record: &Record| record.seen().covers(receipt.dot);
-                if !op.strict || place.hint_for.is_none() {
-                    if held_at(holder, &place).as_ref().is_some_and(covers) {
-                        tally.ack(slot, holder.id);
-                    }
+                let counts = !op.strict || place.hint_for.is_none();
+                if counts && held_at(holder, &place).as_ref().is_some_and(covers) {
+                    tally.ack(slot, holder.id);
                 }
             }
         }

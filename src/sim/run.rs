@@ -54,6 +54,18 @@ pub struct RunOptions {
     pub defect: Option<crate::protocol::defect::Defect>,
 }
 
+impl RunOptions {
+    /// A run without a mistake, traced like this.
+    #[must_use]
+    pub fn traced(trace: TraceMode) -> Self {
+        Self {
+            trace,
+            #[cfg(feature = "seeded-defects")]
+            defect: None,
+        }
+    }
+}
+
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Report {

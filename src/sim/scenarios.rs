@@ -9,7 +9,7 @@ use super::{Scenario, Tap};
 use crate::protocol::message::{DataMessage, WriteAnswer};
 use crate::protocol::op::{Action, Op, Outcome, Put};
 use crate::protocol::quorum::Consistency;
-use crate::protocol::record::{Record, Sibling};
+use crate::protocol::record::{Record, Sibling, VersionVector};
 use crate::types::{Key, RequestId};
 
 fn key(name: &str) -> Key {
@@ -116,7 +116,7 @@ fn a_coordinator_that_forgets_its_write_does_not_make_others_forget_it() {
     let put = Put {
         value: Some("kept".into()),
         ttl_ms: None,
-        context: Some(Default::default()),
+        context: Some(VersionVector::default()),
         request: None,
     };
     let op = Op {

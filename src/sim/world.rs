@@ -11,7 +11,7 @@
 //!
 //! Nothing here is random but by the world's one generator, and nothing is iterated whose order
 //! is not fixed: the same seed gives the same events, which [`super::trace`] hashes. The world is
-//! mechanism only; what is asked of it and what is done to it comes from above ([`super::run`]
+//! mechanism only; what is asked of it and what is done to it comes from above ([`super::run()`]
 //! for seeds, [`super::scenario`] for scripts), which [`World::next`] tells what happened.
 
 use std::cmp::Reverse;
@@ -248,7 +248,7 @@ impl World {
         match event {
             Event::Wake { node, boot } => self.wake(node, boot),
             Event::Envelope { to, from, process, bytes } => {
-                self.receive(to, (from, process), bytes)
+                self.receive(to, (from, process), bytes);
             }
             Event::Disk { node, life } => self.disk_step(node, life),
             Event::ReadDone { at, space, key, answer } => self.read_done(at, space, &key, answer),

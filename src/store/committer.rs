@@ -152,12 +152,22 @@ impl Committer {
         Ok(committer)
     }
 
-    /// Queues changes; never waits for the disk. After a failure or a stop they are dropped and
-    /// never reported.
+    /// Queues changes and sees to it that they are committed; never waits for the disk. After a
+    /// failure or a stop they are dropped and never reported.
     ///
     /// # Panics
     /// If a key is empty or longer than 65,535 bytes.
     pub fn submit(&self, submission: Submission) {
+        self.queue(submission);
+        self.wake();
+    }
+
+    /// Queues changes like [`Committer::submit`], but does not wake the committer: whoever has
+    /// more to queue wakes it once, for all, with [`Committer::wake`].
+    ///
+    /// # Panics
+    /// If a key is empty or longer than 65,535 bytes.
+    pub fn queue(&self, submission: Submission) {
         assert_keys(&submission.changes);
         let mut queue = lock(&self.shared.queue);
         if queue.phase != Phase::Open {
@@ -167,7 +177,12 @@ impl Committer {
             self.shared.progressed();
         }
         queue.submissions.push(submission);
-        let wake = std::mem::take(&mut queue.asleep);
+    }
+
+    /// Wakes the committer if it sleeps while something is queued.
+    pub fn wake(&self) {
+        let mut queue = lock(&self.shared.queue);
+        let wake = !queue.submissions.is_empty() && std::mem::take(&mut queue.asleep);
         drop(queue);
         if wake {
             self.shared.work.notify_one();
@@ -291,9 +306,13 @@ impl Shared {
         self.announced.store(but_notes.0, Ordering::Release);
         let mut task = lock(&self.mark);
         task.due = point;
+        // While the mark is behind already, its thread knows, and looks again by itself.
+        let first = task.behind_since.is_none();
         task.behind_since.get_or_insert_with(Instant::now);
         drop(task);
-        self.mark_work.notify_one();
+        if first {
+            self.mark_work.notify_one();
+        }
     }
 
     /// The body of the mark's thread.

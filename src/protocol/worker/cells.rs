@@ -179,6 +179,7 @@ impl Worker {
                     self.drop_damaged_hint(now, id, out);
                 } else {
                     self.record_lost(now, id, out);
+                    self.drop_damaged_record(id, out);
                 }
                 Record::default()
             }
@@ -319,6 +320,16 @@ impl Worker {
         self.push_commit(vec![change], out);
     }
 
+    /// The own copy does not pass its checksum: what is left of it must not be met again if the
+    /// other homes have nothing to put in its place. Nothing of the cell is queued.
+    fn drop_damaged_record(&mut self, id: &CellId, out: &mut Vec<Effect>) {
+        self.last_commit.0 += 1;
+        let pending = Pending { cell: None, waiters: vec![], hint: HintChange::default() };
+        self.commits.insert(self.last_commit, pending);
+        let change = Change { space: Space::Records, key: id.store_key(), value: None };
+        self.push_commit(vec![change], out);
+    }
+
     fn push_commit(&mut self, changes: Vec<Change>, out: &mut Vec<Effect>) {
         let clock = self.clock.last();
         out.push(Effect::Commit { id: self.last_commit, changes, clock });
@@ -380,8 +391,11 @@ impl Worker {
                 answer_write(to, call, trace, cell.partition, stored, out);
             }
             Waiter::Rebuilt => {
-                if let (Some(cell), true) = (cell, durable) {
+                let Some(cell) = cell else { return };
+                if durable {
                     self.record_rebuilt(cell, out);
+                } else {
+                    self.rebuild_later(now, cell);
                 }
             }
         }

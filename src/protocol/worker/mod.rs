@@ -38,6 +38,7 @@ use std::sync::Arc;
 
 use rand::rngs::ChaCha8Rng;
 use rand::{Rng, SeedableRng};
+use rustc_hash::FxHashMap;
 
 use self::cells::{Cell, CellId, Pending};
 use super::clock::Clock;
@@ -85,6 +86,7 @@ pub struct Worker {
     conditions: Conditions,
     stats: Stats,
 
+    // Keyed by what users choose: these keep the standard library's guard against collisions.
     cells: HashMap<CellId, Cell>,
     /// Commits on their way; a waiter is told when its commit is reported.
     commits: BTreeMap<CommitId, Pending>,
@@ -92,11 +94,11 @@ pub struct Worker {
     tenures: BTreeMap<Partition, Actor>,
     tenures_begun: u64,
 
-    reads: HashMap<Token, Reading>,
+    reads: FxHashMap<Token, Reading>,
     last_token: Token,
-    calls: HashMap<CallId, Call>,
+    calls: FxHashMap<CallId, Call>,
     last_call: u64,
-    ops: HashMap<OpKey, Op>,
+    ops: FxHashMap<OpKey, Op>,
     last_op: u64,
     /// Keys with a write under way here, and how many: repair leaves them alone.
     putting: HashMap<Key, u32>,
@@ -201,18 +203,18 @@ impl Worker {
             arriving: None,
             conditions: Conditions::default(),
             stats: Stats::default(),
-            cells: HashMap::new(),
+            cells: HashMap::default(),
             commits: BTreeMap::new(),
             last_commit: CommitId::default(),
             tenures: BTreeMap::new(),
             tenures_begun: 0,
-            reads: HashMap::new(),
+            reads: FxHashMap::default(),
             last_token: Token(0),
-            calls: HashMap::new(),
+            calls: FxHashMap::default(),
             last_call: 0,
-            ops: HashMap::new(),
+            ops: FxHashMap::default(),
             last_op: 0,
-            putting: HashMap::new(),
+            putting: HashMap::default(),
             later: Vec::new(),
             timers: BTreeMap::new(),
             last_timer: 0,

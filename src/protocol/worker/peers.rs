@@ -4,7 +4,7 @@
 //! says so) or because it has timed out several times in a row (found here). A silent peer is
 //! probed until it answers. None of this changes who owns what.
 
-use std::collections::HashMap;
+use rustc_hash::FxHashMap as HashMap;
 
 use super::{Timer, Worker};
 use crate::protocol::message::{DataMessage, OpenSession};
@@ -40,7 +40,7 @@ struct Peer {
 
 impl Default for Peers {
     fn default() -> Self {
-        Self { peers: HashMap::new(), budget: READS_PER_HEDGE * HEDGE_BURST }
+        Self { peers: HashMap::default(), budget: READS_PER_HEDGE * HEDGE_BURST }
     }
 }
 

@@ -176,6 +176,12 @@ impl Worker {
         self.with_view(now, CellId::own(partition, &key), Task::Merge(merged.into(), waiter), out);
     }
 
+    /// What the other homes hold could not be kept: they are asked again.
+    pub(super) fn rebuild_later(&mut self, now: Now, id: &CellId) {
+        let timer = Timer::Rebuild(id.partition, id.key.clone());
+        self.arm(now.mono.after_millis(RETRY_MS), timer);
+    }
+
     /// What all other homes hold is merged and durable: the copy is whole again.
     pub(super) fn record_rebuilt(&mut self, id: &CellId, out: &mut Vec<Effect>) {
         if self.rebuilding.remove(&(id.partition, id.key.clone())) {

@@ -98,7 +98,7 @@ impl Worker {
             Ok(None) if id.hint_for.is_some() => ReadAnswer::NoHint,
             Ok(None) => ReadAnswer::Absent,
             Ok(Some(stored)) => match open_stored(&id, stored.clone()) {
-                Ok(record) => self.conditional(&stored, &record, known),
+                Ok(record) => self.conditional(&id, &stored, &record, known),
                 Err(()) => {
                     self.record_lost(now, &id, out);
                     ReadAnswer::Rebuilding
@@ -109,14 +109,20 @@ impl Worker {
     }
 
     /// "Equal", or the whole record, in which only values are left out that the asker has.
-    fn conditional(&self, stored: &Bytes, record: &Record, known: Option<Known>) -> ReadAnswer {
+    fn conditional(
+        &self,
+        id: &CellId,
+        stored: &Bytes,
+        record: &Record,
+        known: Option<Known>,
+    ) -> ReadAnswer {
         let Ok(sealed) = Sealed::from_stored(stored.clone()) else { return ReadAnswer::Rebuilding };
         match known {
             Some(known) if known.hash == sealed.hash() => ReadAnswer::Equal,
             Some(known) => {
                 let mut partial = PartialRecord::of(record, sealed.crc(), &known.dots);
                 if self.has(Defect::AnswerOnlyMissing) {
-                    partial = only_missing(record, &known);
+                    partial = only_missing(id, record, &known);
                 }
                 ReadAnswer::Partial(partial)
             }
@@ -257,10 +263,10 @@ fn send_answer(sender: Sender, partition: Partition, message: DataMessage, out: 
 }
 
 /// The seeded defect: an answer from which whole siblings are missing.
-fn only_missing(record: &Record, known: &Known) -> PartialRecord {
+fn only_missing(id: &CellId, record: &Record, known: &Known) -> PartialRecord {
     let lacking = record.siblings().iter().filter(|s| !known.dots.contains(&s.dot)).cloned();
     let lone = Record::from_parts(record.seen().clone(), lacking.collect()).unwrap_or_default();
-    let crc = lone.seal(Partition(0), &Key::new("k").unwrap_or_else(|_| unreachable!())).crc();
+    let crc = lone.seal(id.partition, &id.key).crc();
     PartialRecord::of(&lone, crc, &[])
 }
 
