@@ -102,6 +102,10 @@ impl Reports for Control {
         Control::not_ready(self)
     }
 
+    fn has_placement(&self) -> bool {
+        self.cluster().is_some()
+    }
+
     fn gossip_report(&self, now: Now) -> serde_json::Value {
         // A report has only text for keys: nothing in it cannot be written.
         serde_json::to_value(Control::gossip_report(self, now)).unwrap_or_default()

@@ -32,6 +32,9 @@ pub trait Reports {
     /// Why the node cannot serve yet, or any more.
     fn not_ready(&self, now: Now) -> Option<String>;
 
+    /// Whether workers are to be told of a placement before they can serve.
+    fn has_placement(&self) -> bool;
+
     /// Everything that the gossip shows.
     fn gossip_report(&self, now: Now) -> serde_json::Value;
 }
@@ -104,7 +107,10 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
         if refused.is_some_and(|at| age(shared.node.clock.mono(), at) < REFUSED_FOR) {
             return Some("the store refuses writes: the disk is too full".into());
         }
-        self.core().not_ready(shared.node.clock.now())
+        let core = self.core();
+        let not_ready = core.not_ready(shared.node.clock.now());
+        let untold = core.has_placement() && !shared.node.host.is_told();
+        not_ready.or_else(|| untold.then(|| "its workers are being told of the cluster".into()))
     }
 
     fn core(&self) -> MutexGuard<'_, K> {

@@ -19,7 +19,7 @@
 //! - once the node has failed no worker is stepped any more: nothing is acknowledged.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -98,7 +98,10 @@ impl<C> Clone for Host<C> {
 struct Inner<C> {
     around: Surroundings,
     workers: Box<[Slot<C>]>,
+    /// Known before any worker is told.
     view: RwLock<Option<Arc<View>>>,
+    /// Every worker has been told of a view.
+    told: AtomicBool,
     /// When the timers' task will wake, in microseconds; zero while it does.
     armed: AtomicU64,
     rearm: Notify,
@@ -157,6 +160,7 @@ impl<C: DataCore> Host<C> {
             around,
             workers: cores.into_iter().map(slot).collect(),
             view: RwLock::default(),
+            told: AtomicBool::new(false),
             armed: AtomicU64::new(NEVER),
             rearm: Notify::new(),
             queued: Notify::new(),
@@ -167,14 +171,23 @@ impl<C: DataCore> Host<C> {
     /// Runs one request to its end.
     pub async fn run(&self, op: Op, timeout_micros: u64, trace: Option<TraceContext>) -> Outcome {
         let is_put = matches!(op.action, Action::Put(_));
-        // Without a placement every worker gives the same answer.
-        let index = self.partitions().map_or(0, |q| self.index(op.partition(q)));
         let (answer, answered) = oneshot::channel();
-        self.turn(index, |turn| {
-            let deadline = turn.now.mono.after_micros(timeout_micros);
-            let ticket = turn.state.expect(Waiter::Op(answer));
-            turn.input(Input::Client { ticket, op, deadline, trace });
-        });
+        let mut request = Some((op, answer));
+        while let Some((op, _)) = &request {
+            // Without a placement every worker gives the same answer.
+            let partitions = self.partitions();
+            let index = partitions.map_or(0, |q| self.index(op.partition(q)));
+            self.turn(index, |turn| {
+                if partitions.is_none() && self.partitions().is_some() {
+                    // There is one now, so that the key is perhaps another worker's.
+                    return;
+                }
+                let Some((op, answer)) = request.take() else { return };
+                let deadline = turn.now.mono.after_micros(timeout_micros);
+                let ticket = turn.state.expect(Waiter::Op(answer));
+                turn.input(Input::Client { ticket, op, deadline, trace });
+            });
+        }
         answered.await.unwrap_or_else(|_| Outcome::Failed(cut_off(is_put)))
     }
 
@@ -237,6 +250,13 @@ impl<C: DataCore> Host<C> {
                 turn.input(Input::View(view.clone()));
             });
         }
+        self.0.told.store(true, Ordering::Release);
+    }
+
+    /// Whether every worker has been told of a placement.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.0.told.load(Ordering::Acquire)
     }
 
     /// Tells every worker whether a peer can be reached.

@@ -62,6 +62,9 @@ impl Reports for ToyControl {
     fn not_ready(&self, _: Now) -> Option<String> {
         (!self.durable).then(|| "waiting for the disk".into())
     }
+    fn has_placement(&self) -> bool {
+        false
+    }
     fn gossip_report(&self, _: Now) -> serde_json::Value {
         serde_json::json!({ "found": self.found })
     }

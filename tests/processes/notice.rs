@@ -25,6 +25,9 @@ const SLOWEST: Duration = claimed(500, 5_000);
 const MEASURED: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// How a member is looked for.
+type Sight = fn(&MemberStatus) -> bool;
+
 /// When `node` sees the member of this name as asked for, after `since`.
 async fn noticed(
     asking: Client,
@@ -32,7 +35,7 @@ async fn noticed(
     name: String,
     since: Instant,
     limit: Duration,
-    how: fn(&MemberStatus) -> bool,
+    how: Sight,
 ) -> Option<Duration> {
     while since.elapsed() < limit {
         if let Ok(status) = asking.status(&node).await
@@ -49,11 +52,12 @@ async fn noticed(
 async fn a_kill_is_noticed_at_once_told_in_seconds_and_hardly_felt_by_clients() {
     let mut cluster = Cluster::start_in(turn::alone().await, 3).await;
     let load = Load::start(&cluster.client(once_more_elsewhere()), "notice");
+    let began = Instant::now();
     load.progress(300).await;
     let name = cluster.place(1).name.clone();
     let killed = Instant::now();
     cluster.kill(1);
-    let ways: [(fn(&MemberStatus) -> bool, Duration); 2] =
+    let ways: [(Sight, Duration); 2] =
         [(|m| !m.reachable, UNREACHABLE_WITHIN), (|m| m.state == "down", DEAD_WITHIN)];
     let mut watches = Vec::new();
     for (how, limit) in ways {
@@ -71,7 +75,7 @@ async fn a_kill_is_noticed_at_once_told_in_seconds_and_hardly_felt_by_clients() 
     }
     let (p999, count) = history.quantile(killed, killed + MEASURED, 0.999);
     let (median, _) = history.quantile(killed, killed + MEASURED, 0.5);
-    let (before, _) = history.quantile(killed - MEASURED, killed, 0.999);
+    let (before, _) = history.quantile(began, killed, 0.999);
     println!(
         "unreachable after {:.1?} and {:.1?}, dead after {:.1?} and {:.1?}; of {count} requests \
          in {MEASURED:?} after the kill: median {median:.1?}, p99.9 {p999:.1?} (before: \

@@ -1,6 +1,6 @@
 //! Starts that fail: clearly, and before anything is written to disk.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{TcpListener, UdpSocket};
 
 use crate::cluster::{Place, address, folder};
 use crate::folders::assert_says;
@@ -18,16 +18,17 @@ async fn a_port_in_use_is_named_with_its_setting_and_nothing_is_written() {
     let _turn = turn::shared().await;
     let dir = folder();
     let place = Place::new(dir.path(), address(1), 0);
-    let tcp = |at: SocketAddr| Holder::Tcp(TcpListener::bind(at).unwrap());
-    let udp = |at: SocketAddr| Holder::Udp(UdpSocket::bind(at).unwrap());
-    let cases: [(&dyn Fn(SocketAddr) -> Holder, SocketAddr, &str, &str); 4] = [
-        (&tcp, place.client, "TCP", "listen.client"),
-        (&tcp, place.internal, "TCP", "listen.internal"),
-        (&udp, place.internal, "UDP", "listen.internal"),
-        (&tcp, place.admin, "TCP", "listen.admin"),
+    let cases = [
+        (place.client, "TCP", "listen.client"),
+        (place.internal, "TCP", "listen.internal"),
+        (place.internal, "UDP", "listen.internal"),
+        (place.admin, "TCP", "listen.admin"),
     ];
-    for (hold, at, protocol, setting) in cases {
-        let holder = hold(at);
+    for (at, protocol, setting) in cases {
+        let holder = match protocol {
+            "UDP" => Holder::Udp(UdpSocket::bind(at).unwrap()),
+            _ => Holder::Tcp(TcpListener::bind(at).unwrap()),
+        };
         let (code, said) = place.refuses().await;
         assert_eq!(code, 1);
         let parts = [&at.to_string(), protocol, setting, "another process has this port"];
