@@ -438,11 +438,6 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
                 }
             };
             queue.asleep = false;
-            // Whoever is ready to run may have more to queue: one batch for all of it. Costs
-            // nothing where a processor is free.
-            drop(queue);
-            std::thread::yield_now();
-            queue = lock(&self.shared.queue);
         }
     }
 
