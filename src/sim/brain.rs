@@ -233,6 +233,8 @@ impl World {
     /// A datagram arrives.
     pub(super) fn datagram(&mut self, to: usize, source: SocketAddr, bytes: Bytes) {
         self.trace.event(self.time, to, b'd', &bytes);
+        let line = || format!("← {source} datagram of {} bytes", bytes.len());
+        self.trace.say(self.time, Some(to), line);
         self.control(to, ControlInput::Datagram(source, bytes));
         self.settle(to);
     }
