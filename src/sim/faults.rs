@@ -261,7 +261,7 @@ impl World {
         if let Some(key) = self.nodes[node].disk.flip_bit(nth, &mut self.rng) {
             let name = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
             self.trace.say(self.time, Some(node), || format!("a bit of {name} flips on disk"));
-            self.observer.damaged.insert((node, key));
+            self.observer.damage(node, key);
         }
     }
 

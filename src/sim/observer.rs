@@ -99,7 +99,9 @@ pub(super) struct Observer {
     /// Which node has durably held a dot, and for which home slot.
     held: BTreeMap<(Key, Dot), Vec<(usize, usize)>>,
     /// Copies that the world has damaged: their past is no measure.
-    pub(super) damaged: BTreeSet<(usize, Bytes)>,
+    damaged: BTreeSet<(usize, Bytes)>,
+    /// The same, for ever and by key.
+    ever_damaged: BTreeSet<(usize, Key)>,
     violations: Vec<Violation>,
 }
 
@@ -138,6 +140,7 @@ impl Observer {
             written: BTreeMap::new(),
             held: BTreeMap::new(),
             damaged: BTreeSet::new(),
+            ever_damaged: BTreeSet::new(),
             violations: Vec::new(),
         }
     }
@@ -216,6 +219,14 @@ impl Observer {
         }
     }
 
+    /// A bit of a stored record has been flipped.
+    pub(super) fn damage(&mut self, node: usize, stored_key: Bytes) {
+        if let Ok(key) = Key::new(stored_key.slice(2.min(stored_key.len())..)) {
+            self.ever_damaged.insert((node, key));
+        }
+        self.damaged.insert((node, stored_key));
+    }
+
     /// Something has become durable on a node.
     pub(super) fn durable(
         &mut self,
@@ -243,7 +254,11 @@ impl Observer {
         match (&place.hint_for, &after) {
             (Some(target), None) => {
                 let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
-                if !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
+                // What the target had acknowledged may have been damaged on its disk since.
+                let damaged = names
+                    .get(target)
+                    .is_some_and(|&at| self.ever_damaged.contains(&(at, place.key.clone())));
+                if !damaged && !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
                     let (hint, own) =
                         (describe::record(&before), stored.as_ref().map(describe::record));
                     let what = format!(

@@ -165,7 +165,9 @@ impl Scenario {
         let nth = disk.entries(Space::Records).position(|(key, _)| key[..] == stored[..]);
         let flipped = nth.and_then(|nth| disk.flip_bit(nth, &mut self.world.rng));
         let found = flipped.is_some();
-        self.world.observer.damaged.extend(flipped.map(|key| (node, key)));
+        if let Some(key) = flipped {
+            self.world.observer.damage(node, key);
+        }
         found
     }
 

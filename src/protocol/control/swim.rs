@@ -151,6 +151,12 @@ impl Codec<GossipId> for BoundedCodec {
     }
 }
 
+/// The sender of a message that says that its receiver is held for dead.
+fn told_dead(payload: &[u8]) -> Option<GossipId> {
+    let header: foca::Header<GossipId> = PostcardCodec.decode_header(payload).ok()?;
+    (header.message == foca::Message::TurnUndead).then_some(header.src)
+}
+
 /// A member as foca sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sighting {
@@ -177,6 +183,8 @@ pub(super) struct Swim {
     runtime: AccumulatingRuntime<GossipId>,
     members_tuned_for: u32,
     left: bool,
+    /// Who said, in the datagram that is being handled, that this node is dead.
+    told_dead_by: Option<GossipId>,
     /// Messages that foca could not use.
     pub(super) refused: u64,
 }
@@ -190,6 +198,7 @@ impl Swim {
             runtime: AccumulatingRuntime::new(),
             members_tuned_for: 3,
             left: false,
+            told_dead_by: None,
             refused: 0,
         }
     }
@@ -199,7 +208,12 @@ impl Swim {
     }
 
     /// foca's part of a datagram.
+    ///
+    /// foca answers whatever a member says that it holds for dead by telling it so, that very
+    /// message included: two nodes that hold each other for dead would tell each other without
+    /// end. So such a message is not answered by another; the next probe or announcement is.
     pub(super) fn datagram(&mut self, payload: &[u8]) {
+        self.told_dead_by = told_dead(payload);
         let result = self.foca.handle_data(payload, &mut self.runtime);
         self.refused += u64::from(result.is_err());
     }
@@ -294,8 +308,12 @@ impl Swim {
     /// What foca wants done after any of the above.
     pub(super) fn wishes(&mut self) -> Vec<Wish> {
         let mut wishes = Vec::new();
+        let told_dead_by = self.told_dead_by.take();
         while let Some((to, payload)) = self.runtime.to_send() {
-            wishes.push(Wish::Send(to, payload));
+            let is_echo = told_dead_by.is_some_and(|by| by.id == to.id);
+            if !is_echo || told_dead(&payload).is_none() {
+                wishes.push(Wish::Send(to, payload));
+            }
         }
         while let Some((after, timer)) = self.runtime.to_schedule() {
             wishes.push(Wish::Schedule(after, timer));
@@ -413,6 +431,35 @@ mod tests {
         assert_eq!(other.members()[0].state, MemberState::Down, "an older epoch is no news");
         other.tell(swim.me(), 0, MemberState::Alive);
         assert_eq!(other.members()[0].state, MemberState::Alive);
+    }
+
+    #[test]
+    fn nodes_that_hold_each_other_for_dead_do_not_tell_each_other_for_ever() {
+        let mut nodes = [Swim::new(who(1, 5), 1), Swim::new(who(2, 5), 2)];
+        nodes[0].tell(who(2, 5), 0, MemberState::Down);
+        nodes[1].tell(who(1, 5), 0, MemberState::Down);
+        nodes.iter_mut().for_each(|node| drop(node.wishes()));
+        nodes[0].announce(who(2, 5));
+        let (mut datagrams, mut told) = (0, 0);
+        let mut quiet = false;
+        while !quiet {
+            quiet = true;
+            for from in 0..2 {
+                for wish in nodes[from].wishes() {
+                    match wish {
+                        Wish::Send(_, payload) => {
+                            nodes[1 - from].datagram(&payload);
+                            datagrams += 1;
+                            quiet = false;
+                        }
+                        Wish::Dead => told += 1,
+                        Wish::Schedule(..) | Wish::Changed => {}
+                    }
+                }
+            }
+            assert!(datagrams < 10, "they go on and on");
+        }
+        assert!(told > 0, "who announced itself is told that it is held for dead");
     }
 
     #[test]
