@@ -36,6 +36,9 @@ pub(super) struct Peer {
     pub(super) announced: CommitNumber,
     /// Another process that claims this id asks since then.
     pub(super) challenged: Option<Mono>,
+    /// Whether it has answered the challenge. Nothing else that is heard proves that it lives: what
+    /// a dead process said may be under way for long.
+    pub(super) answered: bool,
     /// Its last stream ended then.
     pub(super) streamless: Option<Mono>,
     /// Gossip was told of our suspicion since then: once, as the others judge, too.
@@ -67,6 +70,7 @@ impl Peer {
             recalled: false,
             announced: CommitNumber(0),
             challenged: None,
+            answered: false,
             streamless: None,
             accused: false,
             sight: None,
@@ -159,7 +163,7 @@ impl Peers {
         peer.conns.insert(conn);
         peer.heard = Some(now);
         (peer.silent, peer.gone, peer.accused) = (false, false, false);
-        (peer.challenged, peer.streamless) = (None, None);
+        (peer.challenged, peer.answered, peer.streamless) = (None, false, None);
         self.owners.insert(conn, id);
         true
     }
@@ -192,7 +196,7 @@ impl Peers {
         peer.conns.remove(&conn);
         if !peer.is_live() {
             peer.streamless = Some(now);
-            peer.challenged = None;
+            (peer.challenged, peer.answered) = (None, false);
         }
         Some(id)
     }

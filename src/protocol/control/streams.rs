@@ -158,7 +158,7 @@ impl Control {
                 peer.challenged = Some(now);
                 self.say(id, ControlMessage::Challenge);
             }
-            Some(since) if peer.heard_since(since) => {
+            Some(_) if peer.answered => {
                 return Err(RejectionCode::DuplicateId.with(duplicate(&record.descriptor.name, id)));
             }
             Some(since) if now.micros_since(since) >= CHALLENGE_MICROS => return Ok(()),
@@ -269,7 +269,11 @@ impl Control {
             ControlMessage::Remember(mark) => self.remembered(from, mark),
             ControlMessage::Recalled => self.recalled(from),
             ControlMessage::Challenge => self.say(from, ControlMessage::Alive),
-            ControlMessage::Alive => {}
+            ControlMessage::Alive => {
+                if let Some(peer) = self.peers.get_mut(from) {
+                    peer.answered = peer.challenged.is_some();
+                }
+            }
             ControlMessage::Digest(digests) => self.digest(from, digests),
             ControlMessage::Push(push) => self.push(from, *push),
         }

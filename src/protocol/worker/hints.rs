@@ -44,6 +44,8 @@ pub(super) struct Hints {
     held: BTreeMap<NodeName, Held>,
     /// Targets whose count may be off, because a commit of a hint was refused.
     doubted: BTreeSet<NodeName>,
+    /// Hints written or grown since the start.
+    written: u64,
     replays: BTreeMap<NodeName, Replay>,
 }
 
@@ -58,6 +60,8 @@ struct Replay {
     last_page: bool,
     /// Hints that this pass over the store has come across.
     seen: u64,
+    /// [`Hints::written`] when this pass began: what was written since may have been missed.
+    begun_at: u64,
     in_flight: usize,
     delivered: u64,
     state: State,
@@ -103,6 +107,7 @@ impl Worker {
         self.hints.count(target, change.before, change.after);
         if change.after.is_some() {
             self.stats.hints_written += 1;
+            self.hints.written += 1;
             self.replay_soon(now, target);
         }
     }
@@ -150,6 +155,7 @@ impl Worker {
         }
         replay.cursor = Bytes::new();
         replay.seen = 0;
+        replay.begun_at = self.hints.written;
         self.replay_scan(target, out);
     }
 
@@ -226,9 +232,11 @@ impl Worker {
             return self.replay_scan(target, out);
         }
         // Whether hints are left is read from the store and the view of it, not from a counter.
-        let (node, delivered, seen) = (replay.node, replay.delivered, replay.seen);
+        let (node, delivered) = (replay.node, replay.delivered);
+        let (seen, begun_at) = (replay.seen, replay.begun_at);
         let in_use = self.cells.keys().any(|id| id.hint_for.as_ref() == Some(target));
-        if seen == 0 && !in_use {
+        let missed = self.hints.written != begun_at;
+        if seen == 0 && !in_use && !missed {
             self.hints.held.remove(target);
             self.hints.doubted.remove(target);
         }
@@ -331,6 +339,7 @@ impl Replay {
             page: VecDeque::new(),
             last_page: false,
             seen: 0,
+            begun_at: 0,
             in_flight: 0,
             delivered: 0,
             state: State::Waiting,
