@@ -177,17 +177,21 @@ impl<C: DataCore> Host<C> {
             // Without a placement every worker gives the same answer.
             let partitions = self.partitions();
             let index = partitions.map_or(0, |q| self.index(op.partition(q)));
+            let mut again = false;
             self.turn(index, |turn| {
-                if partitions.is_none() && self.partitions().is_some() {
-                    // There is one now, so that the key is perhaps another worker's.
-                    return;
-                }
-                let Some((op, answer)) = request.take() else { return };
+                // If there is one now, the key is perhaps another worker's. That happens once.
+                again = partitions.is_none() && self.partitions().is_some();
+                let Some((op, answer)) = request.take_if(|_| !again) else { return };
                 let deadline = turn.now.mono.after_micros(timeout_micros);
                 let ticket = turn.state.expect(Waiter::Op(answer));
                 turn.input(Input::Client { ticket, op, deadline, trace });
             });
+            if !again {
+                break;
+            }
         }
+        // If the worker has failed, nobody will answer.
+        drop(request);
         answered.await.unwrap_or_else(|_| Outcome::Failed(cut_off(is_put)))
     }
 
