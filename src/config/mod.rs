@@ -156,6 +156,8 @@ pub struct Storage {
     pub min_free: u64,
     /// Bytes of memory for blocks that were read.
     pub cache: u64,
+    /// Bytes of memory for recently used records.
+    pub record_cache: u64,
 }
 
 /// What is too much.
@@ -288,6 +290,8 @@ impl Settings {
             hedge_min: micros(self.timeouts.hedge),
             hint_bytes_max: self.hints.max_bytes / workers as u64,
             replay_window: self.hints.replay_window,
+            recent_bytes_max: usize::try_from(self.storage.record_cache).unwrap_or(usize::MAX)
+                / workers,
             in_flight_max: self.limits.in_flight.div_ceil(workers),
         }
     }
@@ -329,6 +333,7 @@ impl Settings {
                 durability: layers.get("storage.durability"),
                 min_free: layers.get::<Size>("storage.min_free").0,
                 cache: layers.get::<Size>("storage.cache").0,
+                record_cache: layers.get::<Size>("storage.record_cache").0,
             },
             limits: Limits::of(layers),
             clock: ClockSettings {

@@ -59,6 +59,7 @@ impl Settings {
             ("storage.durability", quoted(durability(self.storage.durability))),
             ("storage.min_free", quoted(&size_text(self.storage.min_free))),
             ("storage.cache", quoted(&size_text(self.storage.cache))),
+            ("storage.record_cache", quoted(&size_text(self.storage.record_cache))),
             ("limits.value_bytes", quoted(&size_text(limits.value_bytes as u64))),
             ("limits.siblings", limits.siblings.to_string()),
             ("limits.record_bytes", quoted(&size_text(limits.record_bytes as u64))),

@@ -10,8 +10,9 @@
 //! may come between them, so that at most one message is being put together at a time.
 //!
 //! Invariants:
-//! - a payload that [`Decoder::next`] returns is a slice of the buffer that was read into, save
-//!   that of a message in chunks, which is put together once;
+//! - a payload that [`Decoder::next`] returns is a copy if it is small, so that the buffer that was
+//!   read into is used again; a slice of that buffer if it is large; and if it came in chunks, it
+//!   is put together once;
 //! - memory follows what has arrived, never what a length announces;
 //! - after an error the stream is out of step: the only way on is to close it.
 
@@ -31,6 +32,9 @@ pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 pub const HELLO_BYTES_MAX: usize = 64 << 10;
 /// Room that the reader keeps free, so that one read takes in many small frames.
 const READ_BYTES: usize = 128 << 10;
+/// A payload up to this size is copied. What is made of a message may be kept for long: a slice would
+/// keep the whole buffer alive, and have a new one allocated for every few hundred messages.
+const COPIED_BYTES_MAX: usize = 8 << 10;
 /// Below this much free room, more is made.
 const READ_BYTES_MIN: usize = 16 << 10;
 
@@ -282,13 +286,21 @@ impl Decoder {
         if read.len() < HEADER + length {
             return Ok(None);
         }
-        let mut frame = read.split_to(HEADER + length).freeze();
+        let frame = &read[..HEADER + length];
         if crc32fast::hash(&frame[8..]) != crc {
             return Err(FrameError::Checksum);
         }
         let kind = frame[8];
-        frame.advance(HEADER);
-        Ok(Some((kind, frame)))
+        let payload = if length <= COPIED_BYTES_MAX {
+            let payload = Bytes::copy_from_slice(&frame[HEADER..]);
+            read.advance(HEADER + length);
+            payload
+        } else {
+            let mut frame = read.split_to(HEADER + length).freeze();
+            frame.advance(HEADER);
+            frame
+        };
+        Ok(Some((kind, payload)))
     }
 
     /// What a frame means where it stands; none if it is a chunk and more are to come.
@@ -434,14 +446,18 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_shares_the_memory_that_was_read_into() {
-        let mut wire = BytesMut::from(&PREAMBLE[..]);
-        message(&mut wire, &[1; 100]);
-        let range = wire.as_ptr_range();
-        let Ok(Some(Frame::Message(payload))) = Decoder::default().next(&mut wire) else {
-            panic!("no message")
-        };
-        assert!(range.contains(&payload.as_ptr()));
+    fn a_large_payload_shares_the_memory_that_was_read_into_and_a_small_one_does_not() {
+        for (length, shares) in [(100, false), (COPIED_BYTES_MAX + 1, true)] {
+            let mut wire = BytesMut::from(&PREAMBLE[..]);
+            message(&mut wire, &vec![1; length]);
+            let range = wire.as_ptr_range();
+            let mut decoder = Decoder::default();
+            decoder.trust();
+            let Ok(Some(Frame::Message(payload))) = decoder.next(&mut wire) else {
+                panic!("no message")
+            };
+            assert_eq!(range.contains(&payload.as_ptr()), shares);
+        }
     }
 
     #[test]

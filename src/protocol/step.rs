@@ -266,6 +266,8 @@ pub struct Tuning {
     pub hint_bytes_max: u64,
     /// Hints on their way to one target at a time.
     pub replay_window: usize,
+    /// Bytes of recently used records that this worker keeps in memory.
+    pub recent_bytes_max: usize,
     /// Ops that may be under way at a time; beyond, requests are refused as overload.
     pub in_flight_max: usize,
 }
@@ -281,6 +283,7 @@ impl Default for Tuning {
             hedge_min: 5_000,
             hint_bytes_max: 4 << 30,
             replay_window: 128,
+            recent_bytes_max: 16 << 20,
             in_flight_max: 16_384,
         }
     }

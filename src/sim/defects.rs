@@ -18,6 +18,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::RunPassedTwice => &[P],
         Defect::ClockBelowLast => &[D3],
         Defect::LoseContext => &[C3],
+        Defect::KeepLateRead => &[C1, C2, C3, Z],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }

@@ -197,6 +197,10 @@ impl Runner {
     fn new(seed: u64, options: &RunOptions) -> Self {
         let mut world = World::new(draw_world(seed, options));
         let plan = Plan::draw(world.nodes.len(), WARM_UP, &mut world.rng);
+        if plan.victim.is_some() {
+            // A good copy in memory would hide the damage on disk from the reads that mend it.
+            world.config.tuning.recent_bytes_max = 0;
+        }
         let workload = Workload::draw(plan.victim.is_none(), &mut world.rng);
         Self {
             world,
@@ -390,6 +394,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let mut rng = rand::rngs::ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
     let nodes = rng.random_range(3..=7);
     let replicas = if nodes >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
+    let recent_bytes_max = *[0, 2 << 10, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
     WorldConfig {
         seed,
         nodes,
@@ -397,7 +402,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         partitions: *[4, 16, 64].get(rng.random_range(0..3)).unwrap_or(&16),
         workers: rng.random_range(1..=2),
         control: rng.random_ratio(1, 2),
-        tuning: Tuning::default(),
+        tuning: Tuning { recent_bytes_max, ..Tuning::default() },
         trace: options.trace,
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,

@@ -23,6 +23,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Worker;
 use super::hints::HintChange;
+use super::recent::Since;
 use super::replica::answer_write;
 use crate::protocol::defect::Defect;
 use crate::protocol::message::CallId;
@@ -44,8 +45,18 @@ pub(super) struct CellId {
 /// What is known of a cell that is in use.
 #[derive(Debug)]
 pub(super) enum Cell {
-    Reading { waiting: Vec<Task> },
-    Held { record: Record, outstanding: u32, last: CommitId },
+    Reading {
+        waiting: Vec<Task>,
+    },
+    Held {
+        record: Record,
+        outstanding: u32,
+        /// The newest commit of it, and what that stores; none before the first.
+        last: CommitId,
+        stored: Option<Bytes>,
+        /// Whether a commit of it was refused: what is stored is not known then.
+        refused: bool,
+    },
 }
 
 /// What is to be done with a cell once its view is known.
@@ -147,6 +158,11 @@ impl Worker {
             Some(Cell::Reading { waiting }) => waiting.push(task),
             Some(Cell::Held { .. }) => self.run_task(now, &id, task, out),
             None => {
+                if id.hint_for.is_none()
+                    && let Some(stored) = self.recent.get(&id.key)
+                {
+                    return self.show_view(now, &id, Some(stored), vec![task], out);
+                }
                 let (space, key) = (id.space(), id.store_key());
                 self.cells.insert(id.clone(), Cell::Reading { waiting: vec![task] });
                 let token = self.next_token();
@@ -171,7 +187,19 @@ impl Worker {
             }
             return;
         };
-        let record = match stored.map(|bytes| open_stored(id, bytes)) {
+        self.show_view(now, id, stored, waiting, out);
+    }
+
+    /// What is stored in a cell is known: runs `tasks` on it. The view stays if they change it.
+    fn show_view(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        stored: Option<Bytes>,
+        tasks: Vec<Task>,
+        out: &mut Vec<Effect>,
+    ) {
+        let record = match stored.clone().map(|bytes| open_stored(id, bytes)) {
             None => Record::default(),
             Some(Ok(record)) => record,
             Some(Err(())) => {
@@ -185,9 +213,10 @@ impl Worker {
             }
         };
         // No commit is outstanding yet: the zero marks a view that must not outlive the tasks.
-        let view = Cell::Held { record, outstanding: 0, last: CommitId(0) };
+        let last = CommitId(0);
+        let view = Cell::Held { record, outstanding: 0, last, stored: None, refused: false };
         self.cells.insert(id.clone(), view);
-        for task in waiting {
+        for task in tasks {
             self.run_task(now, id, task, out);
         }
         if let Some(Cell::Held { outstanding: 0, .. }) = self.cells.get(id) {
@@ -232,7 +261,7 @@ impl Worker {
 
     fn task_failed(&mut self, now: Now, id: &CellId, task: Task, out: &mut Vec<Effect>) {
         match task {
-            Task::Form(op) => self.put_unreadable(now, op, out),
+            Task::Form(op) => self.put_unreadable(op, out),
             Task::Consult(op) => self.put_consulted(now, op, &Record::default(), out),
             Task::Merge(_, waiter) => self.tell(now, waiter, Some(id), false, out),
             Task::DropHint(_) => {}
@@ -252,7 +281,9 @@ impl Worker {
     ) {
         let Incoming { record, sealed } = new;
         let early = self.has(Defect::AckEqualMergeEarly);
-        let Some(Cell::Held { record: held, outstanding, last }) = self.cells.get_mut(id) else {
+        let Some(Cell::Held { record: held, outstanding, last, stored, .. }) =
+            self.cells.get_mut(id)
+        else {
             unreachable!("a cell is read before it is changed: {id:?}");
         };
         if *held == record {
@@ -272,6 +303,7 @@ impl Worker {
         *last = self.last_commit;
         let sealed = sealed.unwrap_or_else(|| held.seal(id.partition, &id.key));
         let value = (!held.is_empty()).then(|| sealed.stored().clone());
+        stored.clone_from(&value);
         let after = value.is_some().then_some(&sealed);
         let hint =
             HintChange { before: before.as_ref().and_then(size), after: after.and_then(size) };
@@ -342,7 +374,7 @@ impl Worker {
                 break;
             }
             let pending = entry.remove();
-            self.release(pending.cell.as_ref());
+            self.release(pending.cell.as_ref(), true);
             for waiter in pending.waiters {
                 self.tell(now, waiter, pending.cell.as_ref(), true, out);
             }
@@ -357,21 +389,34 @@ impl Worker {
             self.end_tenure(cell.partition, "a commit was refused", out);
             self.uncount_hint(now, cell, pending.hint);
         }
-        self.release(pending.cell.as_ref());
+        self.release(pending.cell.as_ref(), false);
         for waiter in pending.waiters {
             self.tell(now, waiter, pending.cell.as_ref(), false, out);
         }
     }
 
     /// One commit of a cell is no longer outstanding. After the last, the view is what is stored.
-    fn release(&mut self, id: Option<&CellId>) {
+    fn release(&mut self, id: Option<&CellId>, durable: bool) {
         let Some(id) = id else { return };
-        if let Some(Cell::Held { outstanding, .. }) = self.cells.get_mut(id) {
-            *outstanding -= 1;
-            if *outstanding == 0 {
-                self.cells.remove(id);
+        let Some(Cell::Held { outstanding, refused, .. }) = self.cells.get_mut(id) else { return };
+        *outstanding -= 1;
+        *refused |= !durable;
+        if *outstanding > 0 {
+            return;
+        }
+        let Some(Cell::Held { stored, refused, .. }) = self.cells.remove(id) else { return };
+        if id.hint_for.is_none() {
+            match stored.filter(|_| !refused) {
+                Some(stored) => self.recent.keep_committed(&id.key, &stored),
+                None => self.recent.forget(&id.key),
             }
         }
+    }
+
+    /// A read of an own copy that was asked for at `since` has returned this.
+    pub(super) fn keep_read(&mut self, key: &Key, stored: &Bytes, since: Since) {
+        let since = if self.has(Defect::KeepLateRead) { self.recent.since() } else { since };
+        self.recent.keep_read(key, stored, since);
     }
 
     fn tell(

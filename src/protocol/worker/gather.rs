@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use super::cells::{CellId, open_stored, stored_hash};
+use super::recent::Since;
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, Known, ReadAnswer, ReadRequest};
 use crate::protocol::quorum::Tally;
@@ -152,6 +153,18 @@ impl Gather {
         })
     }
 
+    /// Takes in what this node holds itself.
+    fn accept_own(&mut self, ask: usize, held: Option<(Record, Option<RecordHash>)>) {
+        let Some((record, hash)) = held else {
+            self.asked[ask].answer = Answer::Failed;
+            return;
+        };
+        if let (false, Some(hash)) = (self.asked[ask].who.hint, hash) {
+            self.own = Some((record.clone(), hash));
+        }
+        self.accept(ask, record);
+    }
+
     fn accept(&mut self, ask: usize, record: Record) {
         let who = self.asked[ask].who;
         self.tally.ack(who.slot, who.node);
@@ -245,8 +258,15 @@ impl Worker {
             who.hint.then(|| gather.route.view.member_name(gather.route.slots[who.slot].0).clone());
         if who.node == gather.route.view.me {
             let id = CellId { hint_for, partition, key };
+            if id.hint_for.is_none()
+                && let Some(stored) = self.recent.get(&id.key)
+            {
+                let held = self.own_answer(now, &id, Ok(Some(stored)), out);
+                gather.accept_own(ask, held);
+                return true;
+            }
             let token = self.next_token();
-            self.reads.insert(token, Reading::Gather { op, ask });
+            self.reads.insert(token, Reading::Gather { op, ask, since: self.recent.since() });
             out.push(Effect::Read { token, space: id.space(), key: id.store_key() });
             return true;
         }
@@ -267,12 +287,13 @@ impl Worker {
         slowest.unwrap_or(0).clamp(self.config.tuning.hedge_min, self.config.tuning.replica_timeout)
     }
 
-    /// This node's own copy has been read.
-    pub(super) fn gather_own(
+    /// This node's own copy, or the hint that it keeps, has been read.
+    pub(super) fn gather_read(
         &mut self,
         now: Now,
         op: OpKey,
         ask: usize,
+        since: Since,
         result: Result<Option<Bytes>, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
@@ -281,30 +302,36 @@ impl Worker {
         let target = gather.route.slots[who.slot].0;
         let hint_for = who.hint.then(|| gather.route.view.member_name(target).clone());
         let id = CellId { hint_for, partition: gather.route.partition, key: gather.key.clone() };
-        let record = match result {
+        if let (false, Ok(Some(stored))) = (who.hint, &result) {
+            self.keep_read(&id.key, stored, since);
+        }
+        let held = self.own_answer(now, &id, result, out);
+        let Some(gather) = self.gather_of(op) else { return };
+        gather.accept_own(ask, held);
+        self.gathered(now, op, out);
+    }
+
+    /// What this node's own copy, or its hint, answers; nothing if it is damaged, or no hint.
+    fn own_answer(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        result: Result<Option<Bytes>, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) -> Option<(Record, Option<RecordHash>)> {
+        match result {
             // The absence of a hint is no answer; the absence of a home's own copy is one.
-            Ok(None) => (!who.hint).then(|| (Record::default(), None)),
+            Ok(None) => id.hint_for.is_none().then(|| (Record::default(), None)),
             Ok(Some(stored)) => {
                 let hash = stored_hash(&stored);
-                let opened = open_stored(&id, stored);
+                let opened = open_stored(id, stored);
                 if opened.is_err() {
-                    self.record_lost(now, &id, out);
+                    self.record_lost(now, id, out);
                 }
                 opened.ok().map(|record| (record, hash))
             }
             Err(ReadFailed) => None,
-        };
-        let Some(gather) = self.gather_of(op) else { return };
-        match record {
-            Some((record, hash)) => {
-                if let (false, Some(hash)) = (who.hint, hash) {
-                    gather.own = Some((record.clone(), hash));
-                }
-                gather.accept(ask, record);
-            }
-            None => gather.asked[ask].answer = Answer::Failed,
         }
-        self.gathered(now, op, out);
     }
 
     /// A peer has answered.

@@ -5,7 +5,8 @@
 
 use super::gather::{Gather, Progress};
 use super::spread::{Reach, Spread};
-use super::{Op, OpKey, Origin, Timer, Worker};
+use super::timers::{Timer, TimerKey};
+use super::{Op, OpKey, Origin, Worker};
 use crate::protocol::op::{Failure, Op as ClientOp, Outcome, ReadOutcome, Reason, VisibleSibling};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sibling};
@@ -19,6 +20,7 @@ use super::cells::{CellId, Task, Waiter};
 pub(super) struct GetOp {
     origin: Origin,
     deadline: Mono,
+    timer: TimerKey,
     strict: bool,
     pub gather: Gather,
     /// Of a strict read whose answers differed.
@@ -50,10 +52,11 @@ impl Worker {
         let key = self.next_op();
         self.gather_more(now, key, &mut gather, out);
         let patience = self.gather_patience(&gather);
-        let get =
-            GetOp { origin, deadline, strict: op.strict, gather, spread: None, replied: false };
+        let due = now.mono.after_micros(patience).min(deadline);
+        let timer = self.timers.set(due, Timer::Op(key));
+        let strict = op.strict;
+        let get = GetOp { origin, deadline, timer, strict, gather, spread: None, replied: false };
         self.ops.insert(key, Op::Get(Box::new(get)));
-        self.arm(now.mono.after_micros(patience).min(deadline), Timer::Op(key));
         self.get_gathered(now, key, out);
     }
 
@@ -96,7 +99,7 @@ impl Worker {
         }
         let patience = self.gather_patience(&get.gather);
         let at = if get.replied { get.deadline } else { now.mono.after_micros(patience) };
-        self.arm(at.min(get.deadline), Timer::Op(key));
+        get.timer = self.timers.set(at.min(get.deadline), Timer::Op(key));
         self.ops.insert(key, Op::Get(get));
     }
 
@@ -180,6 +183,7 @@ impl Worker {
             self.ops.insert(key, Op::Get(get));
             return;
         }
+        self.timers.cancel(get.timer);
         self.repair(now, &get.gather, out);
     }
 }

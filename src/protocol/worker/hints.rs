@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::{Bytes, BytesMut};
 
 use super::cells::{CellId, Task, open_stored, put_hint_prefix};
-use super::{Purpose, Reading, Timer, Worker};
+use super::timers::Timer;
+use super::{Purpose, Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
 use crate::protocol::record::Sealed;

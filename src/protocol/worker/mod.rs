@@ -21,17 +21,20 @@
 mod cells;
 mod gather;
 mod get;
+mod hashing;
 mod hints;
 mod pass;
 mod peers;
 mod put;
 mod rebuild;
+mod recent;
 mod repair;
 mod replica;
 mod scan;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -41,6 +44,9 @@ use rand::{Rng, SeedableRng};
 use rustc_hash::FxHashMap;
 
 use self::cells::{Cell, CellId, Pending};
+use self::hashing::Seeded;
+use self::recent::Recent;
+use self::timers::{Timer, TimerKey, Timers};
 use super::clock::Clock;
 use super::defect::Defect;
 use super::message::{CallId, DataMessage};
@@ -86,8 +92,8 @@ pub struct Worker {
     conditions: Conditions,
     stats: Stats,
 
-    // Keyed by what users choose: these keep the standard library's guard against collisions.
-    cells: HashMap<CellId, Cell>,
+    cells: HashMap<CellId, Cell, Seeded>,
+    recent: Recent,
     /// Commits on their way; a waiter is told when its commit is reported.
     commits: BTreeMap<CommitId, Pending>,
     last_commit: CommitId,
@@ -101,11 +107,10 @@ pub struct Worker {
     ops: FxHashMap<OpKey, Op>,
     last_op: u64,
     /// Keys with a write under way here, and how many: repair leaves them alone.
-    putting: HashMap<Key, u32>,
+    putting: HashMap<Key, u32, Seeded>,
     /// What an op that is being stepped wants left in cells of this node afterwards.
     later: Vec<(CellId, cells::Task)>,
-    timers: BTreeMap<(Mono, u64), Timer>,
-    last_timer: u64,
+    timers: Timers,
 
     peers: peers::Peers,
     sessions: pass::Sessions,
@@ -134,7 +139,7 @@ enum Reading {
     /// To know the view of a cell.
     Cell(CellId),
     /// As this node's own answer to a read that it coordinates.
-    Gather { op: OpKey, ask: usize },
+    Gather { op: OpKey, ask: usize, since: recent::Since },
     /// As an answer to a peer.
     Replica(replica::ReplicaRead),
     /// As this node's own part of a scan that it coordinates.
@@ -156,6 +161,7 @@ struct Call {
     sent: Mono,
     /// Whether its time is over; the answer counts all the same.
     late: bool,
+    timer: TimerKey,
     purpose: Purpose,
 }
 
@@ -166,21 +172,9 @@ enum Purpose {
     Spread { op: OpKey, ask: usize },
     Pass { op: OpKey },
     Scan { op: OpKey, ask: usize },
-    Rebuild { op: OpKey, home: usize },
+    Rebuild { op: OpKey },
     Repair { key: Key },
     Replay { cell: CellId },
-}
-
-/// What is to be done at some time. A stale timer finds nothing to do.
-#[derive(Debug)]
-enum Timer {
-    Op(OpKey),
-    Call(CallId),
-    Replay(NodeName),
-    Probe(NodeId),
-    Session(NodeId, u16),
-    Rebuild(Partition, Key),
-    Arrive,
 }
 
 /// Who is told how an op ended.
@@ -196,14 +190,17 @@ impl Worker {
     pub fn new(config: WorkerConfig) -> Self {
         let last =
             if has(&config, Defect::ClockBelowLast) { Stamp::default() } else { config.clock };
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
+        let hashing = Seeded::new(rng.next_u64());
         Self {
-            rng: ChaCha8Rng::seed_from_u64(config.seed),
+            rng,
             clock: Clock::starting_above(last, config.tuning.skew_ms_max),
             view: None,
             arriving: None,
             conditions: Conditions::default(),
             stats: Stats::default(),
-            cells: HashMap::default(),
+            cells: HashMap::with_hasher(hashing),
+            recent: Recent::new(config.tuning.recent_bytes_max, hashing),
             commits: BTreeMap::new(),
             last_commit: CommitId::default(),
             tenures: BTreeMap::new(),
@@ -214,10 +211,9 @@ impl Worker {
             last_call: 0,
             ops: FxHashMap::default(),
             last_op: 0,
-            putting: HashMap::default(),
+            putting: HashMap::with_hasher(hashing),
             later: Vec::new(),
-            timers: BTreeMap::new(),
-            last_timer: 0,
+            timers: Timers::default(),
             peers: peers::Peers::default(),
             sessions: pass::Sessions::default(),
             hints: hints::Hints::default(),
@@ -257,7 +253,7 @@ impl Worker {
     /// When the next timer is due. A tick that comes late does no harm; one that is lost does.
     #[must_use]
     pub fn next_timer(&self) -> Option<Mono> {
-        self.timers.first_key_value().map(|(at, _)| at.0)
+        self.timers.next()
     }
 
     /// What the worker has done since its start.
@@ -281,7 +277,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         match message {
-            DataMessage::Read(read) => self.serve_read(sender, partition, read, out),
+            DataMessage::Read(read) => self.serve_read(now, sender, partition, read, out),
             DataMessage::Write(write) => self.serve_write(now, sender, partition, write, out),
             DataMessage::Scan(scan) => self.serve_scan(sender, partition, scan, out),
             DataMessage::OpenSession(open) => self.serve_session(now, sender, partition, open, out),
@@ -293,8 +289,8 @@ impl Worker {
                 Some(Purpose::Gather { op, ask }) => {
                     self.gather_answered(now, op, ask, answer, out);
                 }
-                Some(Purpose::Rebuild { op, home }) => {
-                    self.rebuild_answered(now, op, home, answer, out);
+                Some(Purpose::Rebuild { op }) => {
+                    self.rebuild_answered(now, op, answer, out);
                 }
                 _ => {}
             },
@@ -330,8 +326,10 @@ impl Worker {
     ) {
         match self.reads.remove(&token) {
             Some(Reading::Cell(id)) => self.cell_read(now, &id, result, out),
-            Some(Reading::Gather { op, ask }) => self.gather_own(now, op, ask, result, out),
-            Some(Reading::Replica(read)) => self.answer_read(now, read, result, out),
+            Some(Reading::Gather { op, ask, since }) => {
+                self.gather_read(now, op, ask, since, result, out);
+            }
+            Some(Reading::Replica(read)) => self.replica_read(now, read, result, out),
             _ => {}
         }
     }
@@ -406,24 +404,22 @@ impl Worker {
 
     /// A call will not be answered, or not in time.
     fn call_failed(&mut self, now: Now, call: CallId, out: &mut Vec<Effect>) {
-        let Some(Call { to, purpose, .. }) = self.calls.remove(&call) else { return };
+        let Some(Call { to, purpose, timer, .. }) = self.calls.remove(&call) else { return };
+        self.timers.cancel(timer);
         match purpose {
             Purpose::Gather { op, ask } => self.gather_failed(now, op, ask, out),
             Purpose::Spread { op, ask } => self.spread_failed(now, op, ask, out),
             Purpose::Pass { op } => self.pass_silent(now, op, out),
             Purpose::Scan { op, ask } => self.scan_failed(now, op, ask, out),
-            Purpose::Rebuild { op, home } => self.rebuild_failed(now, op, home, out),
+            Purpose::Rebuild { op } => self.rebuild_failed(now, op, out),
             Purpose::Repair { key } => self.repairs.done(to, &key),
             Purpose::Replay { cell } => self.replay_failed(now, &cell, out),
         }
     }
 
     fn run_timers(&mut self, now: Now, out: &mut Vec<Effect>) {
-        while let Some(entry) = self.timers.first_entry() {
-            if entry.key().0 > now.mono {
-                break;
-            }
-            match entry.remove() {
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
                 Timer::Op(op) => self.op_timer(now, op, out),
                 Timer::Call(call) => self.call_timer(now, call, out),
                 Timer::Replay(target) => self.replay_due(&target, out),
@@ -460,7 +456,7 @@ impl Worker {
                 matches!(self.calls.get(&call), Some(Call { purpose: Purpose::Pass { .. }, .. }));
             if let Some(asked) = self.calls.get_mut(&call) {
                 asked.late = true;
-                self.arm(now.mono.after_millis(LATE_MS), Timer::Call(call));
+                asked.timer = self.timers.set(now.mono.after_millis(LATE_MS), Timer::Call(call));
             }
             if !passed {
                 self.peer_timed_out(now, to, out);
@@ -469,8 +465,7 @@ impl Worker {
     }
 
     fn arm(&mut self, at: Mono, timer: Timer) {
-        self.last_timer += 1;
-        self.timers.insert((at, self.last_timer), timer);
+        self.timers.set(at, timer);
     }
 
     fn next_op(&mut self) -> OpKey {
@@ -492,8 +487,9 @@ impl Worker {
         // The boot keeps an answer to an earlier process from passing for one to this one.
         self.last_call += 1;
         let call = CallId(self.config.boot.0 ^ (self.last_call << 6) ^ self.config.index as u64);
-        self.calls.insert(call, Call { to, sent: now.mono, late: false, purpose });
-        self.arm(now.mono.after_micros(self.config.tuning.replica_timeout), Timer::Call(call));
+        let due = now.mono.after_micros(self.config.tuning.replica_timeout);
+        let timer = self.timers.set(due, Timer::Call(call));
+        self.calls.insert(call, Call { to, sent: now.mono, late: false, timer, purpose });
         out.push(Effect::Send { to, trace, partition, message: message(call) });
         call
     }
@@ -503,7 +499,8 @@ impl Worker {
         if self.calls.get(&call)?.to != from {
             return None;
         }
-        let Call { sent, purpose, .. } = self.calls.remove(&call)?;
+        let Call { sent, purpose, timer, .. } = self.calls.remove(&call)?;
+        self.timers.cancel(timer);
         self.peers.observe(from, now.mono.micros_since(sent));
         Some(purpose)
     }

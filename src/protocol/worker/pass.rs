@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::put::Asked;
 use super::replica::Sender;
-use super::{Op, OpKey, Origin, Purpose, Timer, Worker};
+use super::timers::Timer;
+use super::{Op, OpKey, Origin, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{CallId, DataMessage, OpenSession, Pass, PassAnswer, Session};
 use crate::protocol::op::{Action, Failure, Op as ClientOp, Outcome, Reason};

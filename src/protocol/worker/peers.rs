@@ -6,7 +6,8 @@
 
 use rustc_hash::FxHashMap as HashMap;
 
-use super::{Timer, Worker};
+use super::Worker;
+use super::timers::Timer;
 use crate::protocol::message::{DataMessage, OpenSession};
 use crate::protocol::step::Effect;
 use crate::types::{NodeId, Now, Partition};

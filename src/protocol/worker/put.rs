@@ -14,7 +14,8 @@
 use super::cells::{CellId, Task, Waiter};
 use super::gather::{Gather, Progress, Route};
 use super::spread::{Reach, Spread};
-use super::{Op, OpKey, Origin, Timer, Worker};
+use super::timers::{Timer, TimerKey};
+use super::{Op, OpKey, Origin, Worker};
 use crate::protocol::context::ContextError;
 use crate::protocol::defect::Defect;
 use crate::protocol::op::{Failure, Outcome, Put, Reason, Receipt};
@@ -32,6 +33,7 @@ pub(super) struct PutOp {
     consistency: Consistency,
     strict: bool,
     deadline: Mono,
+    timer: TimerKey,
     trace: Option<TraceContext>,
     route: Route,
     /// Whether nothing may be formed before R homes have answered.
@@ -78,7 +80,8 @@ impl Worker {
         *self.putting.entry(key.clone()).or_default() += 1;
         let patience =
             if strict || far || !is_home { self.config.tuning.hedge_min } else { u64::MAX };
-        self.arm(now.mono.after_micros(patience).min(deadline), Timer::Op(op));
+        let due = now.mono.after_micros(patience).min(deadline);
+        let timer = self.timers.set(due, Timer::Op(op));
         let state = PutOp {
             origin,
             key: key.clone(),
@@ -86,6 +89,7 @@ impl Worker {
             consistency,
             strict,
             deadline,
+            timer,
             trace,
             route,
             must_gather: strict || far,
@@ -162,7 +166,7 @@ impl Worker {
                 self.ops.insert(op, Op::Put(put));
             }
             Progress::Exhausted if put.must_gather => {
-                self.put_failed_before(op, put, Reason::QuorumNotReached, out);
+                self.put_failed_before(put, Reason::QuorumNotReached, out);
             }
             Progress::Enough | Progress::Exhausted => {
                 put.base = put.base.merge(&gather.merged());
@@ -183,9 +187,9 @@ impl Worker {
     }
 
     /// The own copy could not be read: nothing was begun.
-    pub(super) fn put_unreadable(&mut self, _now: Now, op: OpKey, out: &mut Vec<Effect>) {
+    pub(super) fn put_unreadable(&mut self, op: OpKey, out: &mut Vec<Effect>) {
         if let Some(Op::Put(put)) = self.ops.remove(&op) {
-            self.put_failed_before(op, put, Reason::StoreRefused, out);
+            self.put_failed_before(put, Reason::StoreRefused, out);
         }
     }
 
@@ -196,7 +200,7 @@ impl Worker {
         let base = held.merge(&put.base);
         let (record, dot) = match self.new_record(now, &put, held, &base, out) {
             Ok(formed) => formed,
-            Err(reason) => return self.put_failed_before(op, put, reason, out),
+            Err(reason) => return self.put_failed_before(put, reason, out),
         };
         put.written = Some(dot);
         let n = put.route.slots.len();
@@ -328,7 +332,7 @@ impl Worker {
             }
         }
         if over && put.replied {
-            self.put_over(&put.key);
+            self.put_over(&put);
         } else {
             self.ops.insert(op, Op::Put(put));
         }
@@ -339,7 +343,7 @@ impl Worker {
         let Some(Op::Put(mut put)) = self.ops.remove(&op) else { return };
         if now.mono >= put.deadline {
             if put.written.is_none() {
-                return self.put_failed_before(op, put, Reason::QuorumNotReached, out);
+                return self.put_failed_before(put, Reason::QuorumNotReached, out);
             }
             if !put.replied {
                 self.put_fail(&mut put, out);
@@ -348,19 +352,20 @@ impl Worker {
             return self.put_moved(now, op, out);
         }
         let Some(mut gather) = put.gather.take() else {
-            self.arm(put.deadline, Timer::Op(op));
+            put.timer = self.timers.set(put.deadline, Timer::Op(op));
             self.ops.insert(op, Op::Put(put));
             return;
         };
         if put.must_gather {
             self.gather_next(now, op, &mut gather, out);
             let patience = self.gather_patience(&gather);
-            self.arm(now.mono.after_micros(patience).min(put.deadline), Timer::Op(op));
+            let due = now.mono.after_micros(patience).min(put.deadline);
+            put.timer = self.timers.set(due, Timer::Op(op));
             put.gather = Some(gather);
             self.ops.insert(op, Op::Put(put));
         } else {
             put.base = put.base.merge(&gather.merged());
-            self.arm(put.deadline, Timer::Op(op));
+            put.timer = self.timers.set(put.deadline, Timer::Op(op));
             self.put_form(now, op, put, out);
         }
     }
@@ -398,13 +403,7 @@ impl Worker {
     }
 
     /// Fails a write of which nothing was formed.
-    fn put_failed_before(
-        &mut self,
-        _op: OpKey,
-        put: Box<PutOp>,
-        reason: Reason,
-        out: &mut Vec<Effect>,
-    ) {
+    fn put_failed_before(&mut self, put: Box<PutOp>, reason: Reason, out: &mut Vec<Effect>) {
         let mut failure = Failure::before(reason);
         if let Some(gather) = &put.gather {
             let (reached, missing) = gather.reached();
@@ -413,15 +412,16 @@ impl Worker {
             failure.reached = reached.iter().filter_map(|id| view.name_of(*id).cloned()).collect();
             failure.missing = missing.iter().filter_map(|id| view.name_of(*id).cloned()).collect();
         }
-        self.put_over(&put.key);
+        self.put_over(&put);
         self.reply(put.origin, put.route.partition, Outcome::Failed(failure), out);
     }
 
-    fn put_over(&mut self, key: &Key) {
-        if let Some(count) = self.putting.get_mut(key) {
+    fn put_over(&mut self, put: &PutOp) {
+        self.timers.cancel(put.timer);
+        if let Some(count) = self.putting.get_mut(&put.key) {
             *count -= 1;
             if *count == 0 {
-                self.putting.remove(key);
+                self.putting.remove(&put.key);
             }
         }
     }

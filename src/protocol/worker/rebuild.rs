@@ -7,7 +7,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::cells::{CellId, Task, Waiter};
-use super::{Op, OpKey, Purpose, Reading, Timer, Worker};
+use super::timers::Timer;
+use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, ReadAnswer, ReadRequest};
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
@@ -65,6 +66,7 @@ impl Worker {
             let nothing = Task::Merge(Record::default().into(), Waiter::None);
             return self.with_view(now, id.clone(), nothing, out);
         }
+        self.recent.forget(&key);
         if !self.rebuilding.insert((partition, key.clone())) {
             return;
         }
@@ -103,11 +105,11 @@ impl Worker {
         self.ops.insert(op, Op::Rebuild(Box::new(state)));
         for home in others.iter().copied() {
             let Some(node) = route.slots[home].1 else {
-                self.rebuild_failed(now, op, home, out);
+                self.rebuild_failed(now, op, out);
                 continue;
             };
             let key = key.clone();
-            let purpose = Purpose::Rebuild { op, home };
+            let purpose = Purpose::Rebuild { op };
             let message =
                 |call| DataMessage::Read(ReadRequest { call, key, hint_for: None, known: None });
             self.call(now, node, purpose, partition, None, message, out);
@@ -122,7 +124,6 @@ impl Worker {
         &mut self,
         now: Now,
         op: OpKey,
-        home: usize,
         answer: ReadAnswer,
         out: &mut Vec<Effect>,
     ) {
@@ -137,19 +138,13 @@ impl Worker {
             | ReadAnswer::NotMine
             | ReadAnswer::Rebuilding => None,
         };
-        let Some(record) = record else { return self.rebuild_failed(now, op, home, out) };
+        let Some(record) = record else { return self.rebuild_failed(now, op, out) };
         rebuild.merged = rebuild.merged.merge(&record);
         rebuild.missing -= 1;
         self.rebuild_moved(now, op, out);
     }
 
-    pub(super) fn rebuild_failed(
-        &mut self,
-        now: Now,
-        op: OpKey,
-        _home: usize,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn rebuild_failed(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
         rebuild.failed = true;
         rebuild.missing -= 1;

@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::cells::{CellId, Incoming, Task, Waiter, open_stored};
+use super::recent::Since;
 use super::{Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{
@@ -31,6 +32,7 @@ pub(super) struct ReplicaRead {
     call: CallId,
     id: CellId,
     known: Option<Known>,
+    since: Since,
 }
 
 /// A peer's scan whose answer waits for the store.
@@ -57,6 +59,7 @@ impl Worker {
 
     pub(super) fn serve_read(
         &mut self,
+        now: Now,
         sender: Sender,
         partition: Partition,
         read: ReadRequest,
@@ -78,21 +81,41 @@ impl Worker {
             return send_answer(sender, partition, DataMessage::ReadReply(call, answer), out);
         }
         let id = CellId { hint_for, partition, key };
+        let since = self.recent.since();
+        let recent = if id.hint_for.is_none() { self.recent.get(&id.key) } else { None };
         let (space, key) = (id.space(), id.store_key());
+        let read = ReplicaRead { sender, call, id, known, since };
+        if recent.is_some() {
+            return self.answer_read(now, read, Ok(recent), out);
+        }
         let token = self.next_token();
-        self.reads.insert(token, Reading::Replica(ReplicaRead { sender, call, id, known }));
+        self.reads.insert(token, Reading::Replica(read));
         out.push(Effect::Read { token, space, key });
     }
 
-    /// What a peer asked for has been read.
-    pub(super) fn answer_read(
+    /// What a peer asked for has been read from the store.
+    pub(super) fn replica_read(
         &mut self,
         now: Now,
         read: ReplicaRead,
         result: Result<Option<Bytes>, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let ReplicaRead { sender, call, id, known } = read;
+        if let (None, Ok(Some(stored))) = (&read.id.hint_for, &result) {
+            self.keep_read(&read.id.key, stored, read.since);
+        }
+        self.answer_read(now, read, result, out);
+    }
+
+    /// What a peer asked for is known.
+    fn answer_read(
+        &mut self,
+        now: Now,
+        read: ReplicaRead,
+        result: Result<Option<Bytes>, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let ReplicaRead { sender, call, id, known, .. } = read;
         let answer = match result {
             Err(ReadFailed) => ReadAnswer::Rebuilding,
             Ok(None) if id.hint_for.is_some() => ReadAnswer::NoHint,

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::replica::scan_effect;
-use super::{Op, OpKey, Purpose, Reading, Timer, Worker};
+use super::timers::Timer;
+use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, ScanAnswer, ScanRequest};
 use crate::protocol::op::{Failure, Reason};
 use crate::protocol::quorum::Consistency;
