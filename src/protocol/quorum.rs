@@ -82,6 +82,11 @@ impl Tally {
 
 /// The size of a maximum matching, by augmenting paths (Kuhn). N is small: at most a handful.
 fn matching(pairs: &[(usize, NodeId)]) -> usize {
+    // The usual case: each home has answered for itself.
+    let apart = |at: usize| pairs[..at].iter().all(|p| p.0 != pairs[at].0 && p.1 != pairs[at].1);
+    if (0..pairs.len()).all(apart) {
+        return pairs.len();
+    }
     let mut node_of: Vec<(NodeId, usize)> = Vec::with_capacity(pairs.len());
     let mut slots: Vec<usize> = pairs.iter().map(|pair| pair.0).collect();
     slots.sort_unstable();

@@ -283,7 +283,11 @@ impl Record {
     /// Whether merging `other` in would change nothing.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
-        self.seen.covers_all(&other.seen) && self.merge(other) == *self
+        // Then a sibling of the other stays only if it is here, too; and one of these goes if the
+        // other has superseded it.
+        let has = |dot| other.siblings.binary_search_by_key(&dot, |s| s.dot).is_ok();
+        let stays = |sibling: &Sibling| !other.seen.covers(sibling.dot) || has(sibling.dot);
+        self.seen.covers_all(&other.seen) && self.siblings.iter().all(stays)
     }
 
     /// The record after a write: `context` and exactly the siblings that it covers are
@@ -453,6 +457,7 @@ pub(crate) mod tests {
             prop_assert_eq!(a.merge(b).merge(c), a.merge(&b.merge(c)));
             prop_assert_eq!(&a.merge(a), a);
             prop_assert!(a.merge(b).contains(a));
+            prop_assert_eq!(a.contains(b), a.merge(b) == *a);
         }
 
         #[test]

@@ -19,6 +19,8 @@
 //! - A task's waiter is told once: when what the task left in the view is durable, or when that
 //!   was refused.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Worker;
@@ -49,7 +51,7 @@ pub(super) enum Cell {
         waiting: Vec<Task>,
     },
     Held {
-        record: Record,
+        record: Arc<Record>,
         outstanding: u32,
         /// The newest commit of it, and what that stores; none before the first.
         last: CommitId,
@@ -75,7 +77,7 @@ pub(super) enum Task {
 /// A record to be merged, with its sealed form if that is at hand.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    pub record: Record,
+    pub record: Arc<Record>,
     pub sealed: Option<Sealed>,
 }
 
@@ -104,7 +106,7 @@ pub(super) struct Pending {
 
 impl From<Record> for Incoming {
     fn from(record: Record) -> Self {
-        Self { record, sealed: None }
+        Self { record: Arc::new(record), sealed: None }
     }
 }
 
@@ -214,6 +216,7 @@ impl Worker {
         };
         // No commit is outstanding yet: the zero marks a view that must not outlive the tasks.
         let last = CommitId(0);
+        let record = Arc::new(record);
         let view = Cell::Held { record, outstanding: 0, last, stored: None, refused: false };
         self.cells.insert(id.clone(), view);
         for task in tasks {
@@ -235,16 +238,14 @@ impl Worker {
                 self.put_consulted(now, op, &record, out);
             }
             Task::Merge(incoming, waiter) => {
-                let merged = if record.is_empty() {
+                let merged = if incoming.record.contains(&record) {
                     incoming
                 } else {
-                    let merged = record.merge(&incoming.record);
-                    let sealed = incoming.sealed.filter(|_| merged == incoming.record);
-                    Incoming { record: merged, sealed }
+                    record.merge(&incoming.record).into()
                 };
-                if id.hint_for.is_none() && self.tenures.contains_key(&id.partition) {
-                    let ours = record.seen().clone();
-                    self.heed_own_actor(id.partition, &ours, merged.record.seen(), out);
+                if id.hint_for.is_none() {
+                    let (ours, theirs) = (record.seen(), merged.record.seen());
+                    self.heed_own_actor(id.partition, ours, theirs, out);
                 }
                 self.leave(now, id, merged, waiter, out);
             }

@@ -5,21 +5,24 @@
 //! a home is down, a fallback that keeps a hint for it answers in its place; a fallback without a
 //! hint gives no answer at all. What counts are distinct nodes in distinct home slots.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::cells::{CellId, open_stored, stored_hash};
 use super::recent::Since;
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, Known, ReadAnswer, ReadRequest};
+use crate::protocol::placement::View;
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, ReadFailed};
 use crate::types::{Key, NodeId, Now, Partition, RecordHash, TraceContext};
 
 /// The homes of a partition as an op found them when it began.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Route {
-    pub view: std::sync::Arc<crate::protocol::placement::View>,
+    pub view: Arc<View>,
     pub partition: Partition,
     /// Each home: its place among the members, and its disk if that is known.
     pub slots: Vec<(u16, Option<NodeId>)>,
@@ -53,7 +56,7 @@ enum Answer {
 /// A read of one key under way.
 #[derive(Debug)]
 pub(super) struct Gather {
-    pub route: Route,
+    pub route: Arc<Route>,
     pub key: Key,
     pub needed: usize,
     pub trace: Option<TraceContext>,
@@ -76,7 +79,7 @@ pub(super) enum Progress {
 }
 
 impl Gather {
-    fn new(route: Route, key: Key, needed: usize, candidates: Vec<Candidate>) -> Self {
+    fn new(route: Arc<Route>, key: Key, needed: usize, candidates: Vec<Candidate>) -> Self {
         Self {
             route,
             key,
@@ -179,13 +182,18 @@ impl Gather {
 
 impl Worker {
     /// The homes of a partition now; none before the founding.
-    pub(super) fn route(&self, partition: Partition) -> Option<Route> {
-        let view = self.view.clone()?;
+    pub(super) fn route(&mut self, partition: Partition) -> Option<Arc<Route>> {
+        if let Some(route) = self.routes.get(&partition) {
+            return Some(route.clone());
+        }
+        let view = self.view.clone().filter(|view| partition.0 < view.partitions())?;
         let me = view.my_member();
         let homes = view.homes(partition);
         let slots = homes.iter().map(|&member| (member, view.id(member))).collect();
         let own = homes.iter().position(|&member| Some(member) == me);
-        Some(Route { view, partition, slots, own })
+        let route = Arc::new(Route { view, partition, slots, own });
+        self.routes.insert(partition, route.clone());
+        Some(route)
     }
 
     /// The nodes behind the homes, in order of preference, that can be reached; this node too.
@@ -196,7 +204,13 @@ impl Worker {
     }
 
     /// A gather that has asked nobody yet. A strict one counts no hints.
-    pub(super) fn gather(&self, route: Route, key: Key, needed: usize, strict: bool) -> Gather {
+    pub(super) fn gather(
+        &self,
+        route: Arc<Route>,
+        key: Key,
+        needed: usize,
+        strict: bool,
+    ) -> Gather {
         let own = route.own.filter(|_| !self.is_rebuilding(route.partition, &key));
         let others = route.slots.iter().enumerate().filter(|&(slot, _)| Some(slot) != route.own);
         let others = others.filter_map(|(slot, &(_, node))| Some((slot, node?)));

@@ -111,7 +111,8 @@ impl Worker {
         let needed = Consistency::Quorum.of(gather.route.slots.len());
         let (route, name) = (gather.route.clone(), gather.key.clone());
         let own = CellId::own(route.partition, &name);
-        let mut spread = Spread::new(route, name, merged.clone(), needed, true, gather.trace);
+        let mut spread =
+            Spread::new(route, name, merged.clone().into(), needed, true, gather.trace);
         self.spread_start(now, key, &mut spread, &equal, out);
         if let Some(slot) = spread.route.own.filter(|slot| !equal.contains(slot))
             && let Some(ask) = Self::spread_own(&spread)
@@ -145,7 +146,7 @@ impl Worker {
     fn get_reply(&mut self, now: Now, get: &mut GetOp, out: &mut Vec<Effect>) {
         get.replied = true;
         let merged = match &get.spread {
-            Some(spread) => spread.record.clone(),
+            Some(spread) => Record::clone(&spread.record),
             None => get.gather.merged(),
         };
         let outcome = Outcome::Read(shown(&merged, now.wall));

@@ -89,6 +89,8 @@ pub struct Worker {
     view: Option<Arc<View>>,
     /// The first view, until what the store held at the start is known.
     arriving: Option<Arc<View>>,
+    /// Routes that were worked out under this view.
+    routes: FxHashMap<Partition, Arc<gather::Route>>,
     conditions: Conditions,
     stats: Stats,
 
@@ -97,7 +99,7 @@ pub struct Worker {
     /// Commits on their way; a waiter is told when its commit is reported.
     commits: BTreeMap<CommitId, Pending>,
     last_commit: CommitId,
-    tenures: BTreeMap<Partition, Actor>,
+    tenures: FxHashMap<Partition, Actor>,
     tenures_begun: u64,
 
     reads: FxHashMap<Token, Reading>,
@@ -197,13 +199,14 @@ impl Worker {
             clock: Clock::starting_above(last, config.tuning.skew_ms_max),
             view: None,
             arriving: None,
+            routes: FxHashMap::default(),
             conditions: Conditions::default(),
             stats: Stats::default(),
             cells: HashMap::with_hasher(hashing),
             recent: Recent::new(config.tuning.recent_bytes_max, hashing),
             commits: BTreeMap::new(),
             last_commit: CommitId::default(),
-            tenures: BTreeMap::new(),
+            tenures: FxHashMap::default(),
             tenures_begun: 0,
             reads: FxHashMap::default(),
             last_token: Token(0),
@@ -365,6 +368,7 @@ impl Worker {
             self.tenures.clear();
         }
         self.view = Some(view);
+        self.routes.clear();
     }
 
     /// What the store held at the start is known: the worker begins to serve.

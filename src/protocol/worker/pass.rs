@@ -115,7 +115,7 @@ impl Worker {
     }
 
     /// Who should coordinate a write in this node's stead, best first; none if this node should.
-    fn better_coordinators(&self, partition: Partition) -> Vec<NodeId> {
+    fn better_coordinators(&mut self, partition: Partition) -> Vec<NodeId> {
         let Some(route) = self.route(partition) else { return vec![] };
         let me = route.view.me;
         if route.own.is_some() && !self.conditions.clock_suspect {

@@ -11,6 +11,9 @@
 //! One write, one dot. A home writes under its tenure's actor; a coordinator that is no home takes
 //! a fresh actor for each write, for it does not hold what that actor wrote before.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::cells::{CellId, Task, Waiter};
 use super::gather::{Gather, Progress, Route};
 use super::spread::{Reach, Spread};
@@ -35,7 +38,7 @@ pub(super) struct PutOp {
     deadline: Mono,
     timer: TimerKey,
     trace: Option<TraceContext>,
-    route: Route,
+    route: Arc<Route>,
     /// Whether nothing may be formed before R homes have answered.
     must_gather: bool,
     /// Own hint cells that have not been consulted yet.
@@ -197,7 +200,11 @@ impl Worker {
     /// home), and sends it on its way.
     pub(super) fn form_put(&mut self, now: Now, op: OpKey, held: &Record, out: &mut Vec<Effect>) {
         let Some(Op::Put(mut put)) = self.ops.remove(&op) else { return };
-        let base = held.merge(&put.base);
+        let base = if put.base.is_empty() {
+            Cow::Borrowed(held)
+        } else {
+            Cow::Owned(held.merge(&put.base))
+        };
         let (record, dot) = match self.new_record(now, &put, held, &base, out) {
             Ok(formed) => formed,
             Err(reason) => return self.put_failed_before(put, reason, out),
@@ -208,7 +215,7 @@ impl Worker {
         let needed = put.consistency.of(n).max(majority);
         let (route, key) = (put.route.clone(), put.key.clone());
         let own = route.own.map(|_| CellId::own(route.partition, &key));
-        let mut spread = Spread::new(route, key, record, needed, put.strict, put.trace);
+        let mut spread = Spread::new(route, key, record.into(), needed, put.strict, put.trace);
         self.spread_start(now, op, &mut spread, &[], out);
         let (own_ask, incoming) = (Self::spread_own(&spread), spread.incoming());
         put.spread = Some(spread);
@@ -310,10 +317,21 @@ impl Worker {
         theirs: &VersionVector,
         out: &mut Vec<Effect>,
     ) {
-        let Some(&actor) = self.tenures.get(&partition) else { return };
-        if theirs.of(actor) > ours.of(actor) && !self.has(Defect::KeepActorAfterRestart) {
+        if self.is_behind(partition, ours, theirs) {
             self.end_tenure(partition, "a peer knows more of this actor than is held here", out);
         }
+    }
+
+    /// Whether `theirs` shows more of this node's own actor than `ours`.
+    pub(super) fn is_behind(
+        &self,
+        partition: Partition,
+        ours: &VersionVector,
+        theirs: &VersionVector,
+    ) -> bool {
+        self.tenures.get(&partition).is_some_and(|&actor| {
+            theirs.of(actor) > ours.of(actor) && !self.has(Defect::KeepActorAfterRestart)
+        })
     }
 
     /// A home or a fallback has answered, or failed to.

@@ -100,9 +100,14 @@ impl Recent {
         let Some(copies) = &mut self.copies else { return };
         if stored.len() > RECORD_BYTES_MAX {
             copies.remove(key.bytes().as_ref());
-        } else {
-            copies.insert(Bytes::copy_from_slice(key.bytes()), Bytes::copy_from_slice(stored));
+            return;
         }
+        let copy = Bytes::copy_from_slice(stored);
+        if let Some(mut held) = copies.get_mut(key.bytes().as_ref()) {
+            *held = copy;
+            return;
+        }
+        copies.insert(Bytes::copy_from_slice(key.bytes()), copy);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Answering peers: what this node holds, and keeping what it is sent.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::cells::{CellId, Incoming, Task, Waiter, open_stored};
@@ -193,7 +195,7 @@ impl Worker {
         let hash = sealed.hash();
         let waiter = Waiter::Peer { to: sender.from, call, trace: sender.trace, hash };
         let id = CellId { hint_for, partition, key };
-        let incoming = Incoming { record, sealed: Some(sealed) };
+        let incoming = Incoming { record: Arc::new(record), sealed: Some(sealed) };
         self.with_view(now, id, Task::Merge(incoming, waiter), out);
     }
 

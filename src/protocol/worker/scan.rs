@@ -56,8 +56,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let partition = wanted.partition;
-        let partitions = self.view.as_ref().map_or(0, |view| view.partitions());
-        let route = self.route(partition).filter(|_| partition.0 < partitions);
+        let route = self.route(partition);
         let Some(route) = route.filter(|_| !self.conditions.draining) else {
             let failure = Failure::before(Reason::NotFounded);
             out.push(Effect::ScanReply(ticket, Err(failure)));

@@ -9,12 +9,15 @@
 //! Two counts are kept: who *holds* the record at all, and who *counts* toward W (a strict
 //! request counts no hint). Both count distinct nodes in distinct slots.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use super::cells::{CellId, Incoming, Task, Waiter};
 use super::gather::Route;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
-use crate::protocol::quorum::{Standing, Tally};
+use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
 use crate::types::{Key, NodeId, NodeName, Now, TraceContext};
@@ -39,16 +42,17 @@ struct Asked {
 /// A record on its way to the homes of its key.
 #[derive(Debug)]
 pub(super) struct Spread {
-    pub route: Route,
+    pub route: Arc<Route>,
     pub key: Key,
-    pub record: Record,
+    pub record: Arc<Record>,
     sealed: Sealed,
     pub needed: usize,
     /// Whether hints do not count.
     pub strict: bool,
     trace: Option<TraceContext>,
     asked: Vec<Asked>,
-    fallbacks: Vec<NodeId>,
+    /// Who is still to be asked to keep a hint, once one is needed.
+    fallbacks: Option<VecDeque<NodeId>>,
     holds: Tally,
     counts: Tally,
     acks: usize,
@@ -73,9 +77,9 @@ impl State {
 
 impl Spread {
     pub fn new(
-        route: Route,
+        route: Arc<Route>,
         key: Key,
-        record: Record,
+        record: Arc<Record>,
         needed: usize,
         strict: bool,
         trace: Option<TraceContext>,
@@ -90,7 +94,7 @@ impl Spread {
             strict,
             trace,
             asked: Vec::new(),
-            fallbacks: Vec::new(),
+            fallbacks: None,
             holds: Tally::default(),
             counts: Tally::default(),
             acks: 0,
@@ -146,12 +150,6 @@ impl Spread {
             self.counts.ack(slot, node);
         }
     }
-
-    fn outstanding(&self) -> Vec<(usize, NodeId)> {
-        let waiting = self.asked.iter().filter(|asked| asked.state.is_open());
-        let counting = waiting.filter(|asked| !(asked.hint && self.strict));
-        counting.map(|asked| (asked.slot, asked.node)).collect()
-    }
 }
 
 impl Worker {
@@ -165,9 +163,8 @@ impl Worker {
         skip: &[usize],
         out: &mut Vec<Effect>,
     ) {
-        spread.fallbacks = self.live_fallbacks(&spread.route);
         let me = spread.route.view.me;
-        for (slot, &(_, node)) in spread.route.slots.clone().iter().enumerate() {
+        for (slot, &(_, node)) in spread.route.clone().slots.iter().enumerate() {
             let Some(node) = node.filter(|_| !skip.contains(&slot)) else {
                 if skip.contains(&slot) {
                     let node = node.unwrap_or(me);
@@ -239,7 +236,8 @@ impl Worker {
     ) {
         let target = spread.route.view.member_name(spread.route.slots[slot].0).clone();
         let me = spread.route.view.me;
-        let node = if spread.fallbacks.is_empty() { me } else { spread.fallbacks.remove(0) };
+        let live = || self.live_fallbacks(&spread.route).into();
+        let node = spread.fallbacks.get_or_insert_with(live).pop_front().unwrap_or(me);
         if node != me {
             self.spread_send(now, op, spread, slot, node, Some(target), out);
             return;
@@ -291,11 +289,11 @@ impl Worker {
         let count =
             if self.has(Defect::CountNodeTwice) { spread.acks } else { spread.counts.count() };
         if count >= spread.needed {
-            return Reach::Enough;
-        }
-        match spread.counts.standing(spread.needed, &spread.outstanding()) {
-            Standing::Lost if spread.idle() => Reach::Lost,
-            Standing::Won | Standing::Pending | Standing::Lost => Reach::Waiting,
+            Reach::Enough
+        } else if spread.idle() {
+            Reach::Lost
+        } else {
+            Reach::Waiting
         }
     }
 
