@@ -394,7 +394,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let mut rng = rand::rngs::ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
     let nodes = rng.random_range(3..=7);
     let replicas = if nodes >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
-    let recent_bytes_max = *[0, 2 << 10, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
+    let recent_bytes_max = *[0, 700, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
     WorldConfig {
         seed,
         nodes,

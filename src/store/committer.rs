@@ -19,6 +19,8 @@
 //!
 //! With [`Durability::Buffered`] batches reach the kernel only; the committer then syncs every
 //! second while there is something to sync, so that a power cut takes about a second at most.
+//! A batch that holds a hint is synced all the same: a hint is the only copy that its target will
+//! ever be given, and it counts toward W.
 //! A second thread writes the mark: an fsync of its own that no acknowledgement waits for.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -452,7 +454,12 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
             key: Bytes::from_static(COMMIT_KEY),
             value: Some(BatchPoint { point, synced }.encode()),
         });
-        let completions = match self.store.commit(&self.changes, self.durability) {
+        let holds_hint = |change: &Change| change.space == Space::Hints && change.value.is_some();
+        let durability = match self.durability {
+            Durability::Buffered if !self.changes.iter().any(holds_hint) => Durability::Buffered,
+            Durability::Buffered | Durability::Fsync => Durability::Fsync,
+        };
+        let completions = match self.store.commit(&self.changes, durability) {
             Ok(()) => {
                 self.last = point;
                 if self.members.iter().any(|(source, _)| *source != NOTES) {

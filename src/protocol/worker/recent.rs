@@ -103,7 +103,10 @@ impl Recent {
             return;
         }
         let copy = Bytes::copy_from_slice(stored);
-        if let Some(mut held) = copies.get_mut(key.bytes().as_ref()) {
+        // A heavier one goes the long way, for others may have to make room.
+        if let Some(mut held) = copies.get_mut(key.bytes().as_ref())
+            && copy.len() <= held.len()
+        {
             *held = copy;
             return;
         }
