@@ -15,11 +15,14 @@ async fn main() -> anyhow::Result<()> {
         addresses.push("127.0.0.1:7400".to_owned());
     }
     // One address is enough: the client learns the others.
-    let client = Client::connect(addresses, Options::default())?;
-    single_keys(&client).await.context("single keys")?;
-    shopping_cart(&client).await.context("the shopping cart")?;
-    many_keys(&client).await.context("many keys")?;
-    Ok(())
+    tour(&Client::connect(addresses, Options::default())?).await
+}
+
+/// All of it, on any cluster.
+pub async fn tour(client: &Client) -> anyhow::Result<()> {
+    single_keys(client).await.context("single keys")?;
+    shopping_cart(client).await.context("the shopping cart")?;
+    many_keys(client).await.context("many keys")
 }
 
 async fn single_keys(client: &Client) -> anyhow::Result<()> {

@@ -29,5 +29,9 @@ mod pause;
 mod process;
 mod shutdown;
 mod startup;
+/// The example is a test, too.
+#[path = "../../examples/tour.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod tour;
 mod transfer;
 mod turn;
