@@ -19,6 +19,9 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// All of it, on any cluster.
+///
+/// # Errors
+/// If a call fails, or an answer is not what it should be.
 pub async fn tour(client: &Client) -> anyhow::Result<()> {
     single_keys(client).await.context("single keys")?;
     shopping_cart(client).await.context("the shopping cart")?;
