@@ -33,11 +33,13 @@ pub enum Defect {
     DropHintBeforeAck,
     /// Take a late answer of the store for what is stored now.
     KeepLateRead,
+    /// Answer a scan with what the first home holds.
+    ScanFirstHome,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -51,5 +53,6 @@ impl Defect {
         Self::RefuseFarStamps,
         Self::DropHintBeforeAck,
         Self::KeepLateRead,
+        Self::ScanFirstHome,
     ];
 }

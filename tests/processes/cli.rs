@@ -56,6 +56,8 @@ async fn a_session_writes_reads_deletes_and_says_what_is_not_there() {
         &["get", &"k".repeat(4097)],
         &["set", "k", "v", "--consistency", "most"],
         &["set", "k", "v", "--request-id", "7"],
+        &["scan", "--contexts"],
+        &["scan", "--limit", "0"],
         &["frobnicate"],
     ] {
         let said = ended(run(wrong).await, 2);

@@ -16,6 +16,7 @@
 //! - At most two clusters run at a time, and alone where time is measured.
 
 mod bad_calls;
+mod batches;
 mod cli;
 mod cluster;
 mod folders;
@@ -28,5 +29,9 @@ mod pause;
 mod process;
 mod shutdown;
 mod startup;
+/// The example is a test, too.
+#[path = "../../examples/tour.rs"]
+#[expect(dead_code, reason = "its main is for people")]
+mod tour;
 mod transfer;
 mod turn;

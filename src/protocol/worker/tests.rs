@@ -12,7 +12,7 @@ use crate::protocol::op::{Action, Op as ClientOp, Put, Receipt};
 use crate::protocol::placement::{Member, Placement};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sealed, VersionVector};
-use crate::protocol::step::{Change, Event, Space};
+use crate::protocol::step::{Change, Event, MergedPage, Space};
 use crate::types::{ClusterId, Dot, RequestId, Wall};
 
 const SECOND: u64 = 1_000_000;
@@ -39,6 +39,7 @@ struct Cluster {
     /// Everything that was sent, for whoever wants to look.
     sent: Vec<(usize, NodeId, DataMessage)>,
     replies: BTreeMap<Ticket, Outcome>,
+    pages: Vec<Result<MergedPage, Failure>>,
     events: Vec<(usize, Event)>,
     tickets: u64,
 }
@@ -63,6 +64,7 @@ impl Cluster {
             messages: VecDeque::new(),
             sent: vec![],
             replies: BTreeMap::new(),
+            pages: vec![],
             events: vec![],
             tickets: 0,
         };
@@ -145,7 +147,8 @@ impl Cluster {
                 );
             }
             Effect::Event(event) => self.events.push((node, event)),
-            Effect::ScanReply(..) | Effect::Reachable(..) => {}
+            Effect::ScanReply(_, page) => self.pages.push(page),
+            Effect::Reachable(..) => {}
         }
         vec![]
     }
@@ -240,6 +243,27 @@ impl Cluster {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    fn scan(&mut self, node: usize, partition: Partition, r: Consistency) -> Option<Vec<Key>> {
+        let (ticket, after, bytes_max) = (Ticket(0), Bytes::new(), 1 << 20);
+        let deadline = self.now.mono.after_micros(SECOND);
+        let consistency = r;
+        self.input(
+            node,
+            Input::ScanPage { ticket, partition, after, bytes_max, consistency, deadline },
+        );
+        self.deliver();
+        self.pass(2 * SECOND);
+        let page = self.pages.pop().expect("every scan ends").ok()?;
+        Some(page.entries.into_iter().map(|(key, _)| key).collect())
+    }
+
+    fn damage(&mut self, node: usize, key: &Key) {
+        let place = (Space::Records, CellId::own(key.partition(64), key).store_key());
+        let mut bytes = self.nodes[node].disk[&place].to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        self.nodes[node].disk.insert(place, bytes.into());
     }
 
     fn kill(&mut self, node: usize) {
@@ -484,16 +508,33 @@ fn a_damaged_record_is_never_served_and_is_rebuilt_from_the_others() {
     let mut cluster = Cluster::new(3, 3);
     let key = key("k");
     cluster.set(0, &key, "value");
-    let place = (Space::Records, CellId::own(key.partition(64), &key).store_key());
-    let mut bytes = cluster.nodes[0].disk[&place].to_vec();
-    *bytes.last_mut().unwrap() ^= 1;
-    cluster.nodes[0].disk.insert(place, bytes.into());
+    cluster.damage(0, &key);
     assert_eq!(cluster.get(0, &key, Consistency::One), ["value"]);
     cluster.pass(2 * SECOND);
     assert_eq!(cluster.stored(0, &key), cluster.stored(1, &key));
     let rebuilt = |(_, event): &(usize, Event)| matches!(event, Event::RecordRebuilt(..));
     assert!(cluster.events.iter().any(rebuilt), "{:?}", cluster.events);
     assert!(!cluster.nodes[0].disk.keys().any(|(space, _)| *space == Space::Meta));
+}
+
+#[test]
+fn a_damaged_copy_does_not_count_in_a_scan_and_is_rebuilt() {
+    for damaged in 0..3 {
+        let mut cluster = Cluster::new(3, 3);
+        let (key, other) = (key("k"), (damaged + 1) % 3);
+        let (partition, shown) = (key.partition(64), Some(vec![key.clone()]));
+        cluster.set(0, &key, "value");
+        cluster.damage(damaged, &key);
+        assert_eq!(cluster.scan(damaged, partition, Consistency::Quorum), shown);
+        let lost = |event: &&(usize, Event)| matches!(event.1, Event::RecordLost(..));
+        let found: Vec<_> = cluster.events.iter().filter(lost).map(|event| event.0).collect();
+        assert_eq!(found, [damaged]);
+        assert_eq!(cluster.scan(other, partition, Consistency::All), shown, "it is rebuilt");
+
+        cluster.damage(damaged, &key);
+        assert_eq!(cluster.scan(other, partition, Consistency::All), None);
+        assert_eq!(cluster.scan(other, partition, Consistency::All), shown, "it is rebuilt again");
+    }
 }
 
 #[test]
