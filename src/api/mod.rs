@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  connection ──▶ Dispatch ──▶ Kv     parse ─▶ Backend::run / scan ─▶ answer or error
-//!  (bounded)         │
+//!  (bounded)      (timed)
+//!                    │
 //!                    └───────▶ Admin · health · reflection
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod admin;
 pub mod backend;
+pub mod calls;
 pub mod codec;
 pub(crate) mod connection;
 mod error;
@@ -27,6 +29,7 @@ mod trace;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -39,6 +42,7 @@ use tonic::transport::Server;
 
 use self::admin::AdminService;
 use self::backend::Backend;
+use self::calls::{Calls, Timed};
 use self::connection::{Incoming, Patience};
 use self::health::HealthService;
 use self::kv::KvService;
@@ -154,22 +158,23 @@ fn server() -> Server {
 struct Dispatch<B: Backend> {
     kv: KvServer<KvService<B>>,
     rest: Routes,
+    calls: Arc<Calls>,
 }
 
 impl<B: Backend> Clone for Dispatch<B> {
     fn clone(&self) -> Self {
-        Self { kv: self.kv.clone(), rest: self.rest.clone() }
+        Self { kv: self.kv.clone(), rest: self.rest.clone(), calls: self.calls.clone() }
     }
 }
 
 impl<B: Backend> Dispatch<B> {
     fn new(backend: B, settings: Settings) -> Self {
-        let limit = settings.request_bytes_max();
+        let (limit, calls) = (settings.request_bytes_max(), backend.calls());
         let rest = Routes::new(AdminServer::new(AdminService::new(backend.clone())))
             .add_service(HealthService::server(backend.clone()));
         let rest = with_reflection(rest);
         let kv = KvServer::new(KvService::new(backend, settings)).max_decoding_message_size(limit);
-        Self { kv, rest: rest.prepare() }
+        Self { kv, rest: rest.prepare(), calls }
     }
 }
 
@@ -195,18 +200,20 @@ type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallibl
 impl<B: Backend> Service<http::Request<Body>> for Dispatch<B> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Timed;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Neither service ever is unready.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        if request.uri().path().starts_with("/coterie.v1.Kv/") {
+    fn call(&mut self, request: http::Request<Body>) -> Timed {
+        let method = self.calls.method(request.uri().path());
+        let answer: Answer = if request.uri().path().starts_with("/coterie.v1.Kv/") {
             self.kv.call(request)
         } else {
             Box::pin(self.rest.call(request))
-        }
+        };
+        self.calls.time(method, answer)
     }
 }

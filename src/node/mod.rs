@@ -21,6 +21,7 @@ mod handle;
 pub mod host;
 #[cfg(test)]
 mod host_tests;
+mod metrics;
 mod ports;
 mod run;
 mod start;

@@ -33,6 +33,7 @@ use bytes::Bytes;
 
 use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
 use super::{Change, Durability, Mark, Space, Store, StoreError, assert_keys};
+use crate::metrics::{COUNTS, Histogram, LATENCIES};
 use crate::types::{CommitNumber, Stamp};
 
 /// Bytes of keys and values after which a batch takes no more submissions: about as much as a
@@ -99,6 +100,17 @@ pub enum Beat {
     Ended,
 }
 
+/// What the committer has done since its start.
+#[derive(Debug)]
+pub struct Meters {
+    /// How long commits took, in microseconds.
+    pub durations: Histogram,
+    /// How many submissions went into one commit.
+    pub sizes: Histogram,
+    /// Commits that were refused.
+    pub refused: AtomicU64,
+}
+
 /// The handle of the committer; shared by all who submit.
 #[derive(Debug)]
 pub struct Committer {
@@ -130,6 +142,11 @@ impl Committer {
             progress: AtomicU64::new(0),
             mark: Mutex::new(MarkTask { due: start, behind_since: None, stop: false }),
             mark_work: Condvar::new(),
+            meters: Meters {
+                durations: Histogram::new(LATENCIES),
+                sizes: Histogram::new(COUNTS),
+                refused: AtomicU64::new(0),
+            },
         });
         let committer = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
         let marker = Arc::clone(&shared);
@@ -209,6 +226,12 @@ impl Committer {
         self.shared.outstanding.load(Ordering::Relaxed)
     }
 
+    /// What it has done.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.shared.meters
+    }
+
     /// Whether the committer gets on.
     #[must_use]
     pub fn beat(&self) -> Beat {
@@ -255,6 +278,7 @@ struct Shared {
     progress: AtomicU64,
     mark: Mutex<MarkTask>,
     mark_work: Condvar,
+    meters: Meters,
 }
 
 #[derive(Debug, Default)]
@@ -452,7 +476,11 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
             key: Bytes::from_static(COMMIT_KEY),
             value: Some(BatchPoint { point, synced }.encode()),
         });
-        let completions = match self.store.commit(&self.changes, self.durability) {
+        let began = Instant::now();
+        let committed = self.store.commit(&self.changes, self.durability);
+        self.shared.meters.durations.record_time(began.elapsed());
+        self.shared.meters.sizes.record(self.members.len() as u64);
+        let completions = match committed {
             Ok(()) => {
                 self.last = point;
                 if self.members.iter().any(|(source, _)| *source != NOTES) {
@@ -467,6 +495,7 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
                 self.done()
             }
             Err(StoreError::Full { .. }) => {
+                self.shared.meters.refused.fetch_add(1, Ordering::Relaxed);
                 let refused =
                     |(source, id): &(u32, u64)| Completion::Refused { source: *source, id: *id };
                 self.members.iter().map(refused).collect()

@@ -23,6 +23,7 @@ mod garbage;
 mod impostors;
 mod kills;
 mod load;
+mod metrics;
 mod notice;
 mod pause;
 mod process;
