@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
+use super::ending::Failed;
 use super::handle::{NodeHandle, Reports};
 use super::host::DataCore;
 use super::ports::Ports;
@@ -158,7 +159,7 @@ async fn live<C: Cores>(
         logs.flush().await;
     }
     match reason {
-        Some(reason) => Err(anyhow!("{reason}")),
+        Some(reason) => Err(Failed(reason).into()),
         None => Ok(()),
     }
 }

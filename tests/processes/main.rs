@@ -23,6 +23,7 @@ mod garbage;
 mod impostors;
 mod kills;
 mod load;
+mod logs;
 mod metrics;
 mod notice;
 mod pause;

@@ -1,7 +1,7 @@
 //! What a node counts, scraped as Prometheus does it: the text keeps to the format, the names to
 //! its conventions, and counters move by exactly what was done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use coterie::client::ReadOptions;
@@ -127,6 +127,16 @@ impl Scrape {
             }
         }
     }
+}
+
+/// Every metric that the guide for operators speaks of.
+fn documented() -> BTreeSet<String> {
+    let guide = include_str!("../../docs/operate.md");
+    let words = guide.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let metrics = words.filter(|word| word.starts_with("coterie_") || word.starts_with("rpc_s"));
+    let family =
+        |name: &str| name.trim_end_matches("_count").trim_end_matches("_bucket").to_owned();
+    metrics.map(family).collect()
 }
 
 fn is_name(name: &str) -> bool {
@@ -256,6 +266,12 @@ async fn a_node_shows_who_it_is_and_what_it_sees() {
     }
     assert!(scrape.value("coterie_stuck").abs() < 0.5);
     assert!((scrape.value("coterie_members{state=\"alive\"}") - 3.0).abs() < 0.5);
+
+    let documented = documented();
+    assert!(documented.len() > 8, "hardly anything is documented: {documented:?}");
+    for name in documented {
+        assert!(scrape.families.contains_key(&name), "docs/operate.md speaks of {name}");
+    }
 
     cluster.kill(2);
     let client = cluster.client_of(0);

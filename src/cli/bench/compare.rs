@@ -62,7 +62,8 @@ pub enum Difference {
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// A, then B.
+    /// A, then B; told beside the comparison.
+    #[serde(skip)]
     pub rows: [Row; 2],
     /// In what B differs.
     pub differences: Vec<String>,

@@ -24,14 +24,17 @@ const ROW: f64 = 34.0;
 const TOP: f64 = 58.0;
 const BOTTOM: f64 = 34.0;
 
+/// Classes rather than variables: not every program that shows pictures knows those.
 const STYLE: &str = "\
-svg { --ground: #ffffff; --ink: #1f2328; --faint: #59636e; --line: #d1d9e0; --bar: #0969da; \
---echo: #818b98; --tail: #cf222e }
-@media (prefers-color-scheme: dark) { svg { --ground: #0d1117; --ink: #f0f6fc; --faint: #9198a1; \
---line: #3d444d; --bar: #4493f8; --echo: #656c76; --tail: #f85149 } }
-text { font: 13px system-ui, sans-serif; fill: var(--ink) }
-.faint { fill: var(--faint); font-size: 12px }
-.line { stroke: var(--line) }";
+text { font: 13px system-ui, sans-serif; fill: #1f2328 }
+text.faint { fill: #59636e; font-size: 12px }
+.ground { fill: #ffffff } .line { stroke: #d1d9e0 } .span { stroke: #59636e; stroke-width: 2 }
+.own { fill: #0969da } .echo { fill: #818b98 } .tail { fill: #cf222e }
+@media (prefers-color-scheme: dark) {
+text { fill: #f0f6fc } text.faint { fill: #9198a1 }
+.ground { fill: #0d1117 } .line { stroke: #3d444d } .span { stroke: #9198a1 }
+.own { fill: #4493f8 } .echo { fill: #656c76 } .tail { fill: #f85149 }
+}";
 
 /// A scale of powers of ten, from a first to a last one, over so many pixels.
 struct Decades {
@@ -49,7 +52,7 @@ pub fn svg(rows: &[Row]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\" role=\"img\">\n\
          <title>Throughput and latency of {} measurements</title>\n<style>\n{STYLE}\n</style>\n\
-         <rect width=\"100%\" height=\"100%\" style=\"fill: var(--ground)\"/>\n",
+         <rect width=\"100%\" height=\"100%\" class=\"ground\"/>\n",
         rows.len()
     );
     let decades = Decades::of(rows);
@@ -84,17 +87,22 @@ fn head(decades: &Decades, height: f64, out: &mut String) {
 
 fn bar(row: &Row, part: f64, middle: f64, out: &mut String) {
     let conditions = &row.conditions;
-    let label = format!("{} · {}", conditions.workload, conditions.promise());
-    let load = format!("{} × {} · {}", conditions.nodes, conditions.served_by, conditions.load());
+    let label = match conditions.n {
+        0 => conditions.workload.to_owned(),
+        _ => format!("{} · {}", conditions.workload, conditions.promise()),
+    };
+    let unit = if conditions.in_flight.is_some() { " in flight" } else { "" };
+    let (nodes, by, load) = (conditions.nodes, conditions.served_by, conditions.load());
+    let load = format!("{nodes} × {by} · {load}{unit}");
     let end = "text-anchor=\"end\"";
     text(LABELS - 12.0, middle - 2.0, end, &label, out);
     text(LABELS - 12.0, middle + 12.0, &format!("class=\"faint\" {end}"), &load, out);
     let (width, top) = ((BARS * part).max(1.0), middle - 9.0);
-    let colour = if conditions.n == 0 { "echo" } else { "bar" };
+    let colour = if conditions.n == 0 { "echo" } else { "own" };
     let _ = writeln!(
         out,
         "<rect x=\"{LABELS}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"18\" rx=\"2\" \
-         style=\"fill: var(--{colour})\"/>"
+         class=\"{colour}\"/>"
     );
     let rate = format!("{:.0}", row.per_second);
     text(LABELS + width + 8.0, middle + 4.0, "", &rate, out);
@@ -107,13 +115,13 @@ fn latencies(row: &Row, decades: &Decades, middle: f64, out: &mut String) {
     let _ = writeln!(
         out,
         "<line x1=\"{from:.1}\" y1=\"{middle:.1}\" x2=\"{to:.1}\" y2=\"{middle:.1}\" \
-         style=\"stroke: var(--faint); stroke-width: 2\"/>"
+         class=\"span\"/>"
     );
-    let colour = if row.conditions.n == 0 { "echo" } else { "bar" };
+    let colour = if row.conditions.n == 0 { "echo" } else { "own" };
     for (micros, colour) in [(row.p50_us, colour), (row.p99_us, colour), (row.p999_us, "tail")] {
         let _ = writeln!(
             out,
-            "<circle cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"5\" style=\"fill: var(--{colour})\">\
+            "<circle cx=\"{:.1}\" cy=\"{middle:.1}\" r=\"5\" class=\"{colour}\">\
              <title>{}</title></circle>",
             x(micros),
             term::span(Duration::from_secs_f64(micros / 1e6)),
