@@ -24,6 +24,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
         trace: Option<TraceContext>,
     ) -> impl Future<Output = Outcome> + Send;
 
+    /// Runs requests together, each to its own end; the outcomes are in their order.
+    fn run_many(
+        &self,
+        ops: Vec<Op>,
+        timeout: Duration,
+        trace: Option<TraceContext>,
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
+
     /// One page of a partition, merged from R homes.
     fn scan(
         &self,

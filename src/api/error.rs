@@ -7,6 +7,7 @@
 //! | too few took part, and certainly nothing was written | `UNAVAILABLE` |
 //! | too few took part, and something may have been written | `DEADLINE_EXCEEDED` |
 //! | overload; nothing was begun | `RESOURCE_EXHAUSTED` |
+//! | too large to be read at all | `OUT_OF_RANGE` |
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -61,6 +62,27 @@ pub(super) fn too_much(what: &str, limit: usize) -> Status {
     details.set_error_info(told.name, ERROR_DOMAIN, nothing_begun());
     let message = format!("{limit} {what} are under way on this node; nothing was begun");
     Status::with_error_details(told.code, message, details)
+}
+
+/// The status of a key for which the answer to its batch had no room.
+pub(super) fn answer_full(bytes_max: usize) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(Duration::ZERO));
+    details.set_error_info("ANSWER_FULL", ERROR_DOMAIN, nothing_begun());
+    let message = format!(
+        "an answer to a batch has at most {bytes_max} bytes; ask for this key in another batch"
+    );
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// The status of a request that is too large to be read at all; nothing was begun.
+pub(super) fn too_large(bytes_max: usize) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("REQUEST_TOO_LARGE", ERROR_DOMAIN, nothing_begun());
+    let message = format!(
+        "a request has at most {bytes_max} bytes (limits.value_bytes bounds values); split a \
+         batch, or keep large values elsewhere"
+    );
+    Status::with_error_details(Code::OutOfRange, message, details)
 }
 
 /// The status of a read that has used up the time that its client gave it.

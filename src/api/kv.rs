@@ -1,7 +1,9 @@
 //! The service of keys.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_stream::wrappers::ReceiverStream;
@@ -10,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::Settings;
 use super::backend::Backend;
+use super::batch::{self, Batch};
 use super::error;
 use super::request::{self, Fields};
 use super::scan;
@@ -17,7 +20,7 @@ use super::trace::Sampling;
 use crate::proto;
 use crate::proto::kv_server::Kv;
 use crate::protocol::context::Context;
-use crate::protocol::op::{Action, Failure, Op, Outcome, Put, ReadOutcome, Reason, Receipt};
+use crate::protocol::op::{Action, Failure, Op, Outcome, Put, Reason, Receipt, VisibleSibling};
 use crate::types::{ClusterId, Key, TraceContext};
 
 /// Walks over all keys that a node carries out at a time: each reads several partitions ahead.
@@ -38,26 +41,56 @@ pub(super) struct Gate {
     most: usize,
 }
 
-/// A place in a gate; given back when dropped.
-pub(super) struct Place<G: std::ops::Deref<Target = Gate>>(G);
+/// Places in a gate; given back when dropped.
+pub(super) struct Place<G: std::ops::Deref<Target = Gate>>(G, usize);
 
 impl Gate {
     fn new(what: &'static str, most: usize) -> Self {
         Self { what, under_way: AtomicUsize::new(0), most }
     }
 
-    fn enter<G: std::ops::Deref<Target = Self>>(gate: G) -> Result<Place<G>, Status> {
-        if gate.under_way.fetch_add(1, Ordering::Relaxed) >= gate.most {
-            gate.under_way.fetch_sub(1, Ordering::Relaxed);
+    /// Takes so many places; what needs more than there are takes all.
+    fn enter<G: std::ops::Deref<Target = Self>>(gate: G, count: usize) -> Result<Place<G>, Status> {
+        let count = count.min(gate.most).max(1);
+        if gate.under_way.fetch_add(count, Ordering::Relaxed) + count > gate.most {
+            gate.under_way.fetch_sub(count, Ordering::Relaxed);
             return Err(error::too_much(gate.what, gate.most));
         }
-        Ok(Place(gate))
+        Ok(Place(gate, count))
     }
 }
 
 impl<G: std::ops::Deref<Target = Gate>> Drop for Place<G> {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.under_way.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+/// What is needed to answer for an op that has been handed over.
+pub(super) struct Answering {
+    key: Key,
+    /// Without its value: what tells whether a retry is safe.
+    action: Action,
+}
+
+/// A write as a client sent it; no value: a delete.
+pub(super) struct PutParts {
+    pub(super) key: Bytes,
+    pub(super) value: Option<Bytes>,
+    pub(super) ttl_ms: u64,
+    pub(super) request_id: Bytes,
+    pub(super) context: Bytes,
+}
+
+impl Answering {
+    pub(super) fn of(op: &Op) -> Self {
+        let action = match &op.action {
+            Action::Get => Action::Get,
+            Action::Put(put) => {
+                Action::Put(Put { value: None, ttl_ms: None, context: None, request: put.request })
+            }
+        };
+        Self { key: op.key.clone(), action }
     }
 }
 
@@ -74,42 +107,60 @@ impl<B: Backend> KvService<B> {
         self.backend.cluster().ok_or_else(not_founded)
     }
 
-    async fn run(&self, name: &'static str, metadata: &MetadataMap, op: Op) -> Outcome {
+    /// Runs what `run` makes of a deadline and a trace, in a span of its own if it is sampled.
+    async fn traced<R: Future>(
+        &self,
+        name: &'static str,
+        metadata: &MetadataMap,
+        run: impl FnOnce(Duration, Option<TraceContext>) -> R,
+    ) -> R::Output {
         let timeout = request::timeout(metadata, self.settings.request_timeout);
         let caller = request::trace(metadata);
-        let run = |trace: Option<TraceContext>| self.backend.run(op, timeout, trace);
         match self.sampling.span(name, caller) {
-            None => run(caller).await,
-            Some((span, own)) => tracing::Instrument::instrument(run(Some(own)), span).await,
+            None => run(timeout, caller).await,
+            Some((span, own)) => {
+                tracing::Instrument::instrument(run(timeout, Some(own)), span).await
+            }
         }
+    }
+
+    async fn run(&self, name: &'static str, metadata: &MetadataMap, op: Op) -> Outcome {
+        self.traced(name, metadata, |timeout, trace| self.backend.run(op, timeout, trace)).await
     }
 
     async fn write(
         &self,
         name: &'static str,
         metadata: &MetadataMap,
-        op: Op,
-        cluster: ClusterId,
+        parts: PutParts,
+        how: (i32, bool),
     ) -> Result<(Bytes, proto::Receipt), Status> {
-        let (key, action) = (op.key.clone(), without_value(&op.action));
-        match self.run(name, metadata, op).await {
-            Outcome::Written(written) => {
-                let context = written.context(cluster, &key).encode();
-                Ok((context, receipt(written)))
-            }
-            Outcome::Failed(failure) => Err(error::failed(&failure, &action)),
-            Outcome::Read(_) => Err(error::defect("a write was answered like a read")),
-        }
+        let mut cluster = ClusterId(0);
+        let op = put(Fields::default(), parts, how, self.settings.value_bytes_max, || {
+            cluster = self.cluster()?.0;
+            Ok(cluster)
+        })?;
+        let asked = Answering::of(&op);
+        written(self.run(name, metadata, op).await, cluster, &asked)
     }
-}
 
-/// What tells whether a retry is safe, without holding on to the value.
-fn without_value(action: &Action) -> Action {
-    match action {
-        Action::Get => Action::Get,
-        Action::Put(put) => {
-            Action::Put(Put { value: None, ttl_ms: None, context: None, request: put.request })
-        }
+    /// Runs a batch; its answer begins where its outcomes are.
+    async fn run_batch(
+        &self,
+        name: &'static str,
+        metadata: &MetadataMap,
+        batch: &mut Batch,
+    ) -> Vec<Outcome> {
+        let ops = std::mem::take(&mut batch.ops);
+        let run = |timeout, trace| self.backend.run_many(ops, timeout, trace);
+        self.traced(name, metadata, run).await
+    }
+
+    /// What the keys of a batch have in common, once the batch as a whole is known to be valid.
+    fn common(&self, consistency: i32, strict: bool) -> Result<batch::Common, Status> {
+        let (cluster, _) = self.cluster()?;
+        let value_bytes_max = self.settings.value_bytes_max;
+        Ok(batch::Common { consistency, strict, cluster, value_bytes_max })
     }
 }
 
@@ -119,45 +170,28 @@ impl<B: Backend> Kv for KvService<B> {
         &self,
         request: Request<proto::GetRequest>,
     ) -> Result<Response<proto::GetResponse>, Status> {
-        let _place = Gate::enter(&self.requests)?;
+        let _place = Gate::enter(&self.requests, 1)?;
         let (metadata, _, message) = request.into_parts();
         let mut fields = Fields::default();
         let parsed = (fields.key(message.key), fields.consistency(message.consistency));
         let (Some(key), Some(consistency)) = parsed else { return Err(fields.into_status()) };
         let (cluster, _) = self.cluster()?;
-        let op = Op { key: key.clone(), consistency, strict: message.strict, action: Action::Get };
-        match self.run("Get", &metadata, op).await {
-            Outcome::Read(read) => {
-                Ok(Response::new(shown(&read, cluster, &key, message.all_siblings)))
-            }
-            Outcome::Failed(failure) => Err(error::failed(&failure, &Action::Get)),
-            Outcome::Written(_) => Err(error::defect("a read was answered like a write")),
-        }
+        let op = Op { key, consistency, strict: message.strict, action: Action::Get };
+        let asked = Answering::of(&op);
+        let outcome = self.run("Get", &metadata, op).await;
+        shown(outcome, cluster, &asked, message.all_siblings).map(Response::new)
     }
 
     async fn set(
         &self,
         request: Request<proto::SetRequest>,
     ) -> Result<Response<proto::SetResponse>, Status> {
-        let _place = Gate::enter(&self.requests)?;
+        let _place = Gate::enter(&self.requests, 1)?;
         let (metadata, _, message) = request.into_parts();
-        let mut fields = Fields::default();
-        let key = fields.key(message.key);
-        let value = fields.value(message.value, self.settings.value_bytes_max);
-        let consistency = fields.consistency(message.consistency);
-        let (ttl_ms, request) =
-            (fields.ttl(message.ttl_ms), fields.request_id(&message.request_id));
-        let (Some(key), Some(value), Some(consistency), Some(ttl_ms), Some(request)) =
-            (key, value, consistency, ttl_ms, request)
-        else {
-            return Err(fields.into_status());
-        };
-        let (cluster, _) = self.cluster()?;
-        let context = context(message.context, cluster, &key)?;
-        let context = context.map(|context| context.seen);
-        let action = Action::Put(Put { value: Some(value), ttl_ms, context, request });
-        let op = Op { key, consistency, strict: message.strict, action };
-        let (context, receipt) = self.write("Set", &metadata, op, cluster).await?;
+        let how = (message.consistency, message.strict);
+        let proto::SetRequest { key, value, context, ttl_ms, request_id, .. } = message;
+        let parts = PutParts { key, value: Some(value), ttl_ms, request_id, context };
+        let (context, receipt) = self.write("Set", &metadata, parts, how).await?;
         Ok(Response::new(proto::SetResponse { context, receipt: Some(receipt) }))
     }
 
@@ -165,21 +199,52 @@ impl<B: Backend> Kv for KvService<B> {
         &self,
         request: Request<proto::DeleteRequest>,
     ) -> Result<Response<proto::DeleteResponse>, Status> {
-        let _place = Gate::enter(&self.requests)?;
+        let _place = Gate::enter(&self.requests, 1)?;
+        let (metadata, _, message) = request.into_parts();
+        let how = (message.consistency, message.strict);
+        let proto::DeleteRequest { key, context, request_id, .. } = message;
+        let parts = PutParts { key, value: None, ttl_ms: 0, request_id, context };
+        let (context, receipt) = self.write("Delete", &metadata, parts, how).await?;
+        Ok(Response::new(proto::DeleteResponse { context, receipt: Some(receipt) }))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<proto::BatchGetRequest>,
+    ) -> Result<Response<proto::BatchGetResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let mut fields = Fields::default();
-        let (key, consistency) = (fields.key(message.key), fields.consistency(message.consistency));
-        let request = fields.request_id(&message.request_id);
-        let (Some(key), Some(consistency), Some(request)) = (key, consistency, request) else {
+        let fits = batch::check_gets(&mut fields, &message.keys);
+        let consistency = fields.consistency(message.consistency);
+        let (Some(()), Some(_)) = (fits, consistency) else {
             return Err(fields.into_status());
         };
-        let (cluster, _) = self.cluster()?;
-        let context = context(message.context, cluster, &key)?;
-        let context = context.map(|context| context.seen);
-        let action = Action::Put(Put { value: None, ttl_ms: None, context, request });
-        let op = Op { key, consistency, strict: message.strict, action };
-        let (context, receipt) = self.write("Delete", &metadata, op, cluster).await?;
-        Ok(Response::new(proto::DeleteResponse { context, receipt: Some(receipt) }))
+        let _place = Gate::enter(&self.requests, message.keys.len())?;
+        let common = self.common(message.consistency, message.strict)?;
+        let mut batch = Batch::of_gets(message.keys, common);
+        let outcomes = self.run_batch("BatchGet", &metadata, &mut batch).await;
+        let results = batch.got(outcomes, common.cluster, message.all_siblings);
+        Ok(Response::new(proto::BatchGetResponse { results }))
+    }
+
+    async fn batch_set(
+        &self,
+        request: Request<proto::BatchSetRequest>,
+    ) -> Result<Response<proto::BatchSetResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let mut fields = Fields::default();
+        let value_bytes_max = self.settings.value_bytes_max;
+        let fits = batch::check_sets(&mut fields, &message.entries, value_bytes_max);
+        let consistency = fields.consistency(message.consistency);
+        let (Some(()), Some(_)) = (fits, consistency) else {
+            return Err(fields.into_status());
+        };
+        let _place = Gate::enter(&self.requests, message.entries.len())?;
+        let common = self.common(message.consistency, message.strict)?;
+        let mut batch = Batch::of_sets(message.entries, common);
+        let outcomes = self.run_batch("BatchSet", &metadata, &mut batch).await;
+        let results = batch.written(outcomes, common.cluster);
+        Ok(Response::new(proto::BatchSetResponse { results }))
     }
 
     type ScanStream = ReceiverStream<Result<proto::ScanResponse, Status>>;
@@ -188,13 +253,43 @@ impl<B: Backend> Kv for KvService<B> {
         &self,
         request: Request<proto::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        let place = Gate::enter(self.scans.clone())?;
+        let place = Gate::enter(self.scans.clone(), 1)?;
         let (metadata, _, message) = request.into_parts();
         let (cluster, partitions) = self.cluster()?;
         let limit = self.settings.request_timeout;
         let walk = scan::Walk::new(message, &metadata, cluster, partitions, limit)?;
         Ok(Response::new(walk.start(self.backend.clone(), place)))
     }
+}
+
+/// The op of a write, with its consistency and whether it is strict. Its context is looked at only once everything else is valid, for that needs
+/// the cluster.
+pub(super) fn put(
+    mut fields: Fields,
+    parts: PutParts,
+    (consistency, strict): (i32, bool),
+    value_bytes_max: usize,
+    cluster: impl FnOnce() -> Result<ClusterId, Status>,
+) -> Result<Op, Status> {
+    let key = fields.key(parts.key);
+    let value = match parts.value {
+        Some(value) => fields.value(value, value_bytes_max).map(Some),
+        None => Some(None),
+    };
+    let consistency = fields.consistency(consistency);
+    let (ttl_ms, request) = (fields.ttl(parts.ttl_ms), fields.request_id(&parts.request_id));
+    let (Some(key), Some(value), Some(consistency), Some(ttl_ms), Some(request), false) =
+        (key, value, consistency, ttl_ms, request, fields.any_refused())
+    else {
+        return Err(fields.into_status());
+    };
+    let context = context(parts.context, cluster()?, &key)?.map(|context| context.seen);
+    Ok(Op {
+        key,
+        consistency,
+        strict,
+        action: Action::Put(Put { value, ttl_ms, context, request }),
+    })
 }
 
 fn context(bytes: Bytes, cluster: ClusterId, key: &Key) -> Result<Option<Context>, Status> {
@@ -206,19 +301,46 @@ fn context(bytes: Bytes, cluster: ClusterId, key: &Key) -> Result<Option<Context
 }
 
 /// What a client is shown of a read: the last writer's value, and the others if it wants them.
-fn shown(read: &ReadOutcome, cluster: ClusterId, key: &Key, all: bool) -> proto::GetResponse {
-    let sibling = |sibling: &crate::protocol::op::VisibleSibling| proto::Sibling {
+pub(super) fn shown(
+    outcome: Outcome,
+    cluster: ClusterId,
+    asked: &Answering,
+    all: bool,
+) -> Result<proto::GetResponse, Status> {
+    let read = match outcome {
+        Outcome::Read(read) => read,
+        Outcome::Failed(failure) => return Err(error::failed(&failure, &asked.action)),
+        Outcome::Written(_) => return Err(error::defect("a read was answered like a write")),
+    };
+    let sibling = |sibling: &VisibleSibling| proto::Sibling {
         value: sibling.value.clone(),
         written_ms: sibling.dot.stamp.wall().0,
         expires_ms: sibling.expiry.map_or(0, |expiry| expiry.0),
     };
+    let last = read.visible.last();
     let others = read.visible.len().saturating_sub(1);
-    proto::GetResponse {
-        found: !read.visible.is_empty(),
-        value: read.visible.last().map(|last| last.value.clone()).unwrap_or_default(),
-        context: read.context(cluster, key, all).encode(),
+    Ok(proto::GetResponse {
+        found: last.is_some(),
+        value: last.map(|last| last.value.clone()).unwrap_or_default(),
+        context: read.context(cluster, &asked.key, all).encode(),
         siblings: u32::try_from(others).unwrap_or(u32::MAX),
+        expires_ms: last.and_then(|last| last.expiry).map_or(0, |expiry| expiry.0),
         all: if all { read.visible.iter().rev().map(sibling).collect() } else { vec![] },
+    })
+}
+
+/// The context and the receipt of a write.
+pub(super) fn written(
+    outcome: Outcome,
+    cluster: ClusterId,
+    asked: &Answering,
+) -> Result<(Bytes, proto::Receipt), Status> {
+    match outcome {
+        Outcome::Written(written) => {
+            Ok((written.context(cluster, &asked.key).encode(), receipt(written)))
+        }
+        Outcome::Failed(failure) => Err(error::failed(&failure, &asked.action)),
+        Outcome::Read(_) => Err(error::defect("a write was answered like a read")),
     }
 }
 

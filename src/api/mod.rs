@@ -16,6 +16,7 @@
 mod admin;
 pub mod backend;
 pub mod calls;
+mod batch;
 pub mod codec;
 pub(crate) mod connection;
 mod error;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use axum::http;
 use tokio::net::TcpListener;
+use tonic::Code;
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::service::Routes;
@@ -103,10 +105,10 @@ impl Settings {
         }
     }
 
-    /// The largest request that is read whole, so that a value that is too large is answered in
-    /// our own words; what is larger still is cut off by the transport.
+    /// The largest request that is read whole, so that a value or a batch that is somewhat too
+    /// large is told what is wrong with it; what is larger still is refused unread.
     fn request_bytes_max(&self) -> usize {
-        self.value_bytes_max * 2 + REQUEST_BYTES_BESIDE
+        batch::bytes_max(self.value_bytes_max) + REQUEST_BYTES_BESIDE
     }
 }
 
@@ -157,24 +159,31 @@ fn server() -> Server {
 /// Sends calls of keys straight to their service, and the rest through a router.
 struct Dispatch<B: Backend> {
     kv: KvServer<KvService<B>>,
+    kv_bytes_max: usize,
     rest: Routes,
     calls: Arc<Calls>,
 }
 
 impl<B: Backend> Clone for Dispatch<B> {
     fn clone(&self) -> Self {
-        Self { kv: self.kv.clone(), rest: self.rest.clone(), calls: self.calls.clone() }
+        Self {
+            kv: self.kv.clone(),
+            kv_bytes_max: self.kv_bytes_max,
+            rest: self.rest.clone(),
+            calls: self.calls.clone(),
+        }
     }
 }
 
 impl<B: Backend> Dispatch<B> {
     fn new(backend: B, settings: Settings) -> Self {
-        let (limit, calls) = (settings.request_bytes_max(), backend.calls());
+        let (kv_bytes_max, calls) = (settings.request_bytes_max(), backend.calls());
         let rest = Routes::new(AdminServer::new(AdminService::new(backend.clone())))
             .add_service(HealthService::server(backend.clone()));
         let rest = with_reflection(rest);
-        let kv = KvServer::new(KvService::new(backend, settings)).max_decoding_message_size(limit);
-        Self { kv, rest: rest.prepare(), calls }
+        let kv = KvServer::new(KvService::new(backend, settings));
+        let kv = kv.max_decoding_message_size(kv_bytes_max);
+        Self { kv, kv_bytes_max, rest: rest.prepare(), calls }
     }
 }
 
@@ -195,24 +204,53 @@ fn with_reflection(routes: Routes) -> Routes {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+type Pending = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+/// A call under way.
+struct Answer {
+    pending: Pending,
+    /// The largest request that the service reads.
+    bytes_max: Option<usize>,
+}
+
+impl Future for Answer {
+    type Output = Result<http::Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = self.pending.as_mut().poll(cx);
+        match (self.bytes_max, answer) {
+            (Some(bytes_max), Poll::Ready(Ok(answer))) if was_cut_off(&answer) => {
+                Poll::Ready(Ok(error::too_large(bytes_max).into_http()))
+            }
+            (_, answer) => answer,
+        }
+    }
+}
+
+/// Whether the transport has refused to read a request, in words of its own: no status of ours
+/// has this code.
+fn was_cut_off(answer: &http::Response<Body>) -> bool {
+    let code = answer.headers().get("grpc-status");
+    code.is_some_and(|code| Code::from_bytes(code.as_bytes()) == Code::OutOfRange)
+}
 
 impl<B: Backend> Service<http::Request<Body>> for Dispatch<B> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Timed;
+    type Future = Timed<Answer>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Neither service ever is unready.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Timed {
-        let method = self.calls.method(request.uri().path());
-        let answer: Answer = if request.uri().path().starts_with("/coterie.v1.Kv/") {
-            self.kv.call(request)
+    fn call(&mut self, request: http::Request<Body>) -> Timed<Answer> {
+        let path = request.uri().path();
+        let (method, is_kv) = (self.calls.method(path), path.starts_with("/coterie.v1.Kv/"));
+        let answer = if is_kv {
+            Answer { pending: self.kv.call(request), bytes_max: Some(self.kv_bytes_max) }
         } else {
-            Box::pin(self.rest.call(request))
+            Answer { pending: Box::pin(self.rest.call(request)), bytes_max: None }
         };
         self.calls.time(method, answer)
     }

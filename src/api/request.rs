@@ -98,6 +98,10 @@ impl Fields {
         None
     }
 
+    pub(super) fn any_refused(&self) -> bool {
+        !self.violations.is_empty()
+    }
+
     /// The status to answer with, after a field was refused.
     pub(super) fn into_status(self) -> Status {
         error::invalid(self.violations)

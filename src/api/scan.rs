@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -24,11 +25,12 @@ use super::backend::Backend;
 use super::error;
 use super::kv::{Gate, Place};
 use super::request::{self, Fields};
-use super::token::PageToken;
+use super::token::{self, PageToken};
 use crate::proto;
+use crate::protocol::context::Context;
 use crate::protocol::op::{Action, Failure};
 use crate::protocol::quorum::Consistency;
-use crate::protocol::record::Record;
+use crate::protocol::record::{Record, Sibling};
 use crate::protocol::step::MergedPage;
 use crate::types::{ClusterId, Key, Partition, Wall};
 
@@ -36,7 +38,7 @@ use crate::types::{ClusterId, Key, Partition, Wall};
 const AHEAD: usize = 8;
 /// About how many bytes of records a page has.
 const PAGE_BYTES: u32 = 256 << 10;
-/// About how many bytes of keys and values a message has.
+/// About how many bytes a message has.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// A message is sent after this, however little there is to tell, so that progress can be shown.
 const MESSAGE_WITHIN: Duration = Duration::from_millis(250);
@@ -47,6 +49,7 @@ type Ahead = VecDeque<JoinHandle<Result<MergedPage, Failure>>>;
 /// A walk, and where it stands.
 pub(super) struct Walk {
     prefix: Bytes,
+    show: Show,
     consistency: Consistency,
     cluster: ClusterId,
     partitions: u16,
@@ -56,6 +59,15 @@ pub(super) struct Walk {
     limit: Duration,
     /// When the client's own deadline is, if it has set one.
     until: Option<Instant>,
+}
+
+/// What is shown of each key, beside its name.
+#[derive(Clone, Copy)]
+struct Show {
+    values: bool,
+    all_siblings: bool,
+    /// For contexts: the cluster that they are of.
+    contexts: Option<ClusterId>,
 }
 
 /// The message that is being put together.
@@ -81,11 +93,12 @@ impl Walk {
         limit: Duration,
     ) -> Result<Self, Status> {
         let mut fields = Fields::default();
+        let prefix_hash = token::prefix_hash(&message.prefix);
         let prefix = fields.prefix(message.prefix);
         let consistency = fields.consistency(message.consistency);
         let start = match message.page_token {
             token if token.is_empty() => Some((Partition(0), Bytes::new())),
-            token => match PageToken::decode(token, cluster, partitions) {
+            token => match PageToken::decode(token, cluster, prefix_hash, partitions) {
                 Ok(token) => Some((token.partition, token.after)),
                 Err(error) => fields.refuse("page_token", error.to_string()),
             },
@@ -97,7 +110,12 @@ impl Walk {
         let asked = metadata.contains_key("grpc-timeout");
         let whole = || Instant::now() + request::timeout(metadata, Duration::from_secs(86_400));
         let until = asked.then(whole);
-        Ok(Self { prefix, consistency, cluster, partitions, at, after, limit, until })
+        let show = Show {
+            values: !message.keys_only,
+            all_siblings: message.all_siblings,
+            contexts: message.contexts.then_some(cluster),
+        };
+        Ok(Self { prefix, show, consistency, cluster, partitions, at, after, limit, until })
     }
 
     /// Walks in a task of its own, which ends when the client goes.
@@ -170,7 +188,7 @@ impl Walk {
             }
             let MergedPage { entries, next } =
                 page.map_err(|failure| End::Failed(error::failed(&failure, &Action::Get)))?;
-            gathered.add(entries, &self.prefix);
+            gathered.add(entries, &self.prefix, self.show);
             let Some(next) = next else { return Ok(()) };
             // A page that does not advance would be walked for ever.
             if next.bytes() <= &self.after {
@@ -197,8 +215,12 @@ impl Walk {
     /// Sends what was gathered, with the token of where the walk stands.
     async fn send(&self, gathered: &mut Gathered, sender: &Sender) -> Result<(), End> {
         let ended = self.at.0 >= self.partitions;
-        let token =
-            PageToken { cluster: self.cluster, partition: self.at, after: self.after.clone() };
+        let token = PageToken {
+            cluster: self.cluster,
+            prefix: token::prefix_hash(&self.prefix),
+            partition: self.at,
+            after: self.after.clone(),
+        };
         let message = proto::ScanResponse {
             entries: std::mem::take(&mut gathered.entries),
             page_token: if ended { Bytes::new() } else { token.encode() },
@@ -210,23 +232,50 @@ impl Walk {
     }
 }
 
+impl Show {
+    /// None if the key is absent to readers.
+    fn entry(self, key: &Key, record: &Record, now: Wall) -> Option<proto::ScanEntry> {
+        let visible = record.visible(now);
+        let winner = visible.last()?;
+        let value = |sibling: &Sibling| {
+            sibling.value().filter(|_| self.values).cloned().unwrap_or_default()
+        };
+        let sibling = |sibling: &&Sibling| proto::Sibling {
+            value: value(sibling),
+            written_ms: sibling.dot.stamp.wall().0,
+            expires_ms: sibling.expiry.map_or(0, |expiry| expiry.0),
+        };
+        let context = self.contexts.map(|cluster| {
+            let partial = !self.all_siblings && visible.len() > 1;
+            Context { cluster, key_hash: key.hash(), partial, seen: record.seen().clone() }
+        });
+        let all = if self.all_siblings { &visible[..] } else { &[] };
+        Some(proto::ScanEntry {
+            key: key.bytes().clone(),
+            value: value(winner),
+            siblings: u32::try_from(visible.len() - 1).unwrap_or(u32::MAX),
+            context: context.map(|context| context.encode()).unwrap_or_default(),
+            expires_ms: winner.expiry.map_or(0, |expiry| expiry.0),
+            all: all.iter().rev().map(sibling).collect(),
+        })
+    }
+}
+
 impl Gathered {
     fn new() -> Self {
         Self { entries: vec![], bytes: 0, since: Instant::now() }
     }
 
-    fn add(&mut self, entries: Vec<(Key, Record)>, prefix: &[u8]) {
+    fn add(&mut self, entries: Vec<(Key, Record)>, prefix: &[u8], show: Show) {
         let now = wall();
         for (key, record) in entries {
             if !key.bytes().starts_with(prefix) {
                 continue;
             }
-            let visible = record.visible(now);
-            let Some(value) = visible.last().and_then(|winner| winner.value()) else { continue };
-            self.bytes += key.bytes().len() + value.len();
-            let others = u32::try_from(visible.len() - 1).unwrap_or(u32::MAX);
-            let (key, value) = (key.bytes().clone(), value.clone());
-            self.entries.push(proto::ScanEntry { key, value, siblings: others });
+            if let Some(entry) = show.entry(&key, &record, now) {
+                self.bytes += entry.encoded_len();
+                self.entries.push(entry);
+            }
         }
     }
 

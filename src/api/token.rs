@@ -3,15 +3,18 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::protocol::codec::{DecodeError, Reader, Write};
+use crate::protocol::codec::{self, Checked, DecodeError, Reader, Write};
 use crate::types::{ClusterId, KEY_BYTES_MAX, Partition};
 
-const FORMAT: u8 = 1;
+/// Format 1 did not name the prefix.
+const FORMAT: u8 = 2;
 
 /// Where a walk goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PageToken {
     pub(super) cluster: ClusterId,
+    /// The hash of the walk's prefix.
+    pub(super) prefix: u64,
     pub(super) partition: Partition,
     /// Go on behind this key; empty: from the partition's start.
     pub(super) after: Bytes,
@@ -24,6 +27,13 @@ pub(super) enum TokenError {
     Malformed(#[from] DecodeError),
     #[error("it comes from another cluster ({0}); start from the beginning")]
     ForeignCluster(ClusterId),
+    #[error("it comes from a scan with another prefix; give the same prefix, or start anew")]
+    ForeignPrefix,
+}
+
+/// What a token says of its walk's prefix.
+pub(super) fn prefix_hash(prefix: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(prefix)
 }
 
 impl PageToken {
@@ -31,28 +41,25 @@ impl PageToken {
         let mut out = BytesMut::with_capacity(32 + self.after.len());
         out.put_u8(FORMAT);
         out.put_u128_le(self.cluster.0);
+        out.put_u64_le(self.prefix);
         out.put_u16_le(self.partition.0);
         out.bytes(&self.after);
-        let crc = crc32fast::hash(&out);
-        out.put_u32_le(crc);
+        out.put_crc();
         out.freeze()
     }
 
     pub(super) fn decode(
-        mut bytes: Bytes,
+        bytes: Bytes,
         cluster: ClusterId,
+        prefix: u64,
         partitions: u16,
     ) -> Result<Self, TokenError> {
-        if bytes.len() < 4 {
-            return Err(DecodeError::Truncated.into());
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        if crc32fast::hash(&bytes).to_le_bytes() != crc[..] {
-            return Err(DecodeError::Checksum.into());
-        }
-        let token = Self::decode_body(bytes)?;
+        let token = Self::decode_body(codec::checked(bytes)?)?;
         if token.cluster != cluster {
             return Err(TokenError::ForeignCluster(token.cluster));
+        }
+        if token.prefix != prefix {
+            return Err(TokenError::ForeignPrefix);
         }
         if token.partition.0 >= partitions || token.after.len() > KEY_BYTES_MAX {
             return Err(DecodeError::Malformed("page token").into());
@@ -67,10 +74,11 @@ impl PageToken {
             other => return Err(DecodeError::Version(other)),
         }
         let cluster = ClusterId(reader.u128()?);
+        let prefix = reader.u64()?;
         let partition = Partition(reader.u16()?);
         let after = reader.bytes()?;
         reader.end()?;
-        Ok(Self { cluster, partition, after })
+        Ok(Self { cluster, prefix, partition, after })
     }
 }
 
@@ -81,16 +89,26 @@ mod tests {
 
     fn token() -> PageToken {
         let after = Bytes::from_static(b"key");
-        PageToken { cluster: ClusterId(7), partition: Partition(9), after }
+        PageToken {
+            cluster: ClusterId(7),
+            prefix: prefix_hash(b"k"),
+            partition: Partition(9),
+            after,
+        }
     }
 
     #[test]
-    fn a_token_comes_back_and_only_in_its_cluster() {
-        let bytes = token().encode();
-        assert_eq!(PageToken::decode(bytes.clone(), ClusterId(7), 10), Ok(token()));
-        let foreign = PageToken::decode(bytes.clone(), ClusterId(8), 10);
+    fn a_token_comes_back_and_only_in_its_cluster_and_for_its_prefix() {
+        let (bytes, prefix) = (token().encode(), prefix_hash(b"k"));
+        assert_eq!(PageToken::decode(bytes.clone(), ClusterId(7), prefix, 10), Ok(token()));
+        let foreign = PageToken::decode(bytes.clone(), ClusterId(8), prefix, 10);
         assert_eq!(foreign, Err(TokenError::ForeignCluster(ClusterId(7))));
-        assert!(PageToken::decode(bytes, ClusterId(7), 9).is_err());
+        for other in ["", "ke", "other"] {
+            let other = prefix_hash(other.as_bytes());
+            let foreign = PageToken::decode(bytes.clone(), ClusterId(7), other, 10);
+            assert_eq!(foreign, Err(TokenError::ForeignPrefix));
+        }
+        assert!(PageToken::decode(bytes, ClusterId(7), prefix, 9).is_err());
     }
 
     proptest! {
@@ -98,11 +116,12 @@ mod tests {
         fn arbitrary_and_damaged_tokens_are_refused(
             input: Vec<u8>, at: prop::sample::Index, bit in 0..8u8,
         ) {
-            prop_assert!(PageToken::decode(input.into(), ClusterId(7), 10).is_err());
+            let prefix = prefix_hash(b"k");
+            prop_assert!(PageToken::decode(input.into(), ClusterId(7), prefix, 10).is_err());
             let mut bytes = token().encode().to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            prop_assert!(PageToken::decode(bytes.into(), ClusterId(7), 10).is_err());
+            prop_assert!(PageToken::decode(bytes.into(), ClusterId(7), prefix, 10).is_err());
         }
     }
 }

@@ -22,6 +22,21 @@ pub struct Target {
         value_parser = address,
     )]
     pub addr: Vec<String>,
+    /// Talk to no other node than these: do not learn the addresses of the other members
+    #[arg(long)]
+    pub pinned: bool,
+}
+
+impl Target {
+    /// A client of these nodes.
+    ///
+    /// # Errors
+    /// If an address is none.
+    pub fn client(&self, options: client::Options) -> Result<client::Client, client::Error> {
+        let pinned = self.pinned || options.pinned;
+        let options = client::Options { pinned, ..options };
+        client::Client::connect(self.addr.iter().cloned(), options)
+    }
 }
 
 /// How many of the N replicas must take part.

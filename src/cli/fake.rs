@@ -99,8 +99,8 @@ impl Kv for Server {
             found: value.is_some(),
             value: value.unwrap_or_default(),
             context: Bytes::from_static(b"context"),
-            siblings: 0,
             all,
+            ..proto::GetResponse::default()
         }))
     }
 
@@ -123,6 +123,41 @@ impl Kv for Server {
         Ok(Response::new(proto::DeleteResponse { context, receipt: Some(self.receipt()) }))
     }
 
+    async fn batch_get(
+        &self,
+        request: Request<proto::BatchGetRequest>,
+    ) -> Result<Response<proto::BatchGetResponse>, Status> {
+        use proto::batch_get_result::Result as Is;
+        let mut results = Vec::new();
+        for key in request.into_inner().keys {
+            let request = proto::GetRequest { key, ..proto::GetRequest::default() };
+            let answer = self.get(Request::new(request)).await?.into_inner();
+            results.push(proto::BatchGetResult { result: Some(Is::Ok(answer)) });
+        }
+        Ok(Response::new(proto::BatchGetResponse { results }))
+    }
+
+    async fn batch_set(
+        &self,
+        request: Request<proto::BatchSetRequest>,
+    ) -> Result<Response<proto::BatchSetResponse>, Status> {
+        use proto::batch_set_result::Result as Is;
+        let mut results = Vec::new();
+        for entry in request.into_inner().entries {
+            let result = if entry.key.is_empty() {
+                let message = "key: a key has 1 to 4096 bytes, this one has 0".to_owned();
+                let code = tonic::Code::InvalidArgument as i32;
+                Is::Error(proto::KeyError { code, message, ..proto::KeyError::default() })
+            } else {
+                self.map().insert(entry.key, entry.value);
+                let context = Bytes::from_static(b"context");
+                Is::Ok(proto::SetResponse { context, receipt: Some(self.receipt()) })
+            };
+            results.push(proto::BatchSetResult { result: Some(result) });
+        }
+        Ok(Response::new(proto::BatchSetResponse { results }))
+    }
+
     type ScanStream = tokio_stream::Iter<std::vec::IntoIter<Result<proto::ScanResponse, Status>>>;
 
     async fn scan(
@@ -136,8 +171,9 @@ impl Kv for Server {
             .filter(|(key, _)| key.starts_with(&request.prefix) && **key > request.page_token)
             .map(|(key, value)| proto::ScanEntry {
                 key: key.clone(),
-                value: value.clone(),
-                siblings: 0,
+                value: if request.keys_only { Bytes::new() } else { value.clone() },
+                context: if request.contexts { "context".into() } else { Bytes::new() },
+                ..proto::ScanEntry::default()
             })
             .collect();
         let total = entries.len().div_ceil(PAGE_ENTRIES);

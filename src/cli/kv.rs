@@ -231,7 +231,7 @@ impl Common {
             strict: self.strict,
             ..Options::default()
         };
-        Ok(Client::connect(self.target.addr.iter().cloned(), options)?)
+        Ok(self.target.client(options)?)
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //!   serve                     a node in this process
 //!   local · demo · bench      nodes as child processes: cluster
-//!   get · set · delete · import · export · status · members      client
+//!   get · set · delete · scan · import · export · status · members      client
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
@@ -21,6 +21,7 @@ mod fake;
 mod kv;
 mod latency;
 mod local;
+mod scan;
 mod serve;
 mod shutdown;
 mod sim;
@@ -67,6 +68,7 @@ enum Command {
     Get(kv::GetArgs),
     Set(kv::SetArgs),
     Delete(kv::DeleteArgs),
+    Scan(scan::ScanArgs),
     Import(transfer::ImportArgs),
     Export(transfer::ExportArgs),
     Status(status::StatusArgs),
@@ -100,6 +102,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Get(args) => on_one_thread(kv::get(args)),
         Command::Set(args) => on_one_thread(kv::set(args)),
         Command::Delete(args) => on_one_thread(kv::delete(args)),
+        Command::Scan(args) => on_one_thread(scan::scan(args)),
         Command::Import(args) => on_one_thread(transfer::import(args)),
         Command::Export(args) => on_one_thread(transfer::export(args)),
         Command::Status(args) => on_one_thread(status::status(args)),

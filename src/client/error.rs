@@ -215,6 +215,35 @@ impl Error {
         Self { inner: Box::new(Inner { status: Some(status), ..inner }) }
     }
 
+    /// What the node at `address` said of one key of a batch.
+    pub(super) fn from_key_error(
+        error: crate::proto::KeyError,
+        address: &str,
+        writes: bool,
+    ) -> Self {
+        let code = Code::from_i32(error.code);
+        let outcome_known = !writes || error.outcome_known;
+        let delay = (error.retry_after_ms > 0).then_some(error.retry_after_ms);
+        let inner = Inner {
+            kind: kind(code, None),
+            message: error.message.clone(),
+            reason: error.reason,
+            outcome_known,
+            last_outcome_known: outcome_known,
+            retry_safe: error.retry_safe,
+            retry_after: delay.map(Duration::from_millis),
+            reached: error.reached,
+            missing: error.missing,
+            needed: error.needed,
+            violations: vec![],
+            node: address.to_owned(),
+            attempts: 1,
+            told_by: Teller::Node,
+            status: Some(Status::new(code, error.message)),
+        };
+        Self { inner: Box::new(inner) }
+    }
+
     /// Takes in what all attempts together mean.
     pub(super) fn note_attempts(&mut self, attempts: u32, outcome_unknown: bool) {
         self.inner.attempts = attempts;

@@ -1,8 +1,8 @@
-//! A client that knows all nodes of a cluster.
+//! A client of a cluster: any node serves any request, so it asks one after the other.
 //!
 //! ```text
 //!  get · set · delete ──▶ pick a node ──▶ call, bounded by tokio::time::timeout ──▶ answer
-//!                            ▲                        │
+//!  get_many · set_many       ▲                        │
 //!                            └── elsewhere, the same request id ◀── node silent, gone, overloaded
 //! ```
 //!
@@ -12,9 +12,39 @@
 //! - An [`Error`] says whether the outcome is known: it is unknown as soon as *any* attempt may
 //!   have reached a coordinator and none has brought an answer that settles it.
 //! - A node that failed is asked last until it answers again; one request at a time probes it.
+//! - The addresses given are a beginning: the client learns those of the other members, and
+//!   uses one once that node has said that it belongs to the same cluster.
+//!
+//! ```no_run
+//! use coterie::client::{Client, Options, ReadOptions, SetEntry, WriteOptions};
+//!
+//! # async fn example() -> Result<(), coterie::client::Error> {
+//! let client = Client::connect(["127.0.0.1:7400"], Options::default())?;
+//! client.set("greeting", "hello").await?;
+//! let got = client.get("greeting").await?.expect("it was written");
+//! assert_eq!(got.value, "hello");
+//!
+//! // Read, modify, write: a value that somebody writes meanwhile survives beside ours.
+//! let all = ReadOptions { all_siblings: true, ..ReadOptions::default() };
+//! let read = client.get_with("cart", &all).await?;
+//! let with = WriteOptions { context: read.context, ..WriteOptions::default() };
+//! client.set_with("cart", "apples, pears", &with).await?;
+//!
+//! // Many keys at once, each with a result of its own.
+//! let entries = (0..500).map(|i| SetEntry::set(format!("user/{i}"), "new"));
+//! for written in client.set_many(entries).await {
+//!     written?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
+mod batch;
+mod call;
 mod error;
+mod follow;
 mod nodes;
+mod options;
 mod scan;
 
 use std::future::Future;
@@ -22,69 +52,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
+pub use self::batch::SetEntry;
+use self::call::Effect;
 pub use self::error::{Error, ErrorKind};
-use self::nodes::{Node, Nodes};
+use self::follow::Follow;
+use self::nodes::Nodes;
+pub use self::options::{BatchOptions, Options, ReadOptions, WriteOptions};
 pub use self::scan::{Entry, Scan, ScanOptions, ScanPage};
 use crate::proto;
-use crate::proto::admin_client::AdminClient;
 use crate::proto::kv_client::KvClient;
 pub use crate::protocol::quorum::Consistency;
 
 /// The largest answer that is taken: a record of the default `limits.record_bytes` and more.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
-
-/// How a client behaves; the defaults suit a cluster on one network.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// A call ends after this, attempts and pauses included.
-    pub timeout: Duration,
-    /// One attempt ends after this, if there is another node to ask.
-    pub attempt_timeout: Duration,
-    /// A connection must be made within this.
-    pub connect_timeout: Duration,
-    /// How often a call is tried in all; at least 1.
-    pub attempts: u32,
-    /// Connections to each node; at least 1.
-    pub channels_per_node: usize,
-    /// For calls that do not say otherwise.
-    pub consistency: Consistency,
-    /// For calls that do not say otherwise.
-    pub strict: bool,
-}
-
-/// What a read asks for beyond the key; what is unset comes from [`Options`].
-#[derive(Clone, Debug, Default)]
-pub struct ReadOptions {
-    /// R.
-    pub consistency: Option<Consistency>,
-    /// Read-your-writes and monotonic reads.
-    pub strict: Option<bool>,
-    /// Fill [`Reading::all`].
-    pub all_siblings: bool,
-    /// The call ends after this.
-    pub timeout: Option<Duration>,
-}
-
-/// What a write asks for beyond key and value; what is unset comes from [`Options`].
-#[derive(Clone, Debug, Default)]
-pub struct WriteOptions {
-    /// W.
-    pub consistency: Option<Consistency>,
-    /// Read-your-writes and monotonic reads.
-    pub strict: Option<bool>,
-    /// The context of the read that this write is based on; empty: overwrite.
-    pub context: Bytes,
-    /// How long the value lives; none: for ever. Ignored by deletes.
-    pub ttl: Option<Duration>,
-    /// Names the request; none: a random one.
-    pub request_id: Option<[u8; 16]>,
-    /// The call ends after this.
-    pub timeout: Option<Duration>,
-}
 
 /// A value that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,6 +90,8 @@ pub struct Reading {
     pub context: Bytes,
     /// How many other concurrent values exist.
     pub siblings: u32,
+    /// When the value expires, in milliseconds since 1970; none: never.
+    pub expires_ms: Option<u64>,
     /// All of them, the last writer's first, if they were asked for.
     pub all: Vec<proto::Sibling>,
 }
@@ -120,6 +106,12 @@ pub struct Written {
 }
 
 /// A client of one cluster. Cheap to clone; clones share their connections.
+///
+/// Unless [`Options::pinned`] says not to, it follows the cluster: now and then, and soon after a
+/// node has failed, it asks one for the members. An address that it learns is used only once the
+/// node there has answered and named the same cluster, so one that cannot be reached from here
+/// costs no request anything; one that is a member no longer is forgotten. It does so beside its
+/// calls, and only while there are any: a client that is idle does nothing.
 #[derive(Clone, Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -129,26 +121,33 @@ pub struct Client {
 struct Shared {
     nodes: Nodes,
     options: Options,
+    follow: Follow,
 }
 
-/// Whether a call can change anything: the outcome of one that cannot is always known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Effect {
-    Reads,
-    Writes,
+impl Reading {
+    /// What was found, if the key is there.
+    #[must_use]
+    pub fn into_got(self) -> Option<Got> {
+        let Self { value, context, siblings, .. } = self;
+        Some(Got { value: value?, context, siblings })
+    }
 }
 
-impl Default for Options {
-    fn default() -> Self {
+impl From<proto::GetResponse> for Reading {
+    fn from(answer: proto::GetResponse) -> Self {
         Self {
-            timeout: Duration::from_secs(5),
-            attempt_timeout: Duration::from_millis(1500),
-            connect_timeout: Duration::from_secs(1),
-            attempts: 4,
-            channels_per_node: 1,
-            consistency: Consistency::Quorum,
-            strict: false,
+            value: answer.found.then_some(answer.value),
+            context: answer.context,
+            siblings: answer.siblings,
+            expires_ms: (answer.expires_ms != 0).then_some(answer.expires_ms),
+            all: answer.all,
         }
+    }
+}
+
+impl From<proto::SetResponse> for Written {
+    fn from(answer: proto::SetResponse) -> Self {
+        Self { context: answer.context, receipt: answer.receipt.unwrap_or_default() }
     }
 }
 
@@ -163,12 +162,13 @@ impl Client {
         options: Options,
     ) -> Result<Self, Error> {
         let nodes = Nodes::new(addresses.into_iter().map(Into::into), &options)?;
-        Ok(Self { shared: Arc::new(Shared { nodes, options }) })
+        Ok(Self { shared: Arc::new(Shared { nodes, options, follow: Follow::default() }) })
     }
 
-    /// The addresses that the client knows.
-    pub fn addresses(&self) -> impl Iterator<Item = &str> {
-        self.shared.nodes.all().iter().map(|node| node.address.as_str())
+    /// The addresses that the client knows: those that it was given, then those that it learned.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.shared.nodes.all().iter().map(|node| node.address.clone()).collect()
     }
 
     /// Reads a key. None if it is absent.
@@ -177,8 +177,7 @@ impl Client {
     /// See [`Error`].
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Got>, Error> {
         let reading = self.get_with(key, &ReadOptions::default()).await?;
-        let Reading { value, context, siblings, .. } = reading;
-        Ok(value.map(|value| Got { value, context, siblings }))
+        Ok(reading.into_got())
     }
 
     /// Reads a key in the way that `options` says.
@@ -201,12 +200,7 @@ impl Client {
                 kv.get(request).await
             })
             .await?;
-        Ok(Reading {
-            value: answer.found.then_some(answer.value),
-            context: answer.context,
-            siblings: answer.siblings,
-            all: answer.all,
-        })
+        Ok(Reading::from(answer))
     }
 
     /// Writes a value, over whatever is there.
@@ -238,14 +232,14 @@ impl Client {
             consistency: self.consistency(options.consistency),
             strict: options.strict.unwrap_or(self.shared.options.strict),
             ttl_ms: options.ttl.map_or(0, millis),
-            request_id: request_id(options),
+            request_id: request_id(options.request_id),
         };
         let answer = self
             .call(message, Effect::Writes, options.timeout, |mut kv, request| async move {
                 kv.set(request).await
             })
             .await?;
-        Ok(Written { context: answer.context, receipt: answer.receipt.unwrap_or_default() })
+        Ok(Written::from(answer))
     }
 
     /// Deletes a key, whatever is there; deleting an absent key succeeds.
@@ -270,7 +264,7 @@ impl Client {
             context: options.context.clone(),
             consistency: self.consistency(options.consistency),
             strict: options.strict.unwrap_or(self.shared.options.strict),
-            request_id: request_id(options),
+            request_id: request_id(options.request_id),
         };
         let answer = self
             .call(message, Effect::Writes, options.timeout, |mut kv, request| async move {
@@ -293,18 +287,12 @@ impl Client {
     /// See [`Error`].
     pub async fn status(&self, address: &str) -> Result<proto::StatusResponse, Error> {
         let options = &self.shared.options;
-        let known = self.shared.nodes.all().iter().find(|node| node.address == address);
-        let channel = match known {
+        let nodes = self.shared.nodes.all();
+        let channel = match nodes.iter().find(|node| node.address == address) {
             Some(node) => node.channel(),
             None => nodes::channel(address, options)?,
         };
-        let mut admin = AdminClient::new(channel);
-        let until = Instant::now() + options.timeout;
-        let answer = timeout_at(until, admin.status(proto::StatusRequest {})).await;
-        let answer = answer.unwrap_or_else(|_| Err(silent(options.timeout)));
-        answer
-            .map(Response::into_inner)
-            .map_err(|status| Error::from_status(status, address, false))
+        call::status(channel, address, options.timeout).await
     }
 
     fn consistency(&self, asked: Option<Consistency>) -> i32 {
@@ -324,74 +312,13 @@ impl Client {
         F: Fn(KvClient<Channel>, Request<M>) -> Called,
         Called: Future<Output = Result<Response<R>, Status>>,
     {
-        let Shared { nodes, options } = &*self.shared;
-        let limit = limit.unwrap_or(options.timeout);
-        let until = Instant::now() + limit;
-        let mut tried = Vec::new();
-        let mut outcome_unknown = false;
-        loop {
-            let at = nodes.pick(&tried);
-            let node = &nodes.all()[at];
-            tried.push(at);
-            let attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX);
-            let last = attempts >= options.attempts;
-            let end = attempt_end(until, nodes.all().len(), options, last);
-            let mut error = match attempt(node, message.clone(), end, &send).await {
-                Ok(answer) => return Ok(answer),
-                Err(status) => Error::from_status(status, &node.address, effect == Effect::Writes),
-            };
-            if error.blames_the_node() {
-                nodes.failed(at);
-            }
-            outcome_unknown |= !error.outcome_is_known();
-            error.note_attempts(attempts, outcome_unknown);
-            let pause = nodes.pause_before_attempt(&tried);
-            if last || !error.worth_another_node() || Instant::now() + pause >= until {
-                return Err(error);
-            }
-            tokio::time::sleep(pause).await;
-        }
+        let until = Instant::now() + limit.unwrap_or(self.shared.options.timeout);
+        call::run(&self.shared, &[], message, effect, until, &send).await.answer
     }
 }
 
-async fn attempt<M, R, F, Called>(
-    node: &Node,
-    message: M,
-    end: Instant,
-    send: &F,
-) -> Result<R, Status>
-where
-    F: Fn(KvClient<Channel>, Request<M>) -> Called,
-    Called: Future<Output = Result<Response<R>, Status>>,
-{
-    let limit = end.saturating_duration_since(Instant::now());
-    let mut request = Request::new(message);
-    request.set_timeout(limit);
-    match timeout_at(end, send(node.kv(), request)).await {
-        Ok(Ok(answer)) => {
-            node.answered();
-            Ok(answer.into_inner())
-        }
-        Ok(Err(status)) => Err(status),
-        Err(_) => Err(silent(limit)),
-    }
-}
-
-/// When an attempt gives up: early if there is another node to ask.
-fn attempt_end(until: Instant, nodes: usize, options: &Options, last: bool) -> Instant {
-    if nodes == 1 || last { until } else { until.min(Instant::now() + options.attempt_timeout) }
-}
-
-/// The status of an attempt that brought nothing in time. Its source tells it from a status that
-/// a node has sent.
-fn silent(limit: Duration) -> Status {
-    let mut status = Status::new(Code::DeadlineExceeded, format!("no answer within {limit:?}"));
-    status.set_source(Arc::new(error::Silent));
-    status
-}
-
-fn request_id(options: &WriteOptions) -> Bytes {
-    let id = options.request_id.unwrap_or_else(rand::random);
+fn request_id(given: Option<[u8; 16]>) -> Bytes {
+    let id = given.unwrap_or_else(rand::random);
     Bytes::copy_from_slice(&id)
 }
 

@@ -5,6 +5,7 @@
 //! asked.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,9 +25,12 @@ const WINDOW_BYTES: u32 = 2 << 20;
 /// Requests that may wait for a connection's task.
 const BUFFERED_REQUESTS: usize = 4096;
 
+/// The nodes of a cluster as they are known at some time; never empty.
+pub(super) type All = Arc<[Arc<Node>]>;
+
 #[derive(Debug)]
 pub(super) struct Nodes {
-    all: Vec<Node>,
+    all: RwLock<All>,
     turn: AtomicUsize,
     started: Instant,
 }
@@ -34,6 +38,10 @@ pub(super) struct Nodes {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) address: String,
+    /// Whether the caller has given the address; else it was learned.
+    pub(super) given: bool,
+    /// Once it has said it.
+    pub(super) id: OnceLock<String>,
     channels: Vec<Channel>,
     turn: AtomicUsize,
     /// Milliseconds since `Nodes::started` until which the node is left out; 0: it is well.
@@ -65,63 +73,69 @@ impl Nodes {
         addresses: impl Iterator<Item = String>,
         options: &Options,
     ) -> Result<Self, Error> {
-        let nodes = addresses.map(|address| Node::new(address, options));
-        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        let node = |address| Node::new(address, true, options).map(Arc::new);
+        let nodes = addresses.map(node).collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             return Err(Error::invalid("no address was given".to_owned()));
         }
         // Clients that start together should not all begin with the same node.
         let turn = AtomicUsize::new(rand::random_range(0..nodes.len()));
-        Ok(Self { all: nodes, turn, started: Instant::now() })
+        Ok(Self { all: RwLock::new(nodes.into()), turn, started: Instant::now() })
     }
 
-    pub(super) fn all(&self) -> &[Node] {
-        &self.all
+    pub(super) fn all(&self) -> All {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The node to ask next, by its place in [`Nodes::all`], after those of `tried` in order.
-    pub(super) fn pick(&self, tried: &[usize]) -> usize {
-        let count = self.all.len();
+    /// Makes other nodes the known ones; there must be one.
+    pub(super) fn replace(&self, all: Vec<Arc<Node>>) {
+        *self.all.write().unwrap_or_else(PoisonError::into_inner) = all.into();
+    }
+
+    /// The node to ask next, by its place in `all`, after those of `tried` in order.
+    pub(super) fn pick(&self, all: &[Arc<Node>], tried: &[usize]) -> usize {
+        let count = all.len();
         let first = self.turn.fetch_add(1, Ordering::Relaxed) % count;
         // After a full round, nodes may be asked again.
         let tried = &tried[tried.len() / count * count..];
         let order = || (first..first + count).map(|at| at % count).filter(|at| !tried.contains(at));
         let now = self.now();
-        let well = order().find(|&at| self.all[at].may_be_asked(now));
-        let least = || order().min_by_key(|&at| self.all[at].out_until.load(Ordering::Relaxed));
+        let well = order().find(|&at| all[at].may_be_asked(now));
+        let least = || order().min_by_key(|&at| all[at].out_until.load(Ordering::Relaxed));
         well.or_else(least).unwrap_or(first)
     }
 
-    /// How long to wait before the next attempt: not at all while there are nodes that this call
-    /// has not asked.
-    pub(super) fn pause_before_attempt(&self, tried: &[usize]) -> Duration {
-        let rounds = tried.len() / self.all.len();
-        if !tried.len().is_multiple_of(self.all.len()) {
-            return Duration::ZERO;
-        }
-        PAUSE_FIRST * (1 << (rounds - 1).min(5))
-    }
-
     /// The node did not answer.
-    pub(super) fn failed(&self, at: usize) {
-        let (out_until, now) = (&self.all[at].out_until, self.now());
+    pub(super) fn failed(&self, node: &Node) {
+        let (out_until, now) = (&node.out_until, self.now());
         // Calls that fail together count once, and a probe has set its own time.
         if out_until.load(Ordering::Relaxed) <= now {
             out_until.store(now + LEFT_OUT_MS, Ordering::Relaxed);
         }
     }
 
-    fn now(&self) -> u64 {
+    /// Milliseconds since the client began; never 0.
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 }
 
+/// How long to wait before the next attempt of a call that has made `tried` and knows so many nodes:
+/// not at all while there are nodes that it has not asked.
+pub(super) fn pause_before_attempt(nodes: usize, tried: usize) -> Duration {
+    if tried == 0 || !tried.is_multiple_of(nodes) {
+        return Duration::ZERO;
+    }
+    PAUSE_FIRST * (1 << (tried / nodes - 1).min(5))
+}
+
 impl Node {
-    fn new(address: String, options: &Options) -> Result<Self, Error> {
+    pub(super) fn new(address: String, given: bool, options: &Options) -> Result<Self, Error> {
         let channels = (0..options.channels_per_node.max(1))
             .map(|_| channel(&address, options))
             .collect::<Result<_, _>>()?;
-        Ok(Self { address, channels, turn: AtomicUsize::new(0), out_until: AtomicU64::new(0) })
+        let (turn, out_until, id) = (AtomicUsize::new(0), AtomicU64::new(0), OnceLock::new());
+        Ok(Self { address, given, id, channels, turn, out_until })
     }
 
     pub(super) fn channel(&self) -> Channel {

@@ -1,12 +1,15 @@
 //! Walking all keys.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Streaming};
 
-use super::{Client, Consistency, Error, silent};
+use super::call::silent;
+use super::nodes::{Node, pause_before_attempt};
+use super::{Client, Consistency, Error, follow};
 use crate::proto;
 
 /// What a walk shows, and where it starts.
@@ -16,8 +19,14 @@ pub struct ScanOptions {
     pub prefix: Bytes,
     /// R of each key; unset: as the client's options say.
     pub consistency: Option<Consistency>,
-    /// Go on behind an earlier page.
+    /// Go on behind an earlier page of a walk with the same prefix.
     pub page_token: Bytes,
+    /// Fill `all` of each entry.
+    pub all_siblings: bool,
+    /// Fill `context` of each entry.
+    pub contexts: bool,
+    /// Leave out values.
+    pub keys_only: bool,
     /// A page must come within this; unset: as the client's options say.
     pub timeout: Option<Duration>,
 }
@@ -33,7 +42,7 @@ pub type ScanPage = proto::ScanResponse;
 pub struct Scan {
     client: Client,
     options: ScanOptions,
-    stream: Option<(usize, Streaming<ScanPage>)>,
+    stream: Option<(Arc<Node>, Streaming<ScanPage>)>,
     ended: bool,
 }
 
@@ -52,26 +61,34 @@ impl Scan {
         if self.ended {
             return Ok(None);
         }
-        let mut tried = Vec::new();
+        let shared = self.client.shared.clone();
+        let all = shared.nodes.all();
+        let (mut tried, mut failures) = (Vec::new(), 0);
         loop {
-            let at = match &self.stream {
-                Some((at, _)) => *at,
-                None => self.client.shared.nodes.pick(&tried),
+            let node = match &self.stream {
+                Some((node, _)) => node.clone(),
+                None => {
+                    tried.push(shared.nodes.pick(&all, &tried));
+                    all[tried[tried.len() - 1]].clone()
+                }
             };
-            let error = match self.page_from(at).await {
-                Ok(page) => return Ok(self.advance(page)),
+            let error = match self.page_from(&node).await {
+                Ok(page) => {
+                    follow::look_around(&shared);
+                    return Ok(self.advance(page));
+                }
                 Err(error) => error,
             };
             self.stream = None;
-            tried.push(at);
-            let last = tried.len() >= self.client.shared.options.attempts as usize;
+            failures += 1;
             if error.blames_the_node() {
-                self.client.shared.nodes.failed(at);
+                shared.nodes.failed(&node);
+                shared.follow.hurry(shared.nodes.now());
             }
-            if last || !error.worth_another_node() {
+            if failures >= shared.options.attempts || !error.worth_another_node() {
                 return Err(error);
             }
-            tokio::time::sleep(self.client.shared.nodes.pause_before_attempt(&tried)).await;
+            tokio::time::sleep(pause_before_attempt(all.len(), tried.len())).await;
         }
     }
 
@@ -89,10 +106,8 @@ impl Scan {
         page
     }
 
-    async fn page_from(&mut self, at: usize) -> Result<Option<ScanPage>, Error> {
-        let shared = self.client.shared.clone();
-        let node = &shared.nodes.all()[at];
-        let limit = self.options.timeout.unwrap_or(shared.options.timeout);
+    async fn page_from(&mut self, node: &Arc<Node>) -> Result<Option<ScanPage>, Error> {
+        let limit = self.options.timeout.unwrap_or(self.client.shared.options.timeout);
         let until = Instant::now() + limit;
         let page = async {
             let stream = match &mut self.stream {
@@ -102,9 +117,12 @@ impl Scan {
                         prefix: self.options.prefix.clone(),
                         consistency: self.client.consistency(self.options.consistency),
                         page_token: self.options.page_token.clone(),
+                        all_siblings: self.options.all_siblings,
+                        contexts: self.options.contexts,
+                        keys_only: self.options.keys_only,
                     };
                     let answer = node.kv().scan(Request::new(message)).await?;
-                    &mut absent.insert((at, answer.into_inner())).1
+                    &mut absent.insert((node.clone(), answer.into_inner())).1
                 }
             };
             stream.message().await

@@ -129,6 +129,15 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         self.0.node.host.run(op, micros(timeout), trace).await
     }
 
+    async fn run_many(
+        &self,
+        ops: Vec<Op>,
+        timeout: Duration,
+        trace: Option<TraceContext>,
+    ) -> Vec<Outcome> {
+        self.0.node.host.run_many(ops, micros(timeout), trace).await
+    }
+
     async fn scan(
         &self,
         partition: Partition,

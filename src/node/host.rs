@@ -136,6 +136,8 @@ enum Waiter {
 }
 
 const NEVER: u64 = u64::MAX;
+/// Ops of a batch that a worker begins in one turn: few milliseconds, in which others wait.
+const OPS_A_TURN: usize = 128;
 
 impl<C: DataCore> Host<C> {
     /// A host of these workers; worker i owns the partitions whose `worker(len)` is i.
@@ -193,6 +195,61 @@ impl<C: DataCore> Host<C> {
         // If the worker has failed, nobody will answer.
         drop(request);
         answered.await.unwrap_or_else(|_| Outcome::Failed(cut_off(is_put)))
+    }
+
+    /// Runs requests together, each to its own end; the outcomes are in their order. Those of one
+    /// worker share turns: its lock, and the wake-ups of committer and streams at a turn's end.
+    pub async fn run_many(
+        &self,
+        ops: Vec<Op>,
+        timeout_micros: u64,
+        trace: Option<TraceContext>,
+    ) -> Vec<Outcome> {
+        let Some(partitions) = self.partitions() else {
+            // Every worker gives the same answer; or the placement comes in the middle of it.
+            let mut outcomes = Vec::with_capacity(ops.len());
+            for op in ops {
+                outcomes.push(self.run(op, timeout_micros, trace).await);
+            }
+            return outcomes;
+        };
+        let mut answers = Vec::with_capacity(ops.len());
+        let mut groups: Vec<Vec<_>> = self.0.workers.iter().map(|_| Vec::new()).collect();
+        for op in ops {
+            let (answer, answered) = oneshot::channel();
+            answers.push((matches!(op.action, Action::Put(_)), answered));
+            groups[self.index(op.partition(partitions))].push((op, answer));
+        }
+        for (index, group) in groups.into_iter().enumerate() {
+            self.begin_many(index, group, timeout_micros, trace);
+        }
+        let mut outcomes = Vec::with_capacity(answers.len());
+        for (is_put, answered) in answers {
+            let outcome = answered.await;
+            outcomes.push(outcome.unwrap_or_else(|_| Outcome::Failed(cut_off(is_put))));
+        }
+        outcomes
+    }
+
+    /// Hands requests to their worker, in turns that leave room for others between them.
+    fn begin_many(
+        &self,
+        index: usize,
+        group: Vec<(Op, oneshot::Sender<Outcome>)>,
+        timeout_micros: u64,
+        trace: Option<TraceContext>,
+    ) {
+        let mut rest = group.into_iter().peekable();
+        while rest.peek().is_some() {
+            let some: Vec<_> = rest.by_ref().take(OPS_A_TURN).collect();
+            self.turn(index, |turn| {
+                let deadline = turn.now.mono.after_micros(timeout_micros);
+                for (op, answer) in some {
+                    let ticket = turn.state.expect(Waiter::Op(answer));
+                    turn.input(Input::Client { ticket, op, deadline, trace });
+                }
+            });
+        }
     }
 
     /// One page of a partition, merged from R homes.

@@ -15,13 +15,16 @@ use crate::protocol::message::{
     CallId, DataMessage, Envelope, Message, OpenSession, PlacementTag, ScanAnswer,
 };
 use crate::protocol::op::{Action, Failure, Op, Outcome, ReadOutcome, Reason};
+use crate::protocol::placement::{Member, Placement, View};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::VersionVector;
 use crate::protocol::step::{
     Change, CommitId, Effect, Input, MergedPage, Page, Space, Stats, Ticket, Token,
 };
 use crate::store::{Durability, Store, StoreError};
-use crate::types::{Boot, CommitNumber, Key, Mono, NodeId, Now, Partition, Stamp};
+use crate::types::{
+    Boot, ClusterId, CommitNumber, Key, Mono, NodeId, NodeName, Now, Partition, Stamp,
+};
 
 /// Gets read the store and answer how often they did; puts commit; everything has a deadline.
 #[derive(Default)]
@@ -137,7 +140,7 @@ impl Store for Empty {
 
 /// Remembers what was submitted.
 #[derive(Default)]
-struct Queue(Mutex<Vec<(usize, u64, Stamp)>>, AtomicU64);
+struct Queue(Mutex<Vec<(usize, u64, Stamp)>>, AtomicU64, AtomicU64);
 
 impl Commits for Queue {
     fn wake(&self) {}
@@ -146,7 +149,9 @@ impl Commits for Queue {
         self.0.lock().unwrap().push((worker, id, clock));
         self.1.fetch_add(1, Ordering::SeqCst);
     }
+    /// Asked for once a turn.
     fn announced(&self) -> CommitNumber {
+        self.2.fetch_add(1, Ordering::SeqCst);
         CommitNumber(0)
     }
 }
@@ -186,6 +191,7 @@ pub(super) fn set() -> Op {
 }
 
 const SECOND: u64 = 1_000_000;
+const PARTITIONS: u16 = 64;
 
 #[tokio::test]
 async fn a_read_of_the_store_is_answered_in_the_same_turn_and_may_lead_to_another() {
@@ -210,6 +216,71 @@ async fn a_write_is_answered_when_its_commit_is_reported_and_not_before() {
         outcomes.push(writer.await.unwrap());
     }
     assert_eq!(outcomes, [seen(0), failed(Reason::StoreRefused), seen(0)]);
+}
+
+/// A host whose workers know that there are partitions.
+fn founded(workers: usize) -> (Host<Toy>, Arc<Queue>, Ending) {
+    let (host, commits, ending) = rig(workers);
+    let name = NodeName::new("node-0").unwrap();
+    let member = Member { name: name.clone(), zone: String::new(), weight: 1 };
+    let placement = Arc::new(Placement::found(vec![member], 1, PARTITIONS));
+    let ids = BTreeMap::from([(name.clone(), NodeId(1))]);
+    host.set_view(&Arc::new(View::new(NodeId(1), name, Boot(1), ClusterId(1), placement, ids)));
+    commits.2.store(0, Ordering::SeqCst);
+    (host, commits, ending)
+}
+
+#[tokio::test]
+async fn the_ops_of_a_batch_share_turns_and_their_outcomes_come_in_their_order() {
+    let (host, commits, _) = founded(4);
+    let key = |i: usize| Key::new(format!("k{i}")).unwrap();
+    let op = |i: usize| Op::set(key(i), Bytes::new(), Consistency::One);
+    let ops: Vec<Op> = (0..100).map(op).collect();
+    let worker = |op: &Op| op.partition(PARTITIONS).worker(4);
+    let workers: Vec<usize> = ops.iter().map(worker).collect();
+    let batch = tokio::spawn({
+        let host = host.clone();
+        async move { host.run_many(ops, SECOND, None).await }
+    });
+    commits.until(100).await;
+    assert_eq!(commits.2.load(Ordering::SeqCst), 4, "one turn for each worker");
+    // The last op of worker 2 is refused, and it alone.
+    let of_two = workers.iter().filter(|worker| **worker == 2).count() as u64;
+    for worker in 0..4 {
+        let refused = (worker == 2).then_some(Input::Refused(CommitId(of_two)));
+        host.committed(worker, refused.into_iter().chain([Input::Committed(CommitId(200))]));
+    }
+    let outcomes = batch.await.unwrap();
+    let last = workers.iter().rposition(|worker| *worker == 2).unwrap();
+    for (at, outcome) in outcomes.into_iter().enumerate() {
+        let expected = if at == last { failed(Reason::StoreRefused) } else { seen(0) };
+        assert_eq!(outcome, expected, "op {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_batch_leaves_room_for_others_and_a_failed_node_answers_all_of_it() {
+    let (host, commits, ending) = founded(1);
+    let ops = vec![set(); 300];
+    let batch = tokio::spawn({
+        let (host, ops) = (host.clone(), ops.clone());
+        async move { host.run_many(ops, SECOND, None).await }
+    });
+    commits.until(300).await;
+    assert_eq!(commits.2.load(Ordering::SeqCst), 3, "turns of 128 ops");
+    host.committed(0, [Input::Committed(CommitId(300))]);
+    assert_eq!(batch.await.unwrap(), vec![seen(0); 300]);
+
+    ending.fail("the disk is gone");
+    let outcomes = host.run_many(ops, SECOND, None).await;
+    let may_be = |outcome: &Outcome| matches!(outcome, Outcome::Failed(f) if f.maybe_applied);
+    assert_eq!(outcomes.iter().filter(|outcome| may_be(outcome)).count(), 300);
+}
+
+#[tokio::test]
+async fn before_the_placement_is_known_a_batch_is_answered_one_by_one() {
+    let (host, ..) = rig(2);
+    assert_eq!(host.run_many(vec![get(), get()], SECOND, None).await, [seen(2), seen(3)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -6,6 +6,9 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+/// A crc32 in bytes.
+const CRC_BYTES: usize = 4;
+
 /// Why bytes could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -181,6 +184,31 @@ pub trait Write: BufMut {
     }
 }
 
+/// A string that carries a checksum of itself at its end: for what is given out and comes back.
+pub trait Checked: BufMut + AsRef<[u8]> {
+    /// Appends the crc32 of everything before it.
+    fn put_crc(&mut self) {
+        let crc = crc32fast::hash(self.as_ref());
+        self.put_u32_le(crc);
+    }
+}
+
+/// What stands before the checksum that [`Checked::put_crc`] appended.
+///
+/// # Errors
+/// [`DecodeError::Truncated`] if there is no room for one, [`DecodeError::Checksum`] if it does not
+/// fit.
+pub fn checked(mut bytes: Bytes) -> Result<Bytes, DecodeError> {
+    let end = bytes.len().checked_sub(CRC_BYTES).ok_or(DecodeError::Truncated)?;
+    let crc = bytes.split_off(end);
+    if crc32fast::hash(&bytes).to_le_bytes() == crc[..] {
+        Ok(bytes)
+    } else {
+        Err(DecodeError::Checksum)
+    }
+}
+
+impl Checked for BytesMut {}
 impl Write for BytesMut {}
 impl Write for Vec<u8> {}
 
@@ -204,6 +232,19 @@ mod tests {
             let mut out = Vec::new();
             out.bytes(&value);
             prop_assert_eq!(Reader::new(out.into()).bytes(), Ok(value.into()));
+        }
+
+        #[test]
+        fn a_checked_string_comes_back_and_a_damaged_one_does_not(
+            value: Vec<u8>, at: prop::sample::Index, bit in 0..8u8,
+        ) {
+            let mut out = BytesMut::from(&value[..]);
+            out.put_crc();
+            let mut damaged = out.to_vec();
+            prop_assert_eq!(checked(out.freeze()), Ok(value.into()));
+            let at = at.index(damaged.len());
+            damaged[at] ^= 1 << bit;
+            prop_assert_eq!(checked(damaged.into()), Err(DecodeError::Checksum));
         }
 
         #[test]

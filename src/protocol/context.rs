@@ -7,7 +7,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{DecodeError, Reader, Write};
+use super::codec::{self, Checked, DecodeError, Reader, Write};
 use super::record::VersionVector;
 use crate::types::{ClusterId, Key};
 
@@ -65,8 +65,7 @@ impl Context {
         out.put_u64_le(self.key_hash);
         out.bool(self.partial);
         self.seen.encode(&mut out);
-        let crc = crc32fast::hash(&out);
-        out.put_u32_le(crc);
+        out.put_crc();
         out.freeze()
     }
 
@@ -74,15 +73,8 @@ impl Context {
     ///
     /// # Errors
     /// Any [`ContextError`] but [`ContextError::Ahead`], which only replicas can judge.
-    pub fn decode(mut bytes: Bytes, cluster: ClusterId, key: &Key) -> Result<Self, ContextError> {
-        if bytes.len() < 4 {
-            return Err(DecodeError::Truncated.into());
-        }
-        let crc = bytes.split_off(bytes.len() - 4);
-        if crc32fast::hash(&bytes).to_le_bytes() != crc[..] {
-            return Err(DecodeError::Checksum.into());
-        }
-        let context = Self::decode_body(bytes)?;
+    pub fn decode(bytes: Bytes, cluster: ClusterId, key: &Key) -> Result<Self, ContextError> {
+        let context = Self::decode_body(codec::checked(bytes)?)?;
         if context.cluster != cluster {
             return Err(ContextError::ForeignCluster(context.cluster));
         }

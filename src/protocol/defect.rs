@@ -31,11 +31,13 @@ pub enum Defect {
     RefuseFarStamps,
     /// Delete a hint as soon as it is sent.
     DropHintBeforeAck,
+    /// Answer a scan with what the first home holds.
+    ScanFirstHome,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -48,5 +50,6 @@ impl Defect {
         Self::LoseContext,
         Self::RefuseFarStamps,
         Self::DropHintBeforeAck,
+        Self::ScanFirstHome,
     ];
 }

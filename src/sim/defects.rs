@@ -9,7 +9,7 @@ const BUDGET: u64 = 300;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {
-    use Check::{C1, C2, C3, C6, D2, D3, P, Z};
+    use Check::{C1, C2, C3, C6, D2, D3, P, S, Z};
     match defect {
         Defect::AckBeforeFsync | Defect::AckEqualMergeEarly | Defect::CountNodeTwice => &[Z],
         Defect::KeepActorAfterRestart => &[C2, C3],
@@ -18,6 +18,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::RunPassedTwice => &[P],
         Defect::ClockBelowLast => &[D3],
         Defect::LoseContext => &[C3],
+        Defect::ScanFirstHome => &[S],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }

@@ -5,6 +5,7 @@
 //! is acknowledged only if an acknowledgement reached the client while it waited.
 
 use super::clock::Time;
+use super::scans::ScanRecord;
 use super::world::{Event, Notice, World};
 use crate::protocol::op::{Action, Failure, Op, Outcome, ReadOutcome, Reason, Receipt};
 use crate::protocol::step::{Input, Ticket};
@@ -55,6 +56,7 @@ pub(super) struct Attempt {
 pub(super) struct History {
     pub(super) ops: Vec<OpRecord>,
     pub(super) attempts: Vec<Attempt>,
+    pub(super) scans: Vec<ScanRecord>,
 }
 
 impl OpRecord {

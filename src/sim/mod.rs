@@ -33,6 +33,7 @@ mod network;
 mod node;
 mod observer;
 mod run;
+mod scans;
 mod scenario;
 #[cfg(test)]
 mod scenarios;

@@ -349,8 +349,7 @@ impl World {
                 self.send_data(at, to, trace, Message::Data(partition, message));
             }
             Effect::Reply(ticket, outcome) => self.reply(at, ticket, outcome),
-            // No client of the simulator scans: keys are read one by one.
-            Effect::ScanReply(..) => {}
+            Effect::ScanReply(ticket, page) => self.page_leaves(at, ticket, page),
             Effect::Reachable(peer, up) => {
                 if let Some(process) = &mut self.nodes[at].process {
                     process.todo.push_back(Todo::Reachable(peer, up));

@@ -51,6 +51,8 @@ pub enum Check {
     C6,
     /// Sessions: strict reads see what strict requests have shown or acknowledged.
     C8,
+    /// Scans: in order, nothing that nobody wrote, and what R + W > N promises.
+    S,
     /// What is durable of a record only grows.
     D1,
     /// A hint is removed only when its target holds it.

@@ -8,6 +8,8 @@
 //! | `w…` | overwritten blindly, now and then deleted blindly | C5 |
 //! | `t…` | written once, to expire | C1, and what reads show |
 //! | `s…` | strict reads and writes | C8 |
+//!
+//! In some worlds one more client scans the partitions of these keys: see [`super::scans`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,6 +28,8 @@ use crate::types::{Key, RequestId};
 
 /// A plan of a client's turn is told from a plan of a fault by this.
 pub(super) const TURNS: usize = 1 << 32;
+/// The number of the client that scans.
+const SCANNER: usize = 1 << 16;
 
 /// A kind of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +53,8 @@ pub(super) struct Workload {
     clients: usize,
     think: Time,
     keys_each: u32,
+    /// The client that scans begins a walk about so often, if it does at all.
+    scans_every: Option<Time>,
     /// Writes are numbered: each value is unique.
     written: u32,
     /// What a client wants to write once its read is answered: by op.
@@ -108,6 +114,7 @@ impl Workload {
             clients: rng.random_range(2..=6),
             think: rng.random_range(20_000..=400_000),
             keys_each: rng.random_range(1..=4),
+            scans_every: rng.random_ratio(1, 2).then(|| rng.random_range(50_000..=1_000_000)),
             written: 0,
             after_read: BTreeMap::new(),
             keys: BTreeSet::new(),
@@ -121,12 +128,29 @@ impl Workload {
             let after = world.rng.random_range(0..=self.think);
             world.schedule(after, Event::Planned(TURNS + client));
         }
+        if let Some(every) = self.scans_every {
+            world.schedule(every, Event::Planned(TURNS + SCANNER));
+        }
+    }
+
+    /// The partition of some key is scanned.
+    fn scan(&self, world: &mut World) {
+        let Some(every) = self.scans_every else { return };
+        let at = world.rng.random_range(0..self.keys.len().max(1));
+        if let Some(key) = self.keys.iter().nth(at) {
+            world.scan_some(key.partition(world.config.partitions));
+        }
+        let after = world.rng.random_range(0..=2 * every);
+        world.schedule(after, Event::Planned(TURNS + SCANNER));
     }
 
     /// It is a client's turn.
     pub(super) fn turn(&mut self, world: &mut World, client: usize) {
         if self.stopped {
             return;
+        }
+        if client == SCANNER {
+            return self.scan(world);
         }
         let class = CLASSES[pick(&self.weights, &mut world.rng)];
         match class {

@@ -56,6 +56,8 @@ pub(super) enum Event {
     Patience { attempt: usize },
     /// A client tries again at another node.
     Retry { op: usize },
+    /// A page that a client wants is asked for at its node.
+    Page { scan: usize },
     /// A process hears of the cluster.
     News { node: usize, boot: u64, news: News },
     /// A datagram arrives.
@@ -258,6 +260,7 @@ impl World {
             Event::Answer { attempt, outcome } => return self.answer_arrives(attempt, outcome),
             Event::Patience { attempt } => return self.patience_ends(attempt),
             Event::Retry { op } => self.try_again(op),
+            Event::Page { scan } => self.page_is_asked_for(scan),
             Event::Datagram { to, source, bytes } => self.datagram(to, source, bytes),
             Event::Frame { to, frame } => self.frame(to, frame),
             Event::Dial { node, boot } => self.dial(node, boot),
@@ -341,6 +344,7 @@ impl World {
             Event::Frame { to, .. } => self.end_node(*to),
             Event::ReadDone { at, .. } | Event::Scanned { at, .. } => Some(at.node),
             Event::Request { attempt } => Some(self.history.attempts[*attempt].node),
+            Event::Page { scan } => Some(self.history.scans[*scan].node),
             Event::Answer { .. }
             | Event::Patience { .. }
             | Event::Retry { .. }

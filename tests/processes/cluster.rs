@@ -176,7 +176,7 @@ impl Cluster {
             place.seeds = seeds.iter().copied().filter(|seed| *seed != place.internal).collect();
         }
         let addresses = places.iter().map(|place| place.client.to_string());
-        let options = Options { timeout: STATUS_WITHIN, ..Options::default() };
+        let options = Options { timeout: STATUS_WITHIN, pinned: true, ..Options::default() };
         let asking = Client::connect(addresses, options).unwrap();
         let nodes = places.into_iter().map(|place| (place, None)).collect();
         Self { nodes, dir, asking, _turn: turn }
@@ -213,7 +213,8 @@ impl Cluster {
 
     /// A client that knows one node.
     pub fn client_of(&self, node: usize) -> Client {
-        let options = Options { timeout: Duration::from_secs(15), ..Options::default() };
+        let timeout = Duration::from_secs(15);
+        let options = Options { timeout, pinned: true, ..Options::default() };
         Client::connect([self.address(node)], options).unwrap()
     }
 

@@ -16,6 +16,7 @@
 //! - At most two clusters run at a time, and alone where time is measured.
 
 mod bad_calls;
+mod batches;
 mod cli;
 mod cluster;
 mod folders;

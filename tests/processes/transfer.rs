@@ -88,6 +88,8 @@ async fn an_import_survives_the_death_and_return_of_a_node_without_a_missing_rec
     ];
     let mut import = std::process::Command::new(PROGRAM);
     import.args(["import", "-", "--format", "tsv", "-o", "json", "--addr", &cluster.address(0)]);
+    // What node 0 has coordinated tells how far it is.
+    import.arg("--pinned");
     import.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut import = tokio::process::Command::from(import).kill_on_drop(true).spawn().unwrap();
     let pipe = import.stdin.take().unwrap().into_owned_fd().map(std::fs::File::from).unwrap();

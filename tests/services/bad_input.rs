@@ -96,6 +96,8 @@ async fn a_value_far_beyond_the_limit_is_cut_off_and_the_connection_lives_on() {
     let mut kv = kv(&server).await;
     let status = kv.set(set("k", vec![0; 8 << 20])).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    assert_eq!(complaint(&status).1, "known");
+    assert!(status.message().starts_with("a request has at most 5242880 bytes"), "{status:?}");
     kv.set(set("k", "v")).await.unwrap();
 }
 

@@ -37,6 +37,10 @@ pub struct State {
     pub records: BTreeMap<Bytes, Record>,
     /// What each op ends with, if not by being done.
     pub fails_with: Option<Failure>,
+    /// What the next op of a key ends with.
+    pub fail_once: BTreeMap<Bytes, Failure>,
+    /// How many ops each batch had.
+    pub batches: Vec<usize>,
     /// Ops wait for this long.
     pub delay: Duration,
     /// What was asked, in order.
@@ -45,6 +49,8 @@ pub struct State {
     pub unfounded: bool,
     pub not_ready: Option<String>,
     pub stuck: Option<String>,
+    /// What it says of itself and the cluster, if not what every fake says.
+    pub status: Option<NodeStatus>,
     pub scans: usize,
     /// Scans of partitions from this one on fail.
     pub scans_fail_from: Option<u16>,
@@ -168,10 +174,25 @@ impl Backend for Fake {
         tokio::time::sleep(delay).await;
         let mut state = self.state.lock().unwrap();
         state.asked.push((op.clone(), timeout, trace));
-        match state.fails_with.clone() {
+        let once = state.fail_once.remove(op.key.bytes());
+        match once.or_else(|| state.fails_with.clone()) {
             Some(failure) => Outcome::Failed(failure),
             None => state.apply(&op),
         }
+    }
+
+    async fn run_many(
+        &self,
+        ops: Vec<Op>,
+        timeout: Duration,
+        trace: Option<TraceContext>,
+    ) -> Vec<Outcome> {
+        self.state.lock().unwrap().batches.push(ops.len());
+        let mut outcomes = Vec::new();
+        for op in ops {
+            outcomes.push(self.run(op, timeout, trace).await);
+        }
+        outcomes
     }
 
     /// Pages of two entries, so that most partitions have several.
@@ -203,6 +224,9 @@ impl Backend for Fake {
     }
 
     fn status(&self) -> NodeStatus {
+        if let Some(status) = self.state.lock().unwrap().status.clone() {
+            return status;
+        }
         let member = MemberStatus { name: "node-1".to_owned(), ..MemberStatus::default() };
         NodeStatus {
             name: "node-0".to_owned(),

@@ -3,7 +3,9 @@
 
 mod admin_port;
 mod bad_input;
+mod batches;
 mod client;
 mod fake;
+mod follow;
 mod reflection;
 mod scans;

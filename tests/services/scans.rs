@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use coterie::client::{Client, Options, ScanOptions};
+use coterie::client::{Client, Options, ReadOptions, ScanOptions, WriteOptions};
 use coterie::proto::ScanRequest;
 use coterie::protocol::op::{Failure, Reason};
 use coterie::types::Key;
@@ -147,4 +147,66 @@ async fn a_client_that_goes_away_ends_its_walk() {
         }
     }
     panic!("the walk goes on");
+}
+
+#[tokio::test]
+async fn a_walk_shows_siblings_contexts_and_expiry_like_a_get_if_asked_to() {
+    let node = Fake::default();
+    let server = node.serve().await;
+    let client = Client::connect([&server.address], Options::default()).unwrap();
+    node.put_sibling("k", "one");
+    node.put_sibling("k", "two");
+    let ttl = Some(Duration::from_secs(60));
+    client.set_with("t", "lives", &WriteOptions { ttl, ..WriteOptions::default() }).await.unwrap();
+    let entry = async |options: ScanOptions| {
+        let page = client.scan(options).next().await.unwrap().unwrap();
+        assert_eq!(page.entries.len(), 1);
+        page.entries.into_iter().next().unwrap()
+    };
+    let under = |prefix: &'static str| ScanOptions { prefix: prefix.into(), ..Default::default() };
+
+    let plain = entry(under("k")).await;
+    assert_eq!((&plain.value[..], plain.siblings, plain.all.len()), (&b"two"[..], 1, 0));
+    assert_eq!((plain.context.len(), plain.expires_ms), (0, 0));
+    let lives = entry(under("t")).await;
+    let read = client.get_with("t", &ReadOptions::default()).await.unwrap();
+    assert_eq!(Some(lives.expires_ms), read.expires_ms);
+
+    // A context that hides siblings is refused; with all of them, it is the context of a read.
+    let write = async |context| {
+        let with = WriteOptions { context, ..WriteOptions::default() };
+        client.set_with("k", "three", &with).await
+    };
+    let some = entry(ScanOptions { contexts: true, ..under("k") }).await;
+    assert_eq!(write(some.context).await.unwrap_err().reason(), "CONTEXT_PARTIAL");
+    let all = ScanOptions { contexts: true, all_siblings: true, ..under("k") };
+    let all = entry(all).await;
+    let values: Vec<_> = all.all.iter().map(|sibling| &sibling.value[..]).collect();
+    assert_eq!(values, [b"two", b"one"]);
+    write(all.context).await.unwrap();
+
+    let key = entry(ScanOptions { keys_only: true, all_siblings: true, ..under("k") }).await;
+    assert_eq!((&key.key[..], key.value.len(), key.siblings), (&b"k"[..], 0, 0));
+    assert!(key.all.iter().all(|sibling| sibling.value.is_empty()));
+}
+
+#[tokio::test]
+async fn a_token_goes_on_only_with_its_own_prefix() {
+    let node = filled();
+    node.state.lock().unwrap().scans_fail_from = Some(9);
+    node.state.lock().unwrap().fails_with = Some(Failure::before(Reason::Overloaded));
+    let server = node.serve().await;
+    let mut kv = kv(&server).await;
+    let request =
+        |prefix: &'static str| ScanRequest { prefix: prefix.into(), ..Default::default() };
+    let mut pages = kv.scan(request("a-")).await.unwrap().into_inner();
+    let page_token = pages.message().await.unwrap().unwrap().page_token;
+    node.state.lock().unwrap().scans_fail_from = None;
+    for prefix in ["", "a", "a-0", "b-"] {
+        let again = ScanRequest { page_token: page_token.clone(), ..request(prefix) };
+        let status = kv.scan(again).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("a scan with another prefix"), "{}", status.message());
+    }
+    kv.scan(ScanRequest { page_token, ..request("a-") }).await.unwrap();
 }

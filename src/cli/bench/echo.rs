@@ -118,8 +118,7 @@ impl Kv for Echo {
             found: true,
             value: self.value.clone(),
             context: Bytes::from_static(CONTEXT),
-            siblings: 0,
-            all: Vec::new(),
+            ..proto::GetResponse::default()
         }))
     }
 
@@ -137,6 +136,34 @@ impl Kv for Echo {
     ) -> Result<Response<proto::DeleteResponse>, Status> {
         let (context, receipt) = (Bytes::from_static(CONTEXT), Some(Self::receipt()));
         Ok(Response::new(proto::DeleteResponse { context, receipt }))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<proto::BatchGetRequest>,
+    ) -> Result<Response<proto::BatchGetResponse>, Status> {
+        use proto::batch_get_result::Result as Is;
+        let ok = proto::GetResponse {
+            found: true,
+            value: self.value.clone(),
+            context: Bytes::from_static(CONTEXT),
+            ..proto::GetResponse::default()
+        };
+        let result = proto::BatchGetResult { result: Some(Is::Ok(ok)) };
+        let results = vec![result; request.into_inner().keys.len()];
+        Ok(Response::new(proto::BatchGetResponse { results }))
+    }
+
+    async fn batch_set(
+        &self,
+        request: Request<proto::BatchSetRequest>,
+    ) -> Result<Response<proto::BatchSetResponse>, Status> {
+        use proto::batch_set_result::Result as Is;
+        let (context, receipt) = (Bytes::from_static(CONTEXT), Some(Self::receipt()));
+        let ok = Is::Ok(proto::SetResponse { context, receipt });
+        let result = proto::BatchSetResult { result: Some(ok) };
+        let results = vec![result; request.into_inner().entries.len()];
+        Ok(Response::new(proto::BatchSetResponse { results }))
     }
 
     type ScanStream = tokio_stream::Empty<Result<proto::ScanResponse, Status>>;

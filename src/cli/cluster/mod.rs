@@ -78,7 +78,7 @@ impl Cluster {
         plan.write_configs()?;
         let nodes: Vec<Node> =
             plan.places().into_iter().map(|place| Node { place, child: None }).collect();
-        let options = Options { timeout: STATUS_WITHIN, ..Options::default() };
+        let options = Options { timeout: STATUS_WITHIN, pinned: true, ..Options::default() };
         let client = Client::connect(nodes.iter().map(|n| n.place.client.to_string()), options)?;
         let mut cluster = Self { plan, program, nodes, client };
         for index in 0..cluster.nodes.len() {

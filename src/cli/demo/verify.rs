@@ -184,6 +184,7 @@ fn bound_to(address: &str, consistency: Consistency) -> anyhow::Result<Client> {
         attempts: 6,
         consistency,
         channels_per_node: 1,
+        pinned: true,
         ..Options::default()
     };
     Ok(Client::connect([address], options)?)

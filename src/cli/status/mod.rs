@@ -148,13 +148,13 @@ pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
 }
 
 fn client(target: &Target) -> anyhow::Result<Client> {
-    let options = Options { timeout: ANSWER_WITHIN, ..Options::default() };
-    Ok(Client::connect(target.addr.iter().cloned(), options)?)
+    let options = Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() };
+    Ok(target.client(options)?)
 }
 
 /// The status of the first node that answers.
 async fn ask_any(client: &Client) -> anyhow::Result<StatusResponse> {
-    let addresses: Vec<String> = client.addresses().map(str::to_owned).collect();
+    let addresses = client.addresses();
     let mut last = None;
     for address in &addresses {
         match client.status(address).await {

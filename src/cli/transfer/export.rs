@@ -13,7 +13,7 @@ use super::{Format, Record};
 use crate::cli::args::{self, Consistency, Target};
 use crate::cli::exit::Exit;
 use crate::cli::term::{self, Progress};
-use crate::client::{Client, Options, Scan, ScanOptions};
+use crate::client::{Options, Scan, ScanOptions};
 
 /// Walks that fail this often in a row, without a page between, are given up.
 const FAILURES_MAX: u32 = 5;
@@ -70,7 +70,7 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<Exit> {
     let format = Format::choose(args.format, &args.file);
     let started = Instant::now();
     let options = Options { timeout: args.timeout, attempts: 10, ..Options::default() };
-    let client = Client::connect(args.target.addr.iter().cloned(), options)?;
+    let client = args.target.client(options)?;
     let scan = client.scan(ScanOptions {
         prefix: Bytes::from(args.prefix.into_bytes()),
         consistency: Some(args.consistency.into()),
@@ -188,6 +188,7 @@ pub async fn run(
 mod tests {
     use super::*;
     use crate::cli::fake::FakeCluster;
+    use crate::client::Client;
 
     #[tokio::test]
     async fn the_sorted_export_of_what_was_imported_is_the_sorted_input() {

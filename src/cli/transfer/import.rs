@@ -1,13 +1,14 @@
 //! `import`: lines of a file become writes.
 //!
 //! ```text
-//!   reader thread ── records, bounded ──▶ lane = hash(key) ──▶ client.set, one at a time a lane
+//!   reader thread ── records, bounded ──▶ lane = hash(key) ──▶ client.set_many of what waits
 //! ```
 //!
-//! A key's lines meet the same lane, so that the last line of a key wins, as in a file read from
-//! the top. A write that fails is tried again by the client under one request id, elsewhere; what
-//! fails for good is named at the end.
+//! A key's lines meet the same lane, and never one batch: so the last line of a key wins, as in a
+//! file read from the top. A write that fails is tried again by the client under one request id,
+//! elsewhere; what fails for good is named at the end, line by line.
 
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -26,10 +27,10 @@ use super::{Format, Record};
 use crate::cli::args::{self, Consistency, Target};
 use crate::cli::exit::{Coded, Exit};
 use crate::cli::term::{self, Output, Progress};
-use crate::client::{Client, Options};
+use crate::client::{Client, Options, SetEntry};
 
-/// Records that wait for each lane: enough that a slow one does not starve the others at once.
-const LANE_QUEUE: usize = 16;
+/// Batches under way at a time: enough that nodes have one to work at while others travel.
+const LANES: usize = 8;
 /// Failures that are named at the end; all are counted.
 const NAMED_MAX: usize = 10;
 
@@ -51,8 +52,8 @@ pub struct ImportArgs {
     /// How records are written; by default TSV for *.tsv, else NDJSON
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Writes under way at a time
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Writes under way at a time, in up to 8 batches
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=8192))]
     in_flight: u16,
     /// Stop once this many records have failed
     #[arg(long, default_value_t = 100)]
@@ -94,6 +95,15 @@ struct Numbered {
     record: Record,
 }
 
+/// What waits for a lane.
+struct Lane {
+    queue: mpsc::Receiver<Numbered>,
+    /// Taken from the queue, not yet written.
+    waiting: VecDeque<Numbered>,
+    /// Records of a batch.
+    most: usize,
+}
+
 /// What reader and lanes count together.
 #[derive(Default)]
 struct Counts {
@@ -117,7 +127,7 @@ pub async fn import(args: ImportArgs) -> anyhow::Result<Exit> {
         channels_per_node: 2,
         ..Options::default()
     };
-    let client = Client::connect(args.target.addr.iter().cloned(), options)?;
+    let client = args.target.client(options)?;
     let summary = run(client, input, format, args.in_flight, args.failures_max).await?;
     match args.output {
         Output::Json => term::json(&summary)?,
@@ -150,10 +160,14 @@ pub async fn run(
     let counts = Arc::new(Counts::default());
     let mut lanes = Vec::new();
     let mut tasks = JoinSet::new();
-    for _ in 0..in_flight {
-        let (sender, receiver) = mpsc::channel(LANE_QUEUE);
+    let in_flight = usize::from(in_flight.max(1));
+    let most = in_flight.div_ceil(LANES);
+    for _ in 0..in_flight.min(LANES) {
+        // As many as are being written may wait: a slow lane does not starve the others at once.
+        let (sender, queue) = mpsc::channel(most);
         lanes.push(sender);
-        tasks.spawn(lane(client.clone(), receiver, counts.clone()));
+        let lane = Lane { queue, waiting: VecDeque::new(), most };
+        tasks.spawn(lane.run(client.clone(), counts.clone()));
     }
     let reader = {
         let counts = counts.clone();
@@ -220,16 +234,47 @@ fn read(
     None
 }
 
-async fn lane(client: Client, mut queue: mpsc::Receiver<Numbered>, counts: Arc<Counts>) {
-    while let Some(Numbered { line, record: Record { key, value } }) = queue.recv().await {
-        let bytes = (key.len() + value.len()) as u64;
-        match client.set(key, value).await {
-            Ok(_) => {
-                counts.written.fetch_add(1, Relaxed);
-                counts.bytes.fetch_add(bytes, Relaxed);
+impl Lane {
+    async fn run(mut self, client: Client, counts: Arc<Counts>) {
+        loop {
+            let batch = self.batch().await;
+            if batch.is_empty() {
+                return;
             }
-            Err(error) => counts.fail(line, error.to_string()),
+            let (mut about, mut entries) = (Vec::new(), Vec::new());
+            for Numbered { line, record: Record { key, value } } in batch {
+                about.push((line, (key.len() + value.len()) as u64));
+                entries.push(SetEntry::set(key, value));
+            }
+            let results = client.set_many(entries).await;
+            for ((line, bytes), result) in about.into_iter().zip(results) {
+                match result {
+                    Ok(_) => {
+                        counts.written.fetch_add(1, Relaxed);
+                        counts.bytes.fetch_add(bytes, Relaxed);
+                    }
+                    Err(error) => counts.fail(line, error.to_string()),
+                }
+            }
         }
+    }
+
+    /// What waits now, up to the first key that would be written twice; empty at the end.
+    async fn batch(&mut self) -> Vec<Numbered> {
+        let room = self.most.saturating_sub(self.waiting.len());
+        if room > 0 {
+            let mut more = Vec::with_capacity(room);
+            if self.waiting.is_empty() {
+                self.queue.recv_many(&mut more, room).await;
+            } else {
+                more.extend(std::iter::from_fn(|| self.queue.try_recv().ok()).take(room));
+            }
+            self.waiting.extend(more);
+        }
+        let mut keys = HashSet::new();
+        let fresh = self.waiting.iter().take_while(|next| keys.insert(&next.record.key[..]));
+        let count = fresh.count();
+        self.waiting.drain(..count).collect()
     }
 }
 
@@ -307,6 +352,15 @@ mod tests {
             let value = fake.value(format!("k{key}").as_bytes()).unwrap();
             assert_eq!(value, format!("v{}", 490 + key).into_bytes());
         }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_the_cluster_refuses_is_named_by_its_line_and_the_others_are_written() {
+        let fake = FakeCluster::start(1).await;
+        let summary = import_text(&fake, "a\t1\n\tno key\nb\t2\n", Format::Tsv).await;
+        assert_eq!((summary.written, summary.failed), (2, 1));
+        let told = &summary.failures[0];
+        assert!(told.starts_with("line 2: key: a key has 1 to 4096 bytes"), "{told}");
     }
 
     #[tokio::test]

@@ -42,7 +42,8 @@ pub fn decode(line: &[u8]) -> Result<Record, LineError> {
     Ok(Record { key: unescape(key)?, value: unescape(value)? })
 }
 
-fn escape(field: &[u8], out: &mut Vec<u8>) {
+/// Appends a field as it is written.
+pub fn escape(field: &[u8], out: &mut Vec<u8>) {
     for &byte in field {
         match byte {
             b'\t' => out.extend_from_slice(b"\\t"),

@@ -191,7 +191,8 @@ impl Worker {
         out.push(scan_effect(token, partition, &after, bytes_max));
     }
 
-    /// The page that a peer asked for has been read.
+    /// The page that a peer asked for has been read. Records travel as they are stored, verified
+    /// and not decoded: the asker opens them.
     pub(super) fn answer_scan(
         &mut self,
         now: Now,
@@ -199,46 +200,31 @@ impl Worker {
         result: Result<Page, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let answer =
-            match result.ok().and_then(|page| self.open_page(now, scan.partition, page, out)) {
-                None => ScanAnswer::NotMine,
-                Some((entries, done)) => {
-                    let entries = entries
-                        .into_iter()
-                        .map(|(key, record)| {
-                            let sealed = record.seal(scan.partition, &key);
-                            (key, sealed)
-                        })
-                        .collect();
-                    ScanAnswer::Page { entries, done }
+        let page = result.ok().and_then(page_as_stored);
+        let answer = page.map_or(ScanAnswer::NotMine, |(entries, done)| {
+            let damaged =
+                |(key, sealed): &&(Key, Sealed)| sealed.verify(scan.partition, key).is_err();
+            match entries.iter().find(damaged) {
+                None => ScanAnswer::Page { entries, done },
+                Some((key, _)) => {
+                    self.record_lost(now, &CellId::own(scan.partition, key), out);
+                    ScanAnswer::NotMine
                 }
-            };
+            }
+        });
         let message = DataMessage::ScanReply(scan.call, answer);
         send_answer(scan.sender, scan.partition, message, out);
     }
+}
 
-    /// Verifies every record of a page; none if one of them is damaged.
-    pub(super) fn open_page(
-        &mut self,
-        now: Now,
-        partition: Partition,
-        page: Page,
-        out: &mut Vec<Effect>,
-    ) -> Option<(Vec<(Key, Record)>, bool)> {
-        let mut entries = Vec::with_capacity(page.entries.len());
-        for (stored_key, stored) in page.entries {
-            let key = Key::new(stored_key.slice(2.min(stored_key.len())..)).ok()?;
-            let id = CellId::own(partition, &key);
-            match open_stored(&id, stored) {
-                Ok(record) => entries.push((key, record)),
-                Err(()) => {
-                    self.record_lost(now, &id, out);
-                    return None;
-                }
-            }
-        }
-        Some((entries, page.done))
-    }
+/// Keys and records of a page of the store, and whether it is the last; none if what is there
+/// cannot be a record.
+pub(super) fn page_as_stored(page: Page) -> Option<(Vec<(Key, Sealed)>, bool)> {
+    let entry = |(stored_key, stored): (Bytes, Bytes)| {
+        let key = Key::new(stored_key.slice(2.min(stored_key.len())..)).ok()?;
+        Some((key, Sealed::from_stored(stored).ok()?))
+    };
+    Some((page.entries.into_iter().map(entry).collect::<Option<_>>()?, page.done))
 }
 
 /// The scan of a page of a partition's records.

@@ -2,17 +2,20 @@
 //!
 //! A page ends at the first key behind which some home was not read: up to there, what is merged
 //! is what R homes hold.
-
-use std::collections::BTreeMap;
+//!
+//! Copies of a record are compared as they are stored; only one of equal ones is opened. A home
+//! whose copy turns out to be damaged does not count, and another is asked.
 
 use bytes::Bytes;
 
-use super::replica::scan_effect;
+use super::cells::CellId;
+use super::replica::{page_as_stored, scan_effect};
 use super::{Op, OpKey, Purpose, Reading, Timer, Worker};
+use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, ScanAnswer, ScanRequest};
 use crate::protocol::op::{Failure, Reason};
 use crate::protocol::quorum::Consistency;
-use crate::protocol::record::Record;
+use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Effect, MergedPage, Page, ReadFailed, Ticket};
 use crate::types::{Key, Mono, NodeId, Now, Partition};
 
@@ -41,8 +44,18 @@ pub(super) struct ScanOp {
 /// What one home holds, up to the end of its page.
 #[derive(Debug)]
 struct Part {
-    entries: Vec<(Key, Record)>,
+    /// Sorted by key, no key twice.
+    entries: Vec<(Key, Sealed)>,
     done: bool,
+    /// Whether the home is this node.
+    own: bool,
+}
+
+/// A copy that cannot be opened: which part it is in, and of which key.
+#[derive(Debug, PartialEq, Eq)]
+struct Damaged {
+    part: usize,
+    key: Key,
 }
 
 impl Worker {
@@ -67,7 +80,8 @@ impl Worker {
         let others = route.slots.iter().filter_map(|slot| slot.1).filter(|&node| node != me);
         let (up, down): (Vec<_>, Vec<_>) = others.partition(|&node| self.peers.reachable(node));
         let candidates = own.into_iter().chain(up).chain(down).collect();
-        let needed = wanted.consistency.of(route.slots.len());
+        let replicas = if self.has(Defect::ScanFirstHome) { 1 } else { route.slots.len() };
+        let needed = wanted.consistency.of(replicas);
         let op = self.next_op();
         let scan = ScanOp { ticket, wanted, needed, me, candidates, outstanding: 0, pages: vec![] };
         self.ops.insert(op, Op::Scan(Box::new(scan)));
@@ -80,7 +94,10 @@ impl Worker {
         loop {
             let Some(Op::Scan(scan)) = self.ops.get_mut(&op) else { return };
             if scan.pages.len() >= scan.needed {
-                return self.scan_reply(op, out);
+                if self.scan_reply(now, op, out) {
+                    return;
+                }
+                continue;
             }
             if scan.pages.len() + scan.outstanding >= scan.needed {
                 return;
@@ -116,12 +133,11 @@ impl Worker {
         result: Result<Page, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Op::Scan(scan)) = self.ops.get(&op) else { return };
-        let partition = scan.wanted.partition;
-        let page = result.ok().and_then(|page| self.open_page(now, partition, page, out));
-        match page {
+        match result.ok().and_then(page_as_stored) {
             None => self.scan_failed(now, op, ask, out),
-            Some((entries, done)) => self.scan_part(now, op, Part { entries, done }, out),
+            Some((entries, done)) => {
+                self.scan_part(now, op, Part { entries, done, own: true }, out);
+            }
         }
     }
 
@@ -133,18 +149,11 @@ impl Worker {
         answer: ScanAnswer,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Op::Scan(scan)) = self.ops.get(&op) else { return };
-        let partition = scan.wanted.partition;
-        let ScanAnswer::Page { entries, done } = answer else {
-            return self.scan_failed(now, op, ask, out);
-        };
-        let open = |(key, sealed): (Key, crate::protocol::record::Sealed)| {
-            let record = sealed.open(partition, &key).ok()?;
-            Some((key, record))
-        };
-        match entries.into_iter().map(open).collect::<Option<Vec<_>>>() {
-            None => self.scan_failed(now, op, ask, out),
-            Some(entries) => self.scan_part(now, op, Part { entries, done }, out),
+        match answer {
+            ScanAnswer::Page { entries, done } if is_page(&entries, done) => {
+                self.scan_part(now, op, Part { entries, done, own: false }, out);
+            }
+            ScanAnswer::Page { .. } | ScanAnswer::NotMine => self.scan_failed(now, op, ask, out),
         }
     }
 
@@ -163,9 +172,23 @@ impl Worker {
         self.scan_more(now, op, out);
     }
 
-    fn scan_reply(&mut self, op: OpKey, out: &mut Vec<Effect>) {
-        let Some(Op::Scan(scan)) = self.ops.remove(&op) else { return };
-        out.push(Effect::ScanReply(scan.ticket, Ok(merge_parts(scan.pages))));
+    /// Answers, unless a copy is damaged: then its home does not count. Tells whether it is over.
+    fn scan_reply(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) -> bool {
+        let Some(Op::Scan(scan)) = self.ops.get_mut(&op) else { return true };
+        let partition = scan.wanted.partition;
+        match merge_parts(partition, &scan.pages) {
+            Ok(page) => {
+                out.push(Effect::ScanReply(scan.ticket, Ok(page)));
+                self.ops.remove(&op);
+                true
+            }
+            Err(Damaged { part, key }) => {
+                if scan.pages.swap_remove(part).own {
+                    self.record_lost(now, &CellId::own(partition, &key), out);
+                }
+                false
+            }
+        }
     }
 
     /// The deadline has come, or nobody is left to ask.
@@ -182,23 +205,48 @@ impl Worker {
     }
 }
 
+/// Whether what a peer has sent has the shape of a page: in order, and not empty before the end.
+fn is_page(entries: &[(Key, Sealed)], done: bool) -> bool {
+    entries.is_sorted_by(|a, b| a.0 < b.0) && (done || !entries.is_empty())
+}
+
 /// Merges what homes hold, up to the first key behind which some home was not read.
-fn merge_parts(parts: Vec<Part>) -> MergedPage {
+fn merge_parts(partition: Partition, parts: &[Part]) -> Result<MergedPage, Damaged> {
     let ends = parts.iter().filter(|part| !part.done);
-    let end = ends.map(|part| part.entries.last().map(|entry| entry.0.clone())).min().flatten();
-    let mut merged: BTreeMap<Key, Record> = BTreeMap::new();
-    for (key, record) in parts.into_iter().flat_map(|part| part.entries) {
-        if end.as_ref().is_some_and(|end| key > *end) {
-            continue;
+    let end = ends.filter_map(|part| part.entries.last()).map(|last| &last.0).min();
+    let most = parts.iter().map(|part| part.entries.len()).max().unwrap_or(0);
+    let mut merged = Vec::with_capacity(most);
+    let mut rest: Vec<&[(Key, Sealed)]> = parts.iter().map(|part| &part.entries[..]).collect();
+    while let Some(key) = rest.iter().filter_map(|rest| rest.first()).map(|first| &first.0).min() {
+        if end.is_some_and(|end| key > end) {
+            break;
         }
-        match merged.get_mut(&key) {
-            Some(held) => *held = held.merge(&record),
-            None => {
-                merged.insert(key, record);
-            }
-        }
+        merged.push((key.clone(), merge_copies(partition, key, &mut rest)?));
     }
-    MergedPage { entries: merged.into_iter().collect(), next: end }
+    Ok(MergedPage { entries: merged, next: end.cloned() })
+}
+
+/// Takes the copies of `key` from the fronts of `rest`, and merges them.
+fn merge_copies<'a>(
+    partition: Partition,
+    key: &Key,
+    rest: &mut [&'a [(Key, Sealed)]],
+) -> Result<Record, Damaged> {
+    let mut merged: Option<(Record, &'a Sealed)> = None;
+    for (part, rest) in rest.iter_mut().enumerate() {
+        let Some(((_, copy), behind)) = rest.split_first().filter(|(first, _)| first.0 == *key)
+        else {
+            continue;
+        };
+        *rest = behind;
+        let open = || copy.open(partition, key).map_err(|_| Damaged { part, key: key.clone() });
+        merged = Some(match merged {
+            None => (open()?, copy),
+            Some((record, first)) if first == copy => (record, first),
+            Some((record, first)) => (record.merge(&open()?), first),
+        });
+    }
+    Ok(merged.map(|(record, _)| record).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -207,31 +255,78 @@ mod tests {
     use crate::protocol::record::{Content, Sibling, VersionVector};
     use crate::types::{Actor, Dot, Stamp};
 
-    fn part(keys: &[&'static str], done: bool) -> Part {
-        let record = |stamp| {
-            let sibling = Sibling {
-                dot: Dot::new(Actor(1), Stamp(stamp)),
-                content: Content::Value(Bytes::new()),
-                expiry: None,
-                request: None,
-            };
-            Record::default().write(&VersionVector::default(), sibling)
+    const PARTITION: Partition = Partition(3);
+
+    fn key(text: &'static str) -> Key {
+        Key::new(text).unwrap()
+    }
+
+    fn record(actor: u64, stamp: u64) -> Record {
+        let sibling = Sibling {
+            dot: Dot::new(Actor(actor), Stamp(stamp)),
+            content: Content::Value(Bytes::new()),
+            expiry: None,
+            request: None,
         };
-        let entries = (1..).zip(keys).map(|(at, key)| (Key::new(*key).unwrap(), record(at)));
-        Part { entries: entries.collect(), done }
+        Record::default().write(&VersionVector::default(), sibling)
+    }
+
+    fn part(keys: &[&'static str], done: bool) -> Part {
+        let seal = |text| {
+            let key = key(text);
+            let sealed = record(1, 7).seal(PARTITION, &key);
+            (key, sealed)
+        };
+        Part { entries: keys.iter().map(|text| seal(text)).collect(), done, own: false }
+    }
+
+    fn merged(parts: &[Part]) -> MergedPage {
+        merge_parts(PARTITION, parts).unwrap()
     }
 
     #[test]
     fn a_page_ends_where_some_home_was_not_read() {
-        let page = merge_parts(vec![part(&["a", "c"], false), part(&["a", "b", "d"], true)]);
+        let page = merged(&[part(&["a", "c"], false), part(&["a", "b", "d"], true)]);
         let keys: Vec<&[u8]> = page.entries.iter().map(|entry| &entry.0.bytes()[..]).collect();
         assert_eq!(keys, [b"a", b"b", b"c"]);
-        assert_eq!(page.next, Some(Key::new("c").unwrap()));
+        assert_eq!(page.next, Some(key("c")));
     }
 
     #[test]
     fn the_last_page_has_no_next() {
-        let page = merge_parts(vec![part(&["a"], true), part(&[], true)]);
+        let page = merged(&[part(&["a"], true), part(&[], true)]);
         assert_eq!((page.entries.len(), page.next), (1, None));
+    }
+
+    #[test]
+    fn copies_that_differ_are_merged_and_equal_ones_stay_what_they_are() {
+        let mut other = part(&["a", "b"], true);
+        other.entries[1].1 = record(2, 9).seal(PARTITION, &key("b"));
+        let page = merged(&[part(&["a", "b"], true), other, part(&["b"], true)]);
+        let both = record(1, 7).merge(&record(2, 9));
+        assert_eq!(page.entries, [(key("a"), record(1, 7)), (key("b"), both)]);
+    }
+
+    #[test]
+    fn a_damaged_copy_is_found_in_whichever_part_it_is() {
+        for damaged in 0..3 {
+            let mut parts = [&["a", "b"][..], &["b"], &["b", "c"]].map(|keys| part(keys, true));
+            let entry = parts[damaged].entries.iter_mut().find(|entry| entry.0 == key("b"));
+            let entry = entry.unwrap();
+            let mut bytes = entry.1.stored().to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            entry.1 = Sealed::from_stored(bytes.into()).unwrap();
+            let found = merge_parts(PARTITION, &parts).unwrap_err();
+            assert_eq!(found, Damaged { part: damaged, key: key("b") });
+        }
+    }
+
+    #[test]
+    fn what_is_no_page_is_not_taken_for_one() {
+        let is_page = |part: Part| is_page(&part.entries, part.done);
+        assert!(is_page(part(&["a", "b"], false)) && is_page(part(&[], true)));
+        assert!(!is_page(part(&["b", "a"], true)), "out of order");
+        assert!(!is_page(part(&["a", "a"], true)), "a key twice");
+        assert!(!is_page(part(&[], false)), "it would be asked for again for ever");
     }
 }

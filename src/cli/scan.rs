@@ -1,0 +1,208 @@
+//! `scan`: keys under a prefix, as they come.
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::args::{self, Consistency, Target};
+use super::exit::{Coded, Exit};
+use super::term;
+use super::transfer::ndjson::text_or_base64;
+use super::transfer::tsv;
+use crate::client::{Entry, Options, Scan, ScanOptions};
+
+/// How entries are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Default)]
+enum ScanOutput {
+    /// Key, tab, value, with \t \n \r \\ for tab, line feed, carriage return and backslash.
+    #[default]
+    Tsv,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Show the keys that start with a prefix
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Keys come in the order of their partitions, and within one in the order of their bytes; each is as
+consistent as a get. `coterie export` writes all of it to a file.
+
+Exit codes: 0 found, 3 there is no such key, 4 too few replicas.
+
+Examples:
+  coterie scan users/
+  coterie scan users/ --keys | LC_ALL=C sort | head
+  coterie scan cart/ -o json --contexts | jq -r .key")]
+pub struct ScanArgs {
+    /// What keys start with; by default, anything
+    #[arg(default_value = "")]
+    prefix: OsString,
+    /// Stop after so many keys
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Show keys without their values
+    #[arg(long)]
+    keys: bool,
+    /// Show contexts, for `coterie set --context`; with -o json only
+    #[arg(long)]
+    contexts: bool,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: ScanOutput,
+    /// How many of the N replicas must take part
+    #[arg(long, value_enum, default_value = "quorum")]
+    consistency: Consistency,
+    /// A page must come within this
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = args::duration)]
+    timeout: Duration,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// What is printed of an entry.
+#[derive(Clone, Copy)]
+struct Printer {
+    output: ScanOutput,
+    keys: bool,
+}
+
+#[derive(Serialize)]
+struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_b64: Option<String>,
+    siblings: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the cluster cannot be read, or standard output is closed.
+pub async fn scan(args: ScanArgs) -> anyhow::Result<Exit> {
+    if args.contexts && args.output != ScanOutput::Json {
+        return Err(Coded::error(Exit::Usage, "--contexts are shown with -o json only"));
+    }
+    let client = args.target.client(Options { timeout: args.timeout, ..Options::default() })?;
+    let scan = client.scan(ScanOptions {
+        prefix: Bytes::from(args.prefix.into_encoded_bytes()),
+        consistency: Some(args.consistency.into()),
+        contexts: args.contexts,
+        keys_only: args.keys,
+        ..ScanOptions::default()
+    });
+    let printer = Printer { output: args.output, keys: args.keys };
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    let shown = run(scan, printer, args.limit.unwrap_or(u64::MAX), &mut out).await?;
+    if shown == 0 {
+        term::note("there is no such key");
+        return Ok(Exit::NotFound);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Prints entries as they come; tells how many.
+async fn run(
+    mut scan: Scan,
+    printer: Printer,
+    limit: u64,
+    out: &mut impl io::Write,
+) -> anyhow::Result<u64> {
+    let (mut shown, mut line) = (0, Vec::new());
+    while let Some(page) = scan.next().await.context("the scan cannot go on")? {
+        for entry in &page.entries {
+            line.clear();
+            printer.print(entry, &mut line)?;
+            out.write_all(&line)?;
+            shown += 1;
+            if shown == limit {
+                out.flush()?;
+                return Ok(shown);
+            }
+        }
+        // Whoever watches sees each page when it has come.
+        out.flush()?;
+    }
+    Ok(shown)
+}
+
+impl Printer {
+    fn print(self, entry: &Entry, out: &mut Vec<u8>) -> anyhow::Result<()> {
+        match self.output {
+            ScanOutput::Tsv => {
+                tsv::escape(&entry.key, out);
+                if !self.keys {
+                    out.push(b'\t');
+                    tsv::escape(&entry.value, out);
+                }
+            }
+            ScanOutput::Json => serde_json::to_writer(&mut *out, &self.line(entry))?,
+        }
+        out.push(b'\n');
+        Ok(())
+    }
+
+    fn line(self, entry: &Entry) -> Line {
+        let (key, key_b64) = text_or_base64(&entry.key);
+        let (value, value_b64) =
+            if self.keys { (None, None) } else { text_or_base64(&entry.value) };
+        let context = (!entry.context.is_empty()).then(|| args::to_base64(&entry.context));
+        let expires_ms = (entry.expires_ms != 0).then_some(entry.expires_ms);
+        Line { key, key_b64, value, value_b64, siblings: entry.siblings, expires_ms, context }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fake::FakeCluster;
+    use crate::client::Client;
+
+    async fn printed(
+        fake: &FakeCluster,
+        prefix: &str,
+        printer: Printer,
+        limit: u64,
+    ) -> (u64, String) {
+        let client = Client::connect(fake.addresses(), Options::default()).unwrap();
+        let prefix = Bytes::from(prefix.to_owned());
+        let scan = client.scan(ScanOptions { prefix, ..ScanOptions::default() });
+        let mut out = Vec::new();
+        let shown = run(scan, printer, limit, &mut out).await.unwrap();
+        (shown, String::from_utf8(out).unwrap())
+    }
+
+    #[tokio::test]
+    async fn entries_are_lines_and_the_limit_ends_them() {
+        let fake = FakeCluster::start(1).await;
+        let client = Client::connect(fake.addresses(), Options::default()).unwrap();
+        for i in 0..250 {
+            client.set(format!("a{i:03}"), format!("{i}\t")).await.unwrap();
+        }
+        client.set("b", vec![0xff]).await.unwrap();
+        let tsv = Printer { output: ScanOutput::Tsv, keys: false };
+        let (shown, text) = printed(&fake, "a", tsv, u64::MAX).await;
+        assert_eq!((shown, text.lines().count()), (250, 250));
+        assert!(text.starts_with("a000\t0\\t\na001\t1\\t\n"), "{text}");
+        let keys = Printer { keys: true, ..tsv };
+        let (shown, text) = printed(&fake, "", keys, 120).await;
+        assert_eq!((shown, text.lines().last()), (120, Some("a119")));
+        let json = Printer { output: ScanOutput::Json, keys: false };
+        let (_, text) = printed(&fake, "b", json, 9).await;
+        assert_eq!(text, "{\"key\":\"b\",\"value_b64\":\"/w==\",\"siblings\":0}\n");
+        assert_eq!(printed(&fake, "c", json, 9).await, (0, String::new()));
+    }
+}

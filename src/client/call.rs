@@ -1,0 +1,129 @@
+//! One call: attempts at one node after the other, within one time.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use super::nodes::{Node, pause_before_attempt};
+use super::{Error, Options, Shared, error, follow};
+use crate::proto;
+use crate::proto::admin_client::AdminClient;
+use crate::proto::kv_client::KvClient;
+
+/// Whether a call can change anything: the outcome of one that cannot is always known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Reads,
+    Writes,
+}
+
+/// How a call ended, and what its attempts tell beside that.
+pub(super) struct Tried<R> {
+    pub(super) answer: Result<R, Error>,
+    /// The node that was asked last.
+    pub(super) node: Arc<Node>,
+    pub(super) attempts: u32,
+    /// Whether an attempt that failed may have been carried out.
+    pub(super) outcome_unknown: bool,
+}
+
+/// Runs a call against one node after the other until one answers it; first against those that
+/// are not in `asked`.
+pub(super) async fn run<M, R, F, Called>(
+    shared: &Arc<Shared>,
+    asked: &[Arc<Node>],
+    message: M,
+    effect: Effect,
+    until: Instant,
+    send: &F,
+) -> Tried<R>
+where
+    M: Clone,
+    F: Fn(KvClient<Channel>, Request<M>) -> Called,
+    Called: Future<Output = Result<Response<R>, Status>>,
+{
+    let Shared { nodes, options, .. } = &**shared;
+    let all = nodes.all();
+    let place = |node: &Arc<Node>| all.iter().position(|known| Arc::ptr_eq(known, node));
+    let mut tried: Vec<usize> = asked.iter().filter_map(place).collect();
+    let before = tried.len();
+    let mut outcome_unknown = false;
+    let end = loop {
+        let at = nodes.pick(&all, &tried);
+        let node = all[at].clone();
+        tried.push(at);
+        let attempts = u32::try_from(tried.len() - before).unwrap_or(u32::MAX);
+        let last = attempts >= options.attempts;
+        let end = attempt_end(until, all.len(), options, last);
+        let mut error = match attempt(&node, message.clone(), end, send).await {
+            Ok(answer) => break Tried { answer: Ok(answer), node, attempts, outcome_unknown },
+            Err(status) => Error::from_status(status, &node.address, effect == Effect::Writes),
+        };
+        if error.blames_the_node() {
+            nodes.failed(&node);
+            shared.follow.hurry(nodes.now());
+        }
+        outcome_unknown |= !error.outcome_is_known();
+        error.note_attempts(attempts, outcome_unknown);
+        let pause = pause_before_attempt(all.len(), tried.len());
+        if last || !error.worth_another_node() || Instant::now() + pause >= until {
+            break Tried { answer: Err(error), node, attempts, outcome_unknown };
+        }
+        tokio::time::sleep(pause).await;
+    };
+    follow::look_around(shared);
+    end
+}
+
+async fn attempt<M, R, F, Called>(
+    node: &Node,
+    message: M,
+    end: Instant,
+    send: &F,
+) -> Result<R, Status>
+where
+    F: Fn(KvClient<Channel>, Request<M>) -> Called,
+    Called: Future<Output = Result<Response<R>, Status>>,
+{
+    let limit = end.saturating_duration_since(Instant::now());
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    match timeout_at(end, send(node.kv(), request)).await {
+        Ok(Ok(answer)) => {
+            node.answered();
+            Ok(answer.into_inner())
+        }
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(silent(limit)),
+    }
+}
+
+/// When an attempt gives up: early if there is another node to ask.
+fn attempt_end(until: Instant, nodes: usize, options: &Options, last: bool) -> Instant {
+    if nodes == 1 || last { until } else { until.min(Instant::now() + options.attempt_timeout) }
+}
+
+/// How a node sees itself and the cluster.
+pub(super) async fn status(
+    channel: Channel,
+    address: &str,
+    limit: Duration,
+) -> Result<proto::StatusResponse, Error> {
+    let mut admin = AdminClient::new(channel);
+    let until = Instant::now() + limit;
+    let answer = timeout_at(until, admin.status(proto::StatusRequest {})).await;
+    let answer = answer.unwrap_or_else(|_| Err(silent(limit)));
+    answer.map(Response::into_inner).map_err(|status| Error::from_status(status, address, false))
+}
+
+/// The status of an attempt that brought nothing in time. Its source tells it from a status that
+/// a node has sent.
+pub(super) fn silent(limit: Duration) -> Status {
+    let mut status = Status::new(Code::DeadlineExceeded, format!("no answer within {limit:?}"));
+    status.set_source(Arc::new(error::Silent));
+    status
+}
