@@ -15,8 +15,8 @@
 
 mod admin;
 pub mod backend;
-pub mod calls;
 mod batch;
+pub mod calls;
 pub mod codec;
 pub(crate) mod connection;
 mod error;

@@ -49,6 +49,8 @@ pub enum Difference {
     Connections(u32),
     /// `value-bytes=`
     ValueBytes(u32),
+    /// `batch=`
+    Batch(u32),
     /// `rate=`, of an open loop.
     Rate(f64),
     /// `addr=`: other nodes, separated by commas.
@@ -99,6 +101,7 @@ impl std::str::FromStr for Difference {
             "clients" => positive().map(Self::Clients),
             "connections" => positive().map(Self::Connections),
             "value-bytes" => number().map(Self::ValueBytes),
+            "batch" => positive().map(Self::Batch),
             "rate" => super::rate(value).map(Self::Rate),
             "addr" => {
                 let addresses = value.split(',').map(args::address);
@@ -106,7 +109,7 @@ impl std::str::FromStr for Difference {
             }
             "program" => Ok(Self::Program(value.into())),
             _ => Err("known are workload, consistency, durability, distribution, clients, \
-                      connections, value-bytes, rate, addr, program, and echo"
+                      connections, value-bytes, batch, rate, addr, program, and echo"
                 .to_owned()),
         }
     }
@@ -124,6 +127,7 @@ impl fmt::Display for Difference {
             Self::Clients(clients) => write!(f, "clients={clients}"),
             Self::Connections(connections) => write!(f, "connections={connections}"),
             Self::ValueBytes(bytes) => write!(f, "value-bytes={bytes}"),
+            Self::Batch(keys) => write!(f, "batch={keys}"),
             Self::Rate(rate) => write!(f, "rate={rate}"),
             Self::Addresses(addresses) => write!(f, "addr={}", addresses.join(",")),
             Self::Echo => f.write_str("echo"),
@@ -147,6 +151,7 @@ impl Side {
                 Difference::Clients(clients) => side.shape.clients = *clients as usize,
                 Difference::Connections(count) => side.shape.connections = *count as usize,
                 Difference::ValueBytes(bytes) => side.shape.value_bytes = *bytes as usize,
+                Difference::Batch(keys) => side.shape.batch = *keys as usize,
                 Difference::Rate(rate) => side.shape.rate = Some(*rate),
                 Difference::Addresses(addresses) => side.who = Who::Given(addresses.clone()),
                 Difference::Echo => side.who = Who::Echo,
@@ -302,6 +307,7 @@ mod tests {
             "clients=256",
             "connections=3",
             "value-bytes=1024",
+            "batch=100",
             "rate=1500",
             "addr=127.0.0.1:7400,127.0.0.1:7410",
             "echo",
@@ -330,7 +336,7 @@ mod tests {
     fn a_comparison_says_what_it_does_not_prove() {
         let measured = |count: u64| {
             let mut measured = Measured { span: Duration::from_secs(1), ..Measured::default() };
-            (0..count).for_each(|_| measured.note(Duration::from_millis(1), Ok(())));
+            (0..count).for_each(|_| measured.note(Duration::from_millis(1), Ok(1)));
             measured
         };
         let a = Conditions::of_echo(3, Workload::Get, &shape());

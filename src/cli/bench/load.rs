@@ -54,6 +54,8 @@ pub struct Shape {
     pub value_bytes: usize,
     /// Whether what is read is held against what was written.
     pub verify: bool,
+    /// Keys of one request.
+    pub batch: usize,
     /// Before anything is measured.
     pub warm_up: Duration,
     /// What is measured.
@@ -65,6 +67,8 @@ pub struct Shape {
 pub struct Measured {
     /// Of all requests that succeeded.
     pub latencies: Latencies,
+    /// Keys that those have read or written.
+    pub keys: u64,
     /// How long it was measured.
     pub span: Duration,
     /// Requests that failed.
@@ -148,7 +152,8 @@ impl Target {
         workload: Workload,
         consistency: proto::Consistency,
     ) -> anyhow::Result<Measured> {
-        let requests = Requests { data: self.data.clone(), workload, consistency };
+        let (data, batch) = (self.data.clone(), shape.batch);
+        let requests = Requests { data, workload, consistency, batch };
         let measured = match shape.rate {
             None => self.closed(shape, &requests).await?,
             Some(rate) => {
@@ -231,16 +236,16 @@ async fn read_back(mut kv: Kv, data: Arc<Data>, at: usize) -> Option<Shown> {
 }
 
 impl Measured {
-    /// Requests a second.
+    /// Keys a second; without batches, that is requests.
     #[must_use]
     pub fn rate(&self) -> f64 {
-        self.latencies.count() as f64 / self.span.as_secs_f64()
+        self.keys as f64 / self.span.as_secs_f64()
     }
 
-    /// Processor time of the nodes for each request, in microseconds.
+    /// Processor time of the nodes for each key, in microseconds.
     #[must_use]
     pub fn cpu_micros(&self) -> Option<f64> {
-        Some(self.cpu?.as_secs_f64() * 1e6 / self.latencies.count().max(1) as f64)
+        Some(self.cpu?.as_secs_f64() * 1e6 / self.keys.max(1) as f64)
     }
 
     /// A latency in microseconds that this part of the requests did not exceed.
@@ -250,9 +255,12 @@ impl Measured {
     }
 
     /// Adds one request.
-    pub fn note(&mut self, took: Duration, answer: Result<(), Status>) {
+    pub fn note(&mut self, took: Duration, answer: Result<u64, Status>) {
         match answer {
-            Ok(()) => self.latencies.record(took),
+            Ok(keys) => {
+                self.latencies.record(took);
+                self.keys += keys;
+            }
             Err(status) => self.fail(|| described(&status)),
         }
     }
@@ -265,6 +273,7 @@ impl Measured {
 
     fn add(&mut self, other: Self) {
         self.latencies.add(&other.latencies);
+        self.keys += other.keys;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
     }
@@ -314,6 +323,7 @@ mod tests {
             key_bytes: 16,
             value_bytes: 40,
             verify: false,
+            batch: 1,
             warm_up: Duration::from_millis(20),
             measure: Duration::from_millis(100),
         }
@@ -337,6 +347,23 @@ mod tests {
             assert!(measured.rate() > 100.0);
         }
         assert_eq!(target.read_back().await, None);
+    }
+
+    #[tokio::test]
+    async fn batches_are_counted_by_their_keys() {
+        let (fake, shape) = (FakeCluster::start(3).await, Shape { batch: 10, ..shape() });
+        let target = target(&fake, &shape).await;
+        target.preload(&shape).await.unwrap();
+        let measured = target.drive(&shape, Workload::Get, QUORUM).await.unwrap();
+        assert_eq!(measured.errors, 0, "{:?}", measured.first_error);
+        assert_eq!(measured.keys, 10 * measured.latencies.count());
+        let measured = target.drive(&shape, Workload::Set, QUORUM).await.unwrap();
+        assert_eq!(measured.errors, 0, "{:?}", measured.first_error);
+        // A key that was drawn twice is written once.
+        assert!(measured.keys < 10 * measured.latencies.count(), "{measured:?}");
+        fake.lose(b"bench-0000000000").unwrap();
+        let measured = target.drive(&shape, Workload::Get, QUORUM).await.unwrap();
+        assert!(measured.first_error.unwrap().contains("of a batch was not read"));
     }
 
     #[tokio::test]

@@ -61,6 +61,7 @@ Examples:
   coterie bench --local 3 --workload get,set --durability buffered --clients 1,50,256
   coterie bench --local 3 --workload mixed --rate 5000 --plot latency.svg
   coterie bench --local 3 --workload mixed --verify
+  coterie bench --local 3 --workload get,set --batch 100
   coterie bench --echo                bare gRPC servers, the ceiling
   coterie bench --suite -o json       all that is compared, interleaved, with ratios
   coterie bench --local 3 --workload set --compare durability=buffered
@@ -79,8 +80,8 @@ pub struct BenchArgs {
     #[arg(long)]
     suite: bool,
     /// Measure in turns with a second configuration that is the same but for this, and compare:
-    /// workload, consistency, durability, distribution, clients, connections, value-bytes, rate,
-    /// addr, program (each =VALUE), or echo; may be repeated
+    /// workload, consistency, durability, distribution, clients, connections, value-bytes, batch,
+    /// rate, addr, program (each =VALUE), or echo; may be repeated
     #[arg(long, value_name = "KEY=VALUE", conflicts_with_all = ["suite", "verify"])]
     compare: Vec<Difference>,
     /// Compare with another binary: short for --compare program=PATH
@@ -121,6 +122,15 @@ pub struct BenchArgs {
     /// Bytes of every value
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
     value_bytes: u32,
+    /// Keys of one request (`BatchGet`, `BatchSet`); rates and processor times are then those of keys
+    #[arg(
+        long,
+        value_name = "KEYS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=1000),
+        conflicts_with_all = ["suite", "verify"],
+    )]
+    batch: u32,
     /// Check that every value read was written, and at the end that no acknowledged write is lost
     #[arg(long, conflicts_with_all = ["echo", "suite"])]
     verify: bool,
@@ -255,6 +265,7 @@ impl BenchArgs {
             key_bytes: self.key_bytes as usize,
             value_bytes: self.value_bytes as usize,
             verify: self.verify,
+            batch: self.batch as usize,
             warm_up: self.warm_up,
             measure: self.duration,
         }
@@ -314,8 +325,12 @@ impl Report {
     fn print(&self) -> anyhow::Result<()> {
         if let Some(Row { conditions, .. }) = self.rows.first() {
             let open = conditions.offered_per_second.is_some();
+            let batches = match conditions.batch {
+                1 => String::new(),
+                batch => format!(", batches of {batch} keys, rates of keys"),
+            };
             term::line(format_args!(
-                "{} keys of {} bytes ({}), values of {} bytes, {} connections, {}",
+                "{} keys of {} bytes ({}), values of {} bytes, {} connections, {}{batches}",
                 term::grouped(conditions.keys as u64),
                 conditions.key_bytes,
                 conditions.distribution,
@@ -369,6 +384,7 @@ mod tests {
             key_bytes: 16,
             value_bytes: 128,
             verify: false,
+            batch: 1,
             warm_up: Duration::from_secs(1),
             measure: Duration::from_secs(3),
         }

@@ -99,7 +99,7 @@ pub async fn drive(
 }
 
 /// When a request was due, how long after that it was answered, and how.
-type Answered = (Instant, Duration, Result<(), Status>);
+type Answered = (Instant, Duration, Result<u64, Status>);
 
 async fn one(mut kv: Kv, requests: Arc<Requests>, mut random: Random, due: Instant) -> Answered {
     let answer = requests.one(&mut kv, &mut random).await;

@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 
 use super::book::{self, Book};
 use super::draw::{Choice, Random};
-use crate::proto;
 use crate::proto::kv_client::KvClient;
+use crate::proto::{self, batch_get_result, batch_set_result};
 
 /// What every key begins with.
 const PREFIX: &str = "bench-";
@@ -73,6 +73,8 @@ pub struct Requests {
     pub workload: Workload,
     /// R or W.
     pub consistency: proto::Consistency,
+    /// Keys that one request is about; 1: a call of its own for each.
+    pub batch: usize,
 }
 
 impl Data {
@@ -137,6 +139,53 @@ impl Data {
         }
     }
 
+    /// Reads several keys in one call.
+    async fn get_many(
+        &self,
+        kv: &mut Kv,
+        keys: Vec<usize>,
+        consistency: proto::Consistency,
+    ) -> Result<(), Status> {
+        let keys: Vec<Bytes> = keys.into_iter().map(|at| self.keys[at].clone()).collect();
+        let (asked, consistency) = (keys.len(), consistency.into());
+        let request = proto::BatchGetRequest { keys, consistency, ..Default::default() };
+        let results = kv.batch_get(request).await?.into_inner().results;
+        let found = |result: &proto::BatchGetResult| matches!(&result.result, Some(batch_get_result::Result::Ok(answer)) if answer.found);
+        let is_whole = results.len() == asked && results.iter().all(found);
+        if is_whole { Ok(()) } else { Err(Status::not_found("a key of a batch was not read")) }
+    }
+
+    /// Writes several keys in one call.
+    async fn set_many(
+        &self,
+        kv: &mut Kv,
+        mut keys: Vec<usize>,
+        consistency: proto::Consistency,
+    ) -> Result<u64, Status> {
+        // A batch names a key once.
+        keys.sort_unstable();
+        keys.dedup();
+        let entry = |at: usize| proto::BatchSetEntry {
+            key: self.keys[at].clone(),
+            value: self.value.clone(),
+            ..proto::BatchSetEntry::default()
+        };
+        let entries: Vec<_> = keys.into_iter().map(entry).collect();
+        let (asked, consistency) = (entries.len(), consistency.into());
+        let request = proto::BatchSetRequest { entries, consistency, strict: false };
+        let results = kv.batch_set(request).await?.into_inner().results;
+        let failed = results.iter().find_map(|result| match &result.result {
+            Some(batch_set_result::Result::Ok(_)) => None,
+            Some(batch_set_result::Result::Error(error)) => Some(error.message.clone()),
+            None => Some("a result of a batch is neither good nor bad".to_owned()),
+        });
+        match failed {
+            Some(why) => Err(Status::unknown(why)),
+            None if results.len() != asked => Err(Status::unknown("a batch lacks results")),
+            None => Ok(asked as u64),
+        }
+    }
+
     /// Every value that a key shows, whatever else was written at the same time.
     ///
     /// # Errors
@@ -149,18 +198,27 @@ impl Data {
 }
 
 impl Requests {
-    /// Makes one request, and says whether it was answered as it should have been.
+    /// Makes one request, and says how many keys it has read or written.
     ///
     /// # Errors
     /// The call's, or what is wrong with its answer.
-    pub async fn one(&self, kv: &mut Kv, random: &mut Random) -> Result<(), Status> {
+    pub async fn one(&self, kv: &mut Kv, random: &mut Random) -> Result<u64, Status> {
         let data = &*self.data;
+        if self.batch > 1 {
+            let keys: Vec<usize> = (0..self.batch).map(|_| data.choice.draw(random)).collect();
+            return if random.bits() % 100 < self.workload.reads_percent() {
+                data.get_many(kv, keys, self.consistency).await.map(|()| self.batch as u64)
+            } else {
+                data.set_many(kv, keys, self.consistency).await
+            };
+        }
         let at = data.choice.draw(random);
         if random.bits() % 100 < self.workload.reads_percent() {
-            data.get(kv, at, self.consistency).await
+            data.get(kv, at, self.consistency).await?;
         } else {
-            data.set(kv, at, self.consistency).await
+            data.set(kv, at, self.consistency).await?;
         }
+        Ok(1)
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Conditions {
     pub offered_per_second: Option<f64>,
     /// Connections.
     pub connections: usize,
+    /// Keys of one request; rates and processor times are those of keys.
+    pub batch: usize,
     /// Distinct keys.
     pub keys: usize,
     /// How they are chosen.
@@ -52,7 +54,7 @@ pub struct Row {
     /// What was measured.
     #[serde(flatten)]
     pub conditions: Conditions,
-    /// Requests a second: the median, if it was measured several times.
+    /// Requests (of batches: keys) a second: the median, if it was measured several times.
     pub per_second: f64,
     /// The best of them.
     pub per_second_peak: f64,
@@ -62,7 +64,7 @@ pub struct Row {
     pub p99_us: f64,
     /// Microseconds.
     pub p999_us: f64,
-    /// Processor time of the nodes for each request, in microseconds.
+    /// Processor time of the nodes for each request (of batches: key), in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_us: Option<f64>,
     /// Requests that failed.
@@ -115,6 +117,7 @@ impl Conditions {
             in_flight: shape.rate.is_none().then_some(shape.clients),
             offered_per_second: shape.rate,
             connections: shape.connections,
+            batch: shape.batch,
             keys: shape.keys,
             distribution: shape.distribution.name(),
             key_bytes: shape.key_bytes,

@@ -162,7 +162,7 @@ mod tests {
     fn measured(count: u64) -> Measured {
         let mut measured = Measured { span: Duration::from_secs(1), ..Measured::default() };
         for _ in 0..count {
-            measured.note(Duration::from_millis(1), Ok(()));
+            measured.note(Duration::from_millis(1), Ok(1));
         }
         measured
     }
