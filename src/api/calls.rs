@@ -21,7 +21,6 @@ use prost_types::FileDescriptorSet;
 use tonic::Code;
 use tonic::body::Body;
 
-use super::Answer;
 use crate::metrics::{Histogram, Kind, LATENCIES, Page};
 use crate::proto;
 
@@ -93,7 +92,7 @@ impl Calls {
     }
 
     /// Times a call of a method until it is answered.
-    pub(super) fn time(self: &Arc<Self>, method: usize, answer: Answer) -> Timed {
+    pub(super) fn time<A: Answer>(self: &Arc<Self>, method: usize, answer: A) -> Timed<A> {
         Timed { calls: self.clone(), method, began: Instant::now(), answer, ended: false }
     }
 
@@ -118,27 +117,35 @@ impl Calls {
     }
 }
 
+/// What becomes an answer.
+pub(super) trait Answer:
+    Future<Output = Result<http::Response<Body>, Infallible>> + Unpin
+{
+}
+
+impl<F: Future<Output = Result<http::Response<Body>, Infallible>> + Unpin> Answer for F {}
+
 /// A call under way.
-pub(super) struct Timed {
+pub(super) struct Timed<A: Answer> {
     calls: Arc<Calls>,
     method: usize,
     began: Instant,
-    answer: Answer,
+    answer: A,
     ended: bool,
 }
 
-impl Timed {
+impl<A: Answer> Timed<A> {
     fn end(&mut self, code: Code) {
         self.ended = true;
         self.calls.methods[self.method].durations[code as usize].record_time(self.began.elapsed());
     }
 }
 
-impl Future for Timed {
+impl<A: Answer> Future for Timed<A> {
     type Output = Result<http::Response<Body>, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = ready!(self.answer.as_mut().poll(cx));
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
         if let Ok(answer) = &answer {
             // An answer with a message has its status, which is OK, in the trailers.
             let status = answer.headers().get("grpc-status");
@@ -149,7 +156,7 @@ impl Future for Timed {
     }
 }
 
-impl Drop for Timed {
+impl<A: Answer> Drop for Timed<A> {
     fn drop(&mut self) {
         if !self.ended {
             self.end(Code::Cancelled);
@@ -170,13 +177,14 @@ mod tests {
     #[tokio::test]
     async fn calls_are_counted_by_method_and_status() {
         let calls = Arc::new(Calls::default());
-        let ok: Answer = Box::pin(async { Ok(http::Response::new(Body::empty())) });
-        let time = |path: &str, answer| calls.time(calls.method(path), answer);
+        let ok = Box::pin(async { Ok(http::Response::new(Body::empty())) });
+        type Call = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>>>>;
+        let time = |path: &str, answer: Call| calls.time(calls.method(path), answer);
         time("/coterie.v1.Kv/Get", ok).await.unwrap();
-        let failed: Answer = Box::pin(async { Ok(Status::unavailable("x").into_http()) });
+        let failed = Box::pin(async { Ok(Status::unavailable("x").into_http()) });
         time("/coterie.v1.Kv/Set", failed).await.unwrap();
         drop(time("/coterie.v1.Admin/Status", Box::pin(std::future::pending())));
-        let unknown: Answer = Box::pin(async { Ok(Status::unimplemented("x").into_http()) });
+        let unknown = Box::pin(async { Ok(Status::unimplemented("x").into_http()) });
         time("/no/such", unknown).await.unwrap();
 
         assert_eq!(counted(&calls, "coterie.v1.Kv/Get", Code::Ok), 1);

@@ -200,14 +200,14 @@ type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallibl
 impl<B: Backend> Service<http::Request<Body>> for Dispatch<B> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Timed;
+    type Future = Timed<Answer>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Neither service ever is unready.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Timed {
+    fn call(&mut self, request: http::Request<Body>) -> Timed<Answer> {
         let method = self.calls.method(request.uri().path());
         let answer: Answer = if request.uri().path().starts_with("/coterie.v1.Kv/") {
             self.kv.call(request)
