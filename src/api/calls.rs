@@ -169,6 +169,8 @@ mod tests {
     use super::*;
     use tonic::Status;
 
+    type Call = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>>>>;
+
     fn counted(calls: &Calls, method: &str, code: Code) -> u64 {
         let method = calls.methods.iter().find(|it| it.name == method).expect("a known method");
         method.durations[code as usize].count()
@@ -178,7 +180,6 @@ mod tests {
     async fn calls_are_counted_by_method_and_status() {
         let calls = Arc::new(Calls::default());
         let ok = Box::pin(async { Ok(http::Response::new(Body::empty())) });
-        type Call = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>>>>;
         let time = |path: &str, answer: Call| calls.time(calls.method(path), answer);
         time("/coterie.v1.Kv/Get", ok).await.unwrap();
         let failed = Box::pin(async { Ok(Status::unavailable("x").into_http()) });
