@@ -90,7 +90,7 @@ pub(super) fn committer(committer: &Committer, page: &mut Page) {
     let help = "How long commits took, fsync included if there is one, in seconds.";
     let mut family = page.family("coterie_commit_duration_seconds", Kind::Histogram, help);
     family.times(&[], &meters.durations);
-    let help = "How many changes went into one commit together.";
+    let help = "How many submissions went into one commit together; a write is one.";
     page.family("coterie_commit_changes", Kind::Histogram, help).counts(&[], &meters.sizes);
     let help = "Commits that were refused because the disk is too full.";
     let refused = meters.refused.load(std::sync::atomic::Ordering::Relaxed);

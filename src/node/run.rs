@@ -170,7 +170,8 @@ async fn tell_ready<W: DataCore, K: ControlCore + Reports>(handle: NodeHandle<W,
     while handle.not_ready().is_some() {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    tracing::info!(after_ms = start.elapsed().as_millis(), "ready");
+    let after_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(after_ms, "ready");
 }
 
 /// Waits until no request is under way, but not for long.
