@@ -6,6 +6,7 @@
 //!     api · http · client    gRPC services · admin HTTP · the Rust client
 //!     gossip · peers · store drivers: UDP and foca, streams between nodes, fjall
 //!     config · telemetry     settings · logs and traces
+//!     metrics                instruments, and the text that Prometheus reads
 //!     sim                    the core in one deterministic world
 //!     protocol               the pure core: no async, sockets, files, clock or randomness
 //!     types                  newtypes that cannot be mixed up
@@ -19,6 +20,7 @@ pub mod client;
 pub mod config;
 pub mod gossip;
 pub mod http;
+pub mod metrics;
 pub mod node;
 pub mod peers;
 pub mod protocol;

@@ -70,6 +70,12 @@ pub fn init(
     Ok(Guard { provider })
 }
 
+/// Logs what `work` does as the node's log would, before that is set up or after its end.
+pub fn apart<T>(log: &Log, work: impl FnOnce() -> T) -> T {
+    let subscriber = tracing_subscriber::registry().with(lines(log.format));
+    tracing::subscriber::with_default(subscriber, work)
+}
+
 impl Guard {
     /// Exports what has been queued, for at most two seconds.
     pub async fn flush(self) {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["types"],
     &["protocol"],
+    &["metrics"],
     &["store", "peers", "gossip", "sim", "api", "http", "telemetry", "client", "config"],
     &["node"],
     &["cli"],

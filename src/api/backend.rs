@@ -1,11 +1,14 @@
 //! What the services need of a node. The node implements it; tests can, too.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::calls::Calls;
+use crate::metrics::Page;
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{MergedPage, Stats};
@@ -50,6 +53,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Whether the node's loops turn: none, or what stands still.
     fn stuck(&self) -> Option<String>;
+
+    /// Where the calls of clients are counted.
+    fn calls(&self) -> Arc<Calls>;
+
+    /// Everything that the node counts: the body of `/metrics`.
+    fn metrics(&self) -> Page;
 }
 
 /// How a node sees itself and the cluster.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  connection ──▶ Dispatch ──▶ Kv     parse ─▶ Backend::run / scan ─▶ answer or error
-//!  (bounded)         │
+//!  (bounded)      (timed)
+//!                    │
 //!                    └───────▶ Admin · health · reflection
 //! ```
 //!
@@ -15,6 +16,7 @@
 mod admin;
 pub mod backend;
 mod batch;
+pub mod calls;
 pub mod codec;
 pub(crate) mod connection;
 mod error;
@@ -28,6 +30,7 @@ mod trace;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,6 +44,7 @@ use tonic::transport::Server;
 
 use self::admin::AdminService;
 use self::backend::Backend;
+use self::calls::{Calls, Timed};
 use self::connection::{Incoming, Patience};
 use self::health::HealthService;
 use self::kv::KvService;
@@ -157,23 +161,29 @@ struct Dispatch<B: Backend> {
     kv: KvServer<KvService<B>>,
     kv_bytes_max: usize,
     rest: Routes,
+    calls: Arc<Calls>,
 }
 
 impl<B: Backend> Clone for Dispatch<B> {
     fn clone(&self) -> Self {
-        Self { kv: self.kv.clone(), kv_bytes_max: self.kv_bytes_max, rest: self.rest.clone() }
+        Self {
+            kv: self.kv.clone(),
+            kv_bytes_max: self.kv_bytes_max,
+            rest: self.rest.clone(),
+            calls: self.calls.clone(),
+        }
     }
 }
 
 impl<B: Backend> Dispatch<B> {
     fn new(backend: B, settings: Settings) -> Self {
-        let kv_bytes_max = settings.request_bytes_max();
+        let (kv_bytes_max, calls) = (settings.request_bytes_max(), backend.calls());
         let rest = Routes::new(AdminServer::new(AdminService::new(backend.clone())))
             .add_service(HealthService::server(backend.clone()));
         let rest = with_reflection(rest);
         let kv = KvServer::new(KvService::new(backend, settings));
         let kv = kv.max_decoding_message_size(kv_bytes_max);
-        Self { kv, kv_bytes_max, rest: rest.prepare() }
+        Self { kv, kv_bytes_max, rest: rest.prepare(), calls }
     }
 }
 
@@ -227,18 +237,21 @@ fn was_cut_off(answer: &http::Response<Body>) -> bool {
 impl<B: Backend> Service<http::Request<Body>> for Dispatch<B> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Answer;
+    type Future = Timed<Answer>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Neither service ever is unready.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Answer {
-        if request.uri().path().starts_with("/coterie.v1.Kv/") {
+    fn call(&mut self, request: http::Request<Body>) -> Timed<Answer> {
+        let path = request.uri().path();
+        let (method, is_kv) = (self.calls.method(path), path.starts_with("/coterie.v1.Kv/"));
+        let answer = if is_kv {
             Answer { pending: self.kv.call(request), bytes_max: Some(self.kv_bytes_max) }
         } else {
             Answer { pending: Box::pin(self.rest.call(request)), bytes_max: None }
-        }
+        };
+        self.calls.time(method, answer)
     }
 }

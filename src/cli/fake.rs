@@ -57,6 +57,11 @@ impl FakeCluster {
         self.map.lock().unwrap().get(key).cloned()
     }
 
+    /// Stores a value, as a defective store might.
+    pub fn put(&self, key: &'static [u8], value: Bytes) {
+        self.map.lock().unwrap().insert(Bytes::from_static(key), value);
+    }
+
     /// Loses a key, as a defective store would.
     pub fn lose(&self, key: &[u8]) -> Option<Bytes> {
         self.map.lock().unwrap().remove(key)

@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::exit::{self, Coded, Exit};
 use super::{shutdown, term};
-use crate::config::Settings;
-use crate::node;
+use crate::config::{LogFormat, Settings};
+use crate::{node, telemetry};
 
 /// Run one node
 #[derive(Args, Debug)]
@@ -41,8 +41,22 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
         message: "the configuration is wrong".to_owned(),
         source: Some(error.into()),
     })?;
-    node::serve(&settings, asked_to_stop(args.exit_with_parent))?;
-    Ok(Exit::Ok)
+    match node::serve(&settings, asked_to_stop(args.exit_with_parent)) {
+        Ok(()) => Ok(Exit::Ok),
+        // Its log has said so.
+        Err(error) if error.is::<node::Failed>() => Ok(Exit::Error),
+        Err(error) if settings.log.format == LogFormat::Json => {
+            telemetry::apart(&settings.log, || tell(&error));
+            Ok(exit::of_error(&error))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The error and its causes, for programs.
+fn tell(error: &anyhow::Error) {
+    let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+    tracing::error!(cause = causes.join(": "), "the node cannot run: {error}");
 }
 
 /// Ends at SIGINT, SIGTERM or, if that was asked for, the end of the parent.
@@ -60,5 +74,5 @@ async fn asked_to_stop(exit_with_parent: bool) {
         signal = signals.next() => signal,
         () = shutdown::parent_gone(), if exit_with_parent => "asked by the parent, or it has ended",
     };
-    term::note(format_args!("{why}: stopping"));
+    tracing::info!(why, "asked to stop");
 }

@@ -203,7 +203,7 @@ pub struct Hints {
 /// How the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
-    /// Threads that serve requests; 0: as many as there are processors.
+    /// Threads that serve requests; 0: one on up to two processors, else as many as there are.
     pub threads: usize,
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/healthz` | 200 if the node's loops turn, 503 with what stands still; peers do not matter |
 //! | `/readyz` | 200 if the node serves, 503 with why not; quorums do not matter |
+//! | `/metrics` | everything that the node counts, for Prometheus |
 //! | `/debug/gossip` | the cluster as this node sees it: JSON, or a table for people |
 //!
 //! Requests are small, or refused before they are read.
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 
 use crate::api::backend::Backend;
 use crate::api::connection::{Incoming, Patience};
+use crate::metrics::Page;
 
 /// Connections at a time: probes, a few people, a collector.
 const CONNECTIONS_MAX: usize = 256;
@@ -35,6 +37,7 @@ coterie: the admin port of a node
 
 /healthz        200 if the node's loops turn, else 503 and what stands still
 /readyz         200 if the node serves requests, else 503 and why not
+/metrics        everything that the node counts, for Prometheus
 /debug/gossip   the cluster as this node sees it, and where the views of nodes differ
                 JSON; a table with ?format=text or Accept: text/plain
 ";
@@ -72,6 +75,7 @@ pub fn router<B: Backend>(backend: B) -> Router {
         .route("/", get(|| async { INDEX }))
         .route("/healthz", get(healthz::<B>))
         .route("/readyz", get(readyz::<B>))
+        .route("/metrics", get(metrics::<B>))
         .route("/debug/gossip", get(gossip::<B>))
         .fallback(not_found)
         .with_state(backend)
@@ -89,6 +93,10 @@ async fn readyz<B: Backend>(State(backend): State<B>) -> (StatusCode, String) {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
+}
+
+async fn metrics<B: Backend>(State(backend): State<B>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, Page::CONTENT_TYPE)], backend.metrics().into_text())
 }
 
 /// How an answer is written.

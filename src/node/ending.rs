@@ -5,6 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+/// A node had to stop. Its log has said why when it found out: see [`Ending::fail`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(pub(super) String);
+
 /// Shared by everything that may find that the node must not go on. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Ending(Arc<Inner>);

@@ -8,10 +8,13 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::host::DataCore;
+use super::metrics::{self, Meters};
 use super::wires::{Completions, Switchboard};
 use crate::api::backend::{Backend, MemberStatus, NodeStatus};
+use crate::api::calls::Calls;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
+use crate::metrics::{Page, process};
 use crate::protocol::control::Identity;
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::quorum::Consistency;
@@ -69,6 +72,7 @@ struct Shared<W, K> {
     node: Arc<Switchboard<W, K>>,
     completions: Arc<Completions>,
     beats: Beats,
+    meters: Meters,
 }
 
 /// A running node. Cheap to clone; outlives the node, and then says that it has stopped.
@@ -86,8 +90,9 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
         node: Arc<Switchboard<W, K>>,
         completions: Arc<Completions>,
         beats: Beats,
+        meters: Meters,
     ) -> Self {
-        Self(Arc::new(Shared { about, node, completions, beats }))
+        Self(Arc::new(Shared { about, node, completions, beats, meters }))
     }
 
     /// Requests under way.
@@ -203,6 +208,25 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
             Beat::Ended => Some("the committer has ended".into()),
             Beat::Idle | Beat::Working(_) => None,
         }
+    }
+
+    fn calls(&self) -> Arc<Calls> {
+        self.0.meters.calls.clone()
+    }
+
+    fn metrics(&self) -> Page {
+        let (node, meters) = (&self.0.node, &self.0.meters);
+        let (status, mut page) = (self.status(), Page::default());
+        metrics::node(&status, self.stuck().is_some(), &mut page);
+        meters.calls.write(&mut page);
+        metrics::workers(&status.stats, &mut page);
+        metrics::committer(&node.committer, &mut page);
+        metrics::store(&*meters.store, &mut page);
+        metrics::streams(&node.peers.report(), &mut page);
+        metrics::datagrams(&node.mailbox.report(), &mut page);
+        metrics::members(&status.members, &status.node_id, &mut page);
+        process(&mut page);
+        page
     }
 }
 

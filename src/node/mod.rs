@@ -21,6 +21,7 @@ mod handle;
 pub mod host;
 #[cfg(test)]
 mod host_tests;
+mod metrics;
 mod ports;
 mod run;
 mod start;
@@ -29,7 +30,7 @@ mod tests;
 mod wires;
 
 pub use cores::{RealCores, serve};
-pub use ending::Ending;
+pub use ending::{Ending, Failed};
 pub use handle::{NodeHandle, Reports};
 pub use ports::{PortError, Ports};
 pub use run::{Serve, Served, Services, run};

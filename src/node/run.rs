@@ -3,11 +3,12 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
+use super::ending::Failed;
 use super::handle::{NodeHandle, Reports};
 use super::host::DataCore;
 use super::ports::Ports;
@@ -158,7 +159,7 @@ async fn live<C: Cores>(
         logs.flush().await;
     }
     match reason {
-        Some(reason) => Err(anyhow!("{reason}")),
+        Some(reason) => Err(Failed(reason).into()),
         None => Ok(()),
     }
 }
@@ -169,7 +170,8 @@ async fn tell_ready<W: DataCore, K: ControlCore + Reports>(handle: NodeHandle<W,
     while handle.not_ready().is_some() {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    tracing::info!(after_ms = start.elapsed().as_millis(), "ready");
+    let after_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(after_ms, "ready");
 }
 
 /// Waits until no request is under way, but not for long.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::Ending;
 use super::handle::{About, Beats, NodeHandle, Reports};
 use super::host::{DataCore, Host, Surroundings};
+use super::metrics::Meters;
 use super::wires::{Completions, News, Switchboard, tell_news};
 use crate::config::{Seed as ConfiguredSeed, Settings};
 use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemClock};
@@ -155,6 +156,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
             });
         let committer = Arc::new(committer.context("starting the committer")?);
         let peers = Peers::new(Limits::default(), runtime.clone());
+        let meters = Meters { calls: Arc::default(), store: store.clone() };
         let around = Surroundings {
             me,
             clock,
@@ -190,7 +192,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         let gossip = Gossip::start(core, (mailbox, letters), outlet, options)
             .context("starting the gossip thread")?;
         let beats = Beats { data: data_beat, gossip: gossip.beat_cell() };
-        let handle = NodeHandle::new(about, switchboard.clone(), completions, beats);
+        let handle = NodeHandle::new(about, switchboard.clone(), completions, beats, meters);
         Ok(Self { handle, switchboard, gossip, tasks, _folder: folder })
     }
 

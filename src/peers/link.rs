@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::frame::{self, Decoder, Frame, FrameError};
-use super::registry::{Counters, Inbox};
+use super::registry::{Counters, Inbox, Peers};
 use crate::protocol::control::ConnId;
 use crate::protocol::message::Envelope;
 use crate::types::NodeId;
@@ -168,7 +168,7 @@ impl Link {
 }
 
 /// Writes what is queued until the stream ends, and pings. Closes the link when it fails.
-pub(super) async fn write_all(link: Arc<Link>, mut socket: OwnedWriteHalf) {
+pub(super) async fn write_all(link: Arc<Link>, mut socket: OwnedWriteHalf, peers: Peers) {
     let mut tick = tokio::time::interval(PING_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut batch = BytesMut::new();
@@ -194,6 +194,7 @@ pub(super) async fn write_all(link: Arc<Link>, mut socket: OwnedWriteHalf) {
             continue;
         }
         quiet = false;
+        peers.counters().bytes_out.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let writing = socket.write_all(&batch);
         tokio::pin!(writing);
         loop {
@@ -268,9 +269,12 @@ impl ReadHalf {
             if let Err(ended) = result {
                 return ended;
             }
+            let before = self.read.len();
             if let Err(ended) = self.more().await {
                 return ended;
             }
+            let read = self.read.len() - before;
+            counters.bytes_in.fetch_add(read as u64, Ordering::Relaxed);
             link.heard();
         }
     }

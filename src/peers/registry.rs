@@ -71,6 +71,10 @@ pub struct Report {
     pub sent: u64,
     /// Messages handed over.
     pub received: u64,
+    /// Bytes read from streams.
+    pub bytes_in: u64,
+    /// Bytes written to streams.
+    pub bytes_out: u64,
     /// Messages dropped because no stream to the peer lived.
     pub dropped_no_stream: u64,
     /// Messages dropped because the queue was full.
@@ -86,6 +90,8 @@ pub struct Report {
 pub(super) struct Counters {
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
     dropped_no_stream: AtomicU64,
     dropped_full: AtomicU64,
     unreadable: AtomicU64,
@@ -267,6 +273,8 @@ impl Peers {
             peers,
             sent: of(&counters.sent),
             received: of(&counters.received),
+            bytes_in: of(&counters.bytes_in),
+            bytes_out: of(&counters.bytes_out),
             dropped_no_stream: of(&counters.dropped_no_stream),
             dropped_full: of(&counters.dropped_full),
             unreadable: of(&counters.unreadable),
@@ -367,7 +375,7 @@ impl Peers {
             }
         };
         accepted();
-        let writer = self.0.runtime.spawn(link::write_all(link.clone(), write));
+        let writer = self.0.runtime.spawn(link::write_all(link.clone(), write, self.clone()));
         let reading = read.messages(&link, peer, inbox.as_ref(), &self.0.counters);
         let ended = tokio::select! {
             biased;

@@ -35,6 +35,7 @@ use bytes::Bytes;
 
 use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
 use super::{Change, Durability, Mark, Space, Store, StoreError, assert_keys};
+use crate::metrics::{COUNTS, Histogram, LATENCIES};
 use crate::types::{CommitNumber, Stamp};
 
 /// Bytes of keys and values after which a batch takes no more submissions: about as much as a
@@ -101,6 +102,17 @@ pub enum Beat {
     Ended,
 }
 
+/// What the committer has done since its start.
+#[derive(Debug)]
+pub struct Meters {
+    /// How long commits took, in microseconds.
+    pub durations: Histogram,
+    /// How many submissions went into one commit.
+    pub sizes: Histogram,
+    /// Commits that were refused.
+    pub refused: AtomicU64,
+}
+
 /// The handle of the committer; shared by all who submit.
 #[derive(Debug)]
 pub struct Committer {
@@ -132,6 +144,11 @@ impl Committer {
             progress: AtomicU64::new(0),
             mark: Mutex::new(MarkTask { due: start, behind_since: None, stop: false }),
             mark_work: Condvar::new(),
+            meters: Meters {
+                durations: Histogram::new(LATENCIES),
+                sizes: Histogram::new(COUNTS),
+                refused: AtomicU64::new(0),
+            },
         });
         let committer = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
         let marker = Arc::clone(&shared);
@@ -211,6 +228,12 @@ impl Committer {
         self.shared.outstanding.load(Ordering::Relaxed)
     }
 
+    /// What it has done.
+    #[must_use]
+    pub fn meters(&self) -> &Meters {
+        &self.shared.meters
+    }
+
     /// Whether the committer gets on.
     #[must_use]
     pub fn beat(&self) -> Beat {
@@ -257,6 +280,7 @@ struct Shared {
     progress: AtomicU64,
     mark: Mutex<MarkTask>,
     mark_work: Condvar,
+    meters: Meters,
 }
 
 #[derive(Debug, Default)]
@@ -454,12 +478,11 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
             key: Bytes::from_static(COMMIT_KEY),
             value: Some(BatchPoint { point, synced }.encode()),
         });
-        let holds_hint = |change: &Change| change.space == Space::Hints && change.value.is_some();
-        let durability = match self.durability {
-            Durability::Buffered if !self.changes.iter().any(holds_hint) => Durability::Buffered,
-            Durability::Buffered | Durability::Fsync => Durability::Fsync,
-        };
-        let completions = match self.store.commit(&self.changes, durability) {
+        let began = Instant::now();
+        let committed = self.store.commit(&self.changes, self.batch_durability());
+        self.shared.meters.durations.record_time(began.elapsed());
+        self.shared.meters.sizes.record(self.members.len() as u64);
+        let completions = match committed {
             Ok(()) => {
                 self.last = point;
                 if self.members.iter().any(|(source, _)| *source != NOTES) {
@@ -474,6 +497,7 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
                 self.done()
             }
             Err(StoreError::Full { .. }) => {
+                self.shared.meters.refused.fetch_add(1, Ordering::Relaxed);
                 let refused =
                     |(source, id): &(u32, u64)| Completion::Refused { source: *source, id: *id };
                 self.members.iter().map(refused).collect()
@@ -484,6 +508,12 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
         self.shared.outstanding.fetch_sub(self.members.len(), Ordering::Relaxed);
         self.shared.progressed();
         Ok(())
+    }
+
+    /// What the batch must survive before it is reported: a hint, power loss.
+    fn batch_durability(&self) -> Durability {
+        let is_hint = |change: &Change| change.space == Space::Hints && change.value.is_some();
+        if self.changes.iter().any(is_hint) { Durability::Fsync } else { self.durability }
     }
 
     /// Moves submissions from the backlog into the batch, up to its bounds.

@@ -25,7 +25,9 @@ use ::fjall::{
 };
 use bytes::Bytes;
 
-use super::{Change, Durability, Page, Space, Store, StoreError, assert_keys, behind_prefix};
+use super::{
+    Change, DiskSpace, Durability, Page, Space, Store, StoreError, assert_keys, behind_prefix,
+};
 
 /// Each space's keyspace and the size at which its memtable goes to disk. Records get most:
 /// larger memtables are rewritten less often, and at least two exist under load. Hints and names
@@ -186,6 +188,12 @@ impl Store for FjallStore {
     fn sync(&self) -> Result<(), StoreError> {
         self.database.persist(PersistMode::SyncAll).map_err(write_failed)
     }
+
+    fn space(&self) -> Option<DiskSpace> {
+        // The journal's size is not asked for: that waits for a commit under way.
+        let tables = self.keyspaces.iter().map(Keyspace::disk_space).sum();
+        Some(DiskSpace { free: self.free_space.ask(), tables })
+    }
 }
 
 fn index(space: Space) -> usize {
@@ -227,6 +235,12 @@ impl FreeSpace {
         }
     }
 
+    /// Free bytes, if the file system says.
+    fn ask(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.folder).ok()?;
+        Some(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Refuses if less than the minimum is free.
     fn check(&self) -> Result<(), StoreError> {
         if self.min == 0 {
@@ -236,9 +250,7 @@ impl FreeSpace {
         if micros(now) >= self.due.load(Ordering::Relaxed) {
             self.due.store(micros(now + FREE_SPACE_EVERY), Ordering::Relaxed);
             // A file system that does not say is taken to have room: the write itself will tell.
-            let free = rustix::fs::statvfs(&self.folder)
-                .map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize));
-            self.free.store(free, Ordering::Relaxed);
+            self.free.store(self.ask().unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         let free = self.free.load(Ordering::Relaxed);
         if free < self.min { Err(StoreError::Full { free, needed: self.min }) } else { Ok(()) }

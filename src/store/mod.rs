@@ -32,7 +32,7 @@ mod suite;
 
 use bytes::Bytes;
 
-pub use self::committer::{Beat, Committer, Completion, NOTES, Submission};
+pub use self::committer::{Beat, Committer, Completion, Meters, NOTES, Submission};
 pub use self::fjall::{FjallStore, StoreOptions};
 pub use self::folder::{DataFolder, FolderError};
 pub use self::journal::JournalError;
@@ -74,6 +74,15 @@ pub enum StoreError {
     Write(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
+/// What a store takes of its disk, and what is left there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes free on the file system; none if it does not say.
+    pub free: Option<u64>,
+    /// Bytes of tables; the journal's come on top.
+    pub tables: u64,
+}
+
 /// An ordered, atomic, durable set of maps.
 pub trait Store: Send + Sync + 'static {
     /// The value of a key.
@@ -107,6 +116,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Write`].
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// What it takes of its disk; none if it has none. Never waits for a write.
+    fn space(&self) -> Option<DiskSpace> {
+        None
+    }
 }
 
 /// Engines take keys of 1 to 65,535 bytes; the core makes none that is not.

@@ -24,6 +24,8 @@ mod garbage;
 mod impostors;
 mod kills;
 mod load;
+mod logs;
+mod metrics;
 mod notice;
 mod pause;
 mod process;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use coterie::api::backend::{Backend, MemberStatus, NodeStatus};
+use coterie::api::calls::Calls;
 use coterie::api::{self, Settings};
+use coterie::metrics::Page;
 use coterie::proto::kv_client::KvClient;
 use coterie::protocol::op::{Action, Failure, Op, Outcome, ReadOutcome, Receipt, VisibleSibling};
 use coterie::protocol::quorum::Consistency;
@@ -27,6 +29,7 @@ pub const PARTITIONS: u16 = 16;
 #[derive(Clone, Default)]
 pub struct Fake {
     pub state: Arc<Mutex<State>>,
+    calls: Arc<Calls>,
 }
 
 #[derive(Default)]
@@ -244,6 +247,16 @@ impl Backend for Fake {
 
     fn stuck(&self) -> Option<String> {
         self.state.lock().unwrap().stuck.clone()
+    }
+
+    fn calls(&self) -> Arc<Calls> {
+        self.calls.clone()
+    }
+
+    fn metrics(&self) -> Page {
+        let mut page = Page::default();
+        self.calls.write(&mut page);
+        page
     }
 }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::load::{Measured, Shape, Workload};
+use super::load::{Measured, Shape};
+use super::pairs::{Ratio, median};
+use super::request::Workload;
 use crate::cli::status::table;
 use crate::cli::term;
 use crate::proto::{Consistency, StatusResponse};
@@ -26,12 +28,22 @@ pub struct Conditions {
     pub w: u32,
     /// What an OK waits for.
     pub durability: String,
-    /// Requests under way at a time.
-    pub in_flight: usize,
+    /// Requests under way at a time, in a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_flight: Option<usize>,
+    /// Requests begun a second, in an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offered_per_second: Option<f64>,
     /// Connections.
     pub connections: usize,
+    /// Keys of one request; rates and processor times are those of keys.
+    pub batch: usize,
     /// Distinct keys.
     pub keys: usize,
+    /// How they are chosen.
+    pub distribution: &'static str,
+    /// Bytes of a key.
+    pub key_bytes: usize,
     /// Bytes of a value.
     pub value_bytes: usize,
 }
@@ -42,7 +54,7 @@ pub struct Row {
     /// What was measured.
     #[serde(flatten)]
     pub conditions: Conditions,
-    /// Requests a second: the median, if it was measured several times.
+    /// Requests (of batches: keys) a second: the median, if it was measured several times.
     pub per_second: f64,
     /// The best of them.
     pub per_second_peak: f64,
@@ -52,7 +64,7 @@ pub struct Row {
     pub p99_us: f64,
     /// Microseconds.
     pub p999_us: f64,
-    /// Processor time of the nodes for each request, in microseconds.
+    /// Processor time of the nodes for each request (of batches: key), in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_us: Option<f64>,
     /// Requests that failed.
@@ -63,19 +75,6 @@ pub struct Row {
     /// The rate divided by that of the echo servers with as many requests under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to_echo: Option<Ratio>,
-}
-
-/// A ratio, over several pairs of runs.
-#[derive(Clone, Copy, Debug, Serialize, PartialEq)]
-pub struct Ratio {
-    /// The median.
-    pub median: f64,
-    /// The least.
-    pub least: f64,
-    /// The greatest.
-    pub greatest: f64,
-    /// How many pairs.
-    pub pairs: usize,
 }
 
 impl Conditions {
@@ -115,10 +114,34 @@ impl Conditions {
             r: 0,
             w: 0,
             durability: "none".to_owned(),
-            in_flight: shape.clients,
+            in_flight: shape.rate.is_none().then_some(shape.clients),
+            offered_per_second: shape.rate,
             connections: shape.connections,
+            batch: shape.batch,
             keys: shape.keys,
+            distribution: shape.distribution.name(),
+            key_bytes: shape.key_bytes,
             value_bytes: shape.value_bytes,
+        }
+    }
+
+    /// What an OK means: how many replicas, and what each has waited for.
+    #[must_use]
+    pub fn promise(&self) -> String {
+        if self.n == 0 {
+            return "nothing".to_owned();
+        }
+        let durability = if self.w == 0 { "" } else { self.durability.as_str() };
+        format!("{} {durability}", self.quorum()).trim_end().to_owned()
+    }
+
+    /// The load, for a table.
+    #[must_use]
+    pub fn load(&self) -> String {
+        match (self.in_flight, self.offered_per_second) {
+            (_, Some(rate)) => format!("{rate:.0}/s"),
+            (Some(clients), None) => clients.to_string(),
+            (None, None) => String::new(),
         }
     }
 
@@ -137,9 +160,7 @@ impl Row {
     #[must_use]
     pub fn of(conditions: Conditions, runs: &[Measured]) -> Self {
         let median_of = |of: &dyn Fn(&Measured) -> f64| median(runs.iter().map(of).collect());
-        let quantile = |part: f64| {
-            median_of(&|run: &Measured| run.latencies.quantile(part).as_secs_f64() * 1e6)
-        };
+        let quantile = |part: f64| median_of(&|run: &Measured| run.micros(part));
         let cpu: Vec<f64> = runs.iter().filter_map(Measured::cpu_micros).collect();
         Self {
             conditions,
@@ -156,26 +177,6 @@ impl Row {
     }
 }
 
-impl Ratio {
-    /// Over the ratios of pairs; none without a pair.
-    #[must_use]
-    pub fn of(pairs: &[f64]) -> Option<Self> {
-        let least = pairs.iter().copied().reduce(f64::min)?;
-        let greatest = pairs.iter().copied().reduce(f64::max)?;
-        Some(Self { median: median(pairs.to_vec()), least, greatest, pairs: pairs.len() })
-    }
-}
-
-/// The middle value, or the mean of the two in the middle; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    match (values.len() / 2, values.len() % 2) {
-        (0, 0) => 0.0,
-        (half, 0) => f64::midpoint(values[half - 1], values[half]),
-        (half, _) => values[half],
-    }
-}
-
 /// The table of all rows.
 #[must_use]
 pub fn render(rows: &[Row]) -> String {
@@ -184,7 +185,7 @@ pub fn render(rows: &[Row]) -> String {
         "SERVED BY",
         "REPLICAS",
         "OK MEANS",
-        "IN FLIGHT",
+        "LOAD",
         "REQ/S",
         "PEAK",
         "P50",
@@ -197,15 +198,13 @@ pub fn render(rows: &[Row]) -> String {
     for row in rows {
         let conditions = &row.conditions;
         let time = |micros: f64| term::span(Duration::from_secs_f64(micros / 1e6));
-        let ratio = row
-            .to_echo
-            .map(|ratio| format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.least, ratio.greatest));
+        let ratio = row.to_echo.map(|ratio| ratio.cell());
         table.add_row([
             conditions.workload.to_owned(),
             format!("{} × {}", conditions.nodes, conditions.served_by),
             conditions.quorum(),
             conditions.durability.clone(),
-            conditions.in_flight.to_string(),
+            conditions.load(),
             format!("{:.0}", row.per_second),
             format!("{:.0}", row.per_second_peak),
             time(row.p50_us),
@@ -222,24 +221,11 @@ pub fn render(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn medians_are_in_the_middle() {
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
-        assert!((median(vec![4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
-        assert!(median(vec![]).abs() < 1e-9);
-    }
+    use crate::cli::bench::tests::shape;
 
     #[test]
     fn a_row_prints_what_an_ok_means() {
-        let shape = Shape {
-            clients: 50,
-            connections: 6,
-            keys: 1,
-            value_bytes: 128,
-            warm_up: Duration::ZERO,
-            measure: Duration::ZERO,
-        };
+        let shape = shape();
         let status = StatusResponse {
             replicas: 3,
             durability: "fsync".to_owned(),
@@ -255,12 +241,5 @@ mod tests {
             Conditions::of_cluster(&status, Workload::Set, Consistency::Quorum, &shape);
         let text = render(&[Row::of(conditions, &[Measured::default()])]);
         assert!(text.contains("fsync") && text.contains("N=3 W=2"), "{text}");
-    }
-
-    #[test]
-    fn a_ratio_has_its_spread() {
-        let ratio = Ratio::of(&[0.5, 0.7, 0.6]).unwrap();
-        assert_eq!(ratio, Ratio { median: 0.6, least: 0.5, greatest: 0.7, pairs: 3 });
-        assert_eq!(Ratio::of(&[]), None);
     }
 }

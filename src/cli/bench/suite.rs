@@ -4,18 +4,18 @@
 //!   a pair:  echo · get R=1 · get R=2 · set … · set … · set … ── and back ──▶ echo
 //! ```
 //!
-//! Each pair goes through all cases forwards, then backwards (A-B-B-A): the mean time of every
-//! case's two runs is the same, so that a slow drift of the machine cancels. A ratio compares the
-//! two runs of a case with the two runs of the echo servers in the same pair.
+//! Each ratio compares a case with the echo servers in the same pair: see [`pairs`].
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::echo::EchoServers;
-use super::load::{Measured, Shape, Target, Workload};
-use super::row::{Conditions, Ratio, Row};
-use super::{OwnCluster, ready_status};
+use super::load::{Measured, Shape, Target};
+use super::pairs::{self, Ratio};
+use super::request::Workload;
+use super::row::{Conditions, Row};
+use super::servers::{Own, OwnCluster};
 use crate::cli::cluster::Durability;
 use crate::cli::term::Progress;
 use crate::proto::{Consistency, StatusResponse};
@@ -45,9 +45,11 @@ struct Case {
 /// If servers do not start or a case fails altogether.
 pub async fn suite(shape: &Shape, nodes: u16, port: u16, pairs: u32) -> anyhow::Result<Vec<Row>> {
     let echo = EchoServers::start(usize::from(nodes), shape.value_bytes).await?;
-    let mut fsync = OwnCluster::start(nodes, port, Durability::Fsync).await?;
-    let buffered_port = fsync.cluster.plan().port + 300;
-    let buffered = OwnCluster::start(nodes, buffered_port, Durability::Buffered).await;
+    let own = Own { nodes, port, durability: Durability::Fsync, program: None };
+    let mut fsync = OwnCluster::start(&own).await?;
+    let port = fsync.cluster.plan().port + 300;
+    let own = Own { port, durability: Durability::Buffered, ..own };
+    let buffered = OwnCluster::start(&own).await;
     let mut buffered = match buffered {
         Ok(buffered) => buffered,
         Err(error) => {
@@ -78,21 +80,16 @@ async fn on(
         target.preload(shape).await?;
         targets.push(target);
     }
-    let statuses = [ready_status(fsync).await?, ready_status(buffered).await?];
+    let statuses = [fsync.status().await?, buffered.status().await?];
     let mut cases = cases(shape);
     let slots = u64::from(pairs) * 2 * cases.len() as u64;
     let progress = Progress::start("suite", Some(slots), "runs");
-    let mut done = 0;
-    for _ in 0..pairs {
-        let there = 0..cases.len();
-        for at in there.clone().chain(there.rev()) {
-            let case = &mut cases[at];
-            let target = &targets[case.by as usize];
-            let run = target.drive(&case.shape, case.workload, case.consistency).await;
-            case.runs.push(run.with_context(|| format!("case {}", case.workload.name()))?);
-            done += 1;
-            progress.set(done);
-        }
+    for (done, at) in (1..).zip(pairs::order(cases.len(), pairs)) {
+        let case = &mut cases[at];
+        let target = &targets[case.by as usize];
+        let run = target.drive(&case.shape, case.workload, case.consistency).await;
+        case.runs.push(run.with_context(|| format!("case {}", case.workload.name()))?);
+        progress.set(done);
     }
     progress.finish();
     Ok(rows(&cases, echo.addresses.len(), &statuses))
@@ -127,7 +124,8 @@ fn rows(cases: &[Case], servers: usize, statuses: &[StatusResponse; 2]) -> Vec<R
             By::Buffered => case.conditions(&statuses[1]),
         };
         let mut row = Row::of(conditions, &case.runs);
-        row.to_echo = echo_of(cases, case).and_then(|echo| Ratio::of(&ratios(case, echo)));
+        row.to_echo = echo_of(cases, case)
+            .and_then(|echo| Ratio::of_runs(&case.runs, &echo.runs, pairs::rate));
         row
     };
     cases.iter().map(row).collect()
@@ -149,13 +147,6 @@ fn echo_of<'a>(cases: &'a [Case], case: &Case) -> Option<&'a Case> {
     cases.iter().find(alike).filter(|_| case.by != By::Echo)
 }
 
-/// The ratio of each pair.
-fn ratios(case: &Case, echo: &Case) -> Vec<f64> {
-    let rate = |runs: &[Measured]| runs.iter().map(Measured::rate).sum::<f64>();
-    let pairs = case.runs.chunks_exact(2).zip(echo.runs.chunks_exact(2));
-    pairs.map(|(own, echo)| rate(own) / rate(echo)).collect()
-}
-
 /// How long the suite takes.
 #[must_use]
 pub fn takes(shape: &Shape, pairs: u32) -> Duration {
@@ -166,25 +157,19 @@ pub fn takes(shape: &Shape, pairs: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::tests::shape;
 
     fn measured(count: u64) -> Measured {
         let mut measured = Measured { span: Duration::from_secs(1), ..Measured::default() };
         for _ in 0..count {
-            measured.latencies.record(Duration::from_millis(1));
+            measured.note(Duration::from_millis(1), Ok(1));
         }
         measured
     }
 
     #[test]
     fn each_case_is_compared_with_the_echo_that_is_like_it() {
-        let shape = Shape {
-            clients: 50,
-            connections: 6,
-            keys: 1,
-            value_bytes: 1,
-            warm_up: Duration::from_secs(1),
-            measure: Duration::from_secs(3),
-        };
+        let shape = shape();
         let mut cases = cases(&shape);
         for case in &mut cases {
             let rate = if case.by == By::Echo { 100 } else { 50 };
@@ -194,7 +179,8 @@ mod tests {
             let echo = echo_of(&cases, case);
             assert_eq!(echo.is_none(), case.by == By::Echo);
             if let Some(echo) = echo {
-                assert_eq!(ratios(case, echo), [0.5]);
+                let ratio = Ratio::of_runs(&case.runs, &echo.runs, pairs::rate).unwrap();
+                assert!((ratio.median - 0.5).abs() < 1e-9);
             }
         }
         assert_eq!(takes(&shape, 5), Duration::from_secs(8 * 2 * 5 * 4));

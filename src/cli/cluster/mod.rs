@@ -66,13 +66,21 @@ impl Cluster {
     /// # Errors
     /// If a port is in use, or the folder cannot be written, or a process cannot be started.
     pub async fn start(plan: Plan) -> anyhow::Result<Self> {
+        Self::start_as(this_program()?, plan).await
+    }
+
+    /// Starts every node as a process of another binary.
+    ///
+    /// # Errors
+    /// As [`Cluster::start`].
+    pub async fn start_as(program: PathBuf, plan: Plan) -> anyhow::Result<Self> {
         plan.check_ports()?;
         plan.write_configs()?;
         let nodes: Vec<Node> =
             plan.places().into_iter().map(|place| Node { place, child: None }).collect();
         let options = Options { timeout: STATUS_WITHIN, pinned: true, ..Options::default() };
         let client = Client::connect(nodes.iter().map(|n| n.place.client.to_string()), options)?;
-        let mut cluster = Self { plan, program: this_program()?, nodes, client };
+        let mut cluster = Self { plan, program, nodes, client };
         for index in 0..cluster.nodes.len() {
             if let Err(error) = cluster.spawn(index) {
                 cluster.stop().await;

@@ -1,0 +1,180 @@
+//! Everything that a node counts, as a page of metrics. Read at a scrape; nothing is kept for it
+//! but what the drivers count anyway.
+
+use std::sync::Arc;
+
+use crate::api::backend::{MemberStatus, NodeStatus};
+use crate::api::calls::Calls;
+use crate::gossip;
+use crate::metrics::{Kind, Page};
+use crate::peers;
+use crate::protocol::step::Stats;
+use crate::store::{Beat, Committer, Store};
+
+/// The states that gossip knows.
+const STATES: [&str; 4] = ["alive", "suspect", "down", "unknown"];
+
+/// What is counted where it happens, and what is asked for at a scrape.
+pub(super) struct Meters {
+    pub(super) calls: Arc<Calls>,
+    pub(super) store: Arc<dyn Store>,
+}
+
+/// Who this is, and whether it serves.
+pub(super) fn node(status: &NodeStatus, stuck: bool, page: &mut Page) {
+    let version = env!("CARGO_PKG_VERSION");
+    let target = [
+        ("service_name", "coterie"),
+        ("service_instance_id", status.node_id.as_str()),
+        ("service_version", version),
+    ];
+    let help = "The resource that all of this is about.";
+    page.family("target_info", Kind::Gauge, help).sample(&target, 1);
+    let info = [
+        ("node", status.name.as_str()),
+        ("cluster", status.cluster_name.as_str()),
+        ("version", version),
+        ("durability", status.durability.as_str()),
+    ];
+    let help = "This node, and how it was built and set up.";
+    page.family("coterie_build_info", Kind::Gauge, help).sample(&info, 1);
+    let uptime = status.uptime_ms as f64 / 1e3;
+    page.gauge("coterie_uptime_seconds", "How long this process has been running.", uptime);
+    let ready = u8::from(status.not_ready.is_none());
+    page.gauge("coterie_ready", "1 if the node serves requests; /readyz says why not.", ready);
+    let help = "1 if a loop of the node stands still; /healthz says which.";
+    page.gauge("coterie_stuck", help, u8::from(stuck));
+    let help = "Number of the placement; 0 before the founding.";
+    page.gauge("coterie_placement_number", help, status.placement_number);
+}
+
+/// What the workers have done.
+pub(super) fn workers(stats: &Stats, page: &mut Page) {
+    let Stats {
+        gets,
+        puts,
+        failures,
+        hints_written,
+        hints_replayed,
+        hints_held,
+        hint_bytes,
+        repairs_sent,
+        hedges,
+        passed,
+        records_lost,
+        in_flight,
+    } = stats;
+    page.counter("coterie_gets_total", "Reads answered.", gets);
+    page.counter("coterie_puts_total", "Writes and deletes acknowledged.", puts);
+    page.counter("coterie_failures_total", "Reads and writes that failed.", failures);
+    let help = "Hints that this node wrote, or added to, for homes that did not answer.";
+    page.counter("coterie_hints_written_total", help, hints_written);
+    let help = "Hints that their target has on disk, and that were deleted here.";
+    page.counter("coterie_hints_replayed_total", help, hints_replayed);
+    page.gauge("coterie_hints_held", "Hints that this node holds for others.", hints_held);
+    page.gauge("coterie_hints_held_bytes", "Bytes of the hints held.", hint_bytes);
+    let help = "Records sent to a home whose answer to a read lacked something.";
+    page.counter("coterie_read_repairs_total", help, repairs_sent);
+    let help = "Reads for which one more replica was asked because another was slow.";
+    page.counter("coterie_hedges_total", help, hedges);
+    let help = "Writes passed on to a home, because this node is none of their key.";
+    page.counter("coterie_writes_passed_total", help, passed);
+    let help = "Stored records found damaged, and set aside to be rebuilt.";
+    page.counter("coterie_records_lost_total", help, records_lost);
+    page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);
+}
+
+/// What the committer has done.
+pub(super) fn committer(committer: &Committer, page: &mut Page) {
+    let meters = committer.meters();
+    let help = "How long commits took, fsync included if there is one, in seconds.";
+    let mut family = page.family("coterie_commit_duration_seconds", Kind::Histogram, help);
+    family.times(&[], &meters.durations);
+    let help = "How many submissions went into one commit together; a write is one.";
+    page.family("coterie_commit_changes", Kind::Histogram, help).counts(&[], &meters.sizes);
+    let help = "Commits that were refused because the disk is too full.";
+    let refused = meters.refused.load(std::sync::atomic::Ordering::Relaxed);
+    page.counter("coterie_commits_refused_total", help, refused);
+    let help = "Number of the newest commit that a power cut would leave.";
+    page.gauge("coterie_commit_synced_number", help, committer.synced().0);
+    let help = "Submissions that wait for their commit to end.";
+    page.gauge("coterie_commit_queued", help, committer.queued());
+    let still = match committer.beat() {
+        Beat::Working(still) => still.as_secs_f64(),
+        Beat::Idle | Beat::Ended => 0.0,
+    };
+    let help = "For how long the committer has had work and finished none of it.";
+    page.gauge("coterie_commit_stalled_seconds", help, still);
+}
+
+/// What the disk holds, and has left.
+pub(super) fn store(store: &dyn Store, page: &mut Page) {
+    let Some(space) = store.space() else { return };
+    if let Some(free) = space.free {
+        let help = "Bytes free on the file system of node.data.";
+        page.gauge("coterie_store_free_bytes", help, free);
+    }
+    let help = "Bytes of the store's tables; the journal's, at most 128 MiB, come on top.";
+    page.gauge("coterie_store_table_bytes", help, space.tables);
+}
+
+/// The streams to and from other nodes.
+pub(super) fn streams(report: &peers::Report, page: &mut Page) {
+    page.gauge("coterie_streams", "Streams to and from other nodes.", report.streams);
+    let mut family = page.family(
+        "coterie_stream_messages_total",
+        Kind::Counter,
+        "Messages received from, and queued for, other nodes.",
+    );
+    family.sample(&[("direction", "in")], report.received);
+    family.sample(&[("direction", "out")], report.sent);
+    let mut family = page.family(
+        "coterie_stream_bytes_total",
+        Kind::Counter,
+        "Bytes read from, and written to, the streams of other nodes.",
+    );
+    family.sample(&[("direction", "in")], report.bytes_in);
+    family.sample(&[("direction", "out")], report.bytes_out);
+    let mut family = page.family(
+        "coterie_stream_messages_dropped_total",
+        Kind::Counter,
+        "Messages to or from other nodes that were dropped.",
+    );
+    family.sample(&[("reason", "no_stream")], report.dropped_no_stream);
+    family.sample(&[("reason", "queue_full")], report.dropped_full);
+    family.sample(&[("reason", "unreadable")], report.unreadable);
+    let help = "Streams closed because the caller was none of us, or broke the rules.";
+    page.counter("coterie_streams_refused_total", help, report.refused);
+}
+
+/// The gossip's datagrams.
+pub(super) fn datagrams(report: &gossip::Report, page: &mut Page) {
+    let help = "Datagrams of gossip.";
+    let mut family = page.family("coterie_gossip_datagrams_total", Kind::Counter, help);
+    family.sample(&[("direction", "in")], report.datagrams_in);
+    family.sample(&[("direction", "out")], report.datagrams_out);
+    let help = "Bytes of gossip's datagrams.";
+    let mut family = page.family("coterie_gossip_datagram_bytes_total", Kind::Counter, help);
+    family.sample(&[("direction", "in")], report.datagram_bytes_in);
+    family.sample(&[("direction", "out")], report.datagram_bytes_out);
+    let help = "Datagrams of gossip that the kernel did not take.";
+    page.counter("coterie_gossip_datagrams_failed_total", help, report.datagrams_failed);
+    let help = "How late a timer of gossip was at worst: a loaded machine makes false suspicions.";
+    page.gauge("coterie_gossip_lag_max_seconds", help, report.lag_max_micros as f64 / 1e6);
+}
+
+/// The members, as this node sees them.
+pub(super) fn members(members: &[MemberStatus], own_id: &str, page: &mut Page) {
+    let help = "Members by what gossip says of them, this node among the alive.";
+    let mut family = page.family("coterie_members", Kind::Gauge, help);
+    for state in STATES {
+        let count = members.iter().filter(|member| member.state == state).count();
+        family.sample(&[("state", state)], count);
+    }
+    let help = "1 if this node can reach the peer now.";
+    let mut family = page.family("coterie_peer_reachable", Kind::Gauge, help);
+    for member in members.iter().filter(|member| member.node_id != own_id) {
+        let labels = [("peer", member.name.as_str()), ("peer_id", member.node_id.as_str())];
+        family.sample(&labels, u8::from(member.reachable));
+    }
+}

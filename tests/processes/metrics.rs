@@ -1,0 +1,294 @@
+//! What a node counts, scraped as Prometheus does it: the text keeps to the format, the names to
+//! its conventions, and counters move by exactly what was done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use coterie::client::ReadOptions;
+
+use crate::cluster::{Cluster, LOOK_EVERY, http_get};
+
+/// What is seen of a cluster's changes is seen within this.
+const SEEN_WITHIN: Duration = Duration::from_secs(30);
+/// Units that the name of a metric ends with, if it has one.
+const UNITS: [&str; 2] = ["_seconds", "_bytes"];
+
+/// A page, by name with labels as they are written.
+struct Scrape {
+    samples: BTreeMap<String, f64>,
+    /// Name, then kind and help.
+    families: BTreeMap<String, (String, String)>,
+}
+
+impl Scrape {
+    async fn of(cluster: &Cluster, node: usize) -> Self {
+        let (code, text) = http_get(cluster.place(node).admin, "/metrics").await.unwrap();
+        assert_eq!(code, 200, "{text}");
+        Self::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
+    }
+
+    /// Reads a page by the rules of the text exposition format 0.0.4: every family has one HELP
+    /// and one TYPE, in front of its samples, which stand together and are all different.
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut page = Self { samples: BTreeMap::new(), families: BTreeMap::new() };
+        let (mut family, mut help) = (String::new(), None);
+        if !text.ends_with('\n') {
+            return Err("the last line does not end".to_owned());
+        }
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                help = Some(rest.split_once(' ').ok_or("a HELP without a text")?);
+            } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').ok_or("a TYPE without a type")?;
+                let (helped, help) = help.take().ok_or("a TYPE without a HELP")?;
+                if helped != name || !is_name(name) {
+                    return Err(format!("HELP of {helped} before TYPE of {name}"));
+                }
+                name.clone_into(&mut family);
+                let known = page.families.insert(family.clone(), (kind.into(), help.into()));
+                if known.is_some() {
+                    return Err(format!("{name} comes twice"));
+                }
+            } else {
+                page.sample(line, &family)?;
+            }
+        }
+        Ok(page)
+    }
+
+    fn sample(&mut self, line: &str, family: &str) -> Result<(), String> {
+        let (series, value) = line.rsplit_once(' ').ok_or(format!("no value: {line}"))?;
+        let value: f64 = value.parse().map_err(|_| format!("no number: {line}"))?;
+        let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+        check_labels(labels.strip_suffix('}').ok_or(format!("an open bracket: {line}"))?)?;
+        let kind = self.families.get(family).map(|family| family.0.as_str());
+        let ending = name.strip_prefix(family).ok_or(format!("{name} is not of {family}"))?;
+        let fits = match kind {
+            Some("histogram") => ["_bucket", "_sum", "_count"].contains(&ending),
+            Some("counter" | "gauge") => ending.is_empty(),
+            _ => false,
+        };
+        if !fits || value < 0.0 {
+            return Err(format!("not a sample of a {kind:?} {family}: {line}"));
+        }
+        match self.samples.insert(series.to_owned(), value) {
+            None => Ok(()),
+            Some(_) => Err(format!("{series} comes twice")),
+        }
+    }
+
+    fn value(&self, series: &str) -> f64 {
+        let value = self.samples.get(series);
+        *value.unwrap_or_else(|| panic!("no {series} among {:#?}", self.samples.keys()))
+    }
+
+    /// How many calls of a method ended with a status.
+    fn calls(&self, method: &str, status: &str) -> f64 {
+        let series = format!(
+            "rpc_server_call_duration_seconds_count{{rpc_system_name=\"grpc\",\
+             rpc_method=\"coterie.v1.Kv/{method}\",rpc_response_status_code=\"{status}\"}}"
+        );
+        self.samples.get(&series).copied().unwrap_or_default()
+    }
+
+    /// Buckets rise, and the last one is the count.
+    fn assert_histograms(&self) {
+        for (name, _) in self.families.iter().filter(|family| family.1.0 == "histogram") {
+            let prefix = format!("{name}_bucket");
+            let mut of_labels: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+            for (series, count) in self.samples.iter().filter(|s| s.0.starts_with(&prefix)) {
+                let (labels, bound) = series.rsplit_once("le=\"").unwrap();
+                let bound = bound.trim_end_matches("\"}").replace("+Inf", "inf");
+                let labels = labels.trim_end_matches([',', '{']).replace("_bucket", "_count");
+                of_labels.entry(labels).or_default().push((bound.parse().unwrap(), *count));
+            }
+            assert!(!of_labels.is_empty(), "{name} has no buckets");
+            for (labels, mut buckets) in of_labels {
+                buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(buckets.is_sorted_by(|a, b| a.1 <= b.1), "{labels}: {buckets:?}");
+                let (bound, count) = buckets[buckets.len() - 1];
+                let series = if labels.contains('{') { format!("{labels}}}") } else { labels };
+                assert!(bound.is_infinite());
+                assert!((count - self.value(&series)).abs() < 0.5, "{series}");
+            }
+        }
+    }
+
+    /// Counters end with `_total`, nothing else does, and everything says what it is.
+    fn assert_names(&self) {
+        for (name, (kind, help)) in &self.families {
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name} is a {kind}");
+            assert!(help.ends_with('.') && help.len() > 10, "{name}: {help}");
+            for unit in UNITS {
+                let word = unit.trim_start_matches('_').trim_end_matches('s');
+                let bare = name.trim_end_matches("_total");
+                let speaks = bare.split('_').any(|part| part.trim_end_matches('s') == word);
+                assert!(!speaks || bare.ends_with(unit), "{name}: its unit is not at its end");
+            }
+        }
+    }
+}
+
+/// Every metric that the guide for operators speaks of.
+fn documented() -> BTreeSet<String> {
+    let guide = include_str!("../../docs/operate.md");
+    let words = guide.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let metrics = words.filter(|word| word.starts_with("coterie_") || word.starts_with("rpc_s"));
+    let family =
+        |name: &str| name.trim_end_matches("_count").trim_end_matches("_bucket").to_owned();
+    metrics.map(family).collect()
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// `name="value",…`, each name once.
+fn check_labels(mut rest: &str) -> Result<(), String> {
+    let mut names = Vec::new();
+    while !rest.is_empty() {
+        let (name, behind) = rest.split_once("=\"").ok_or(format!("no label: {rest}"))?;
+        if !is_name(name) || names.contains(&name) {
+            return Err(format!("the label {name} is none, or comes twice"));
+        }
+        names.push(name);
+        let mut escaped = false;
+        let end = behind.find(|c| {
+            let ends = c == '"' && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        });
+        rest = &behind[end.ok_or(format!("the value of {name} does not end"))? + 1..];
+        rest = rest.strip_prefix(',').unwrap_or(rest);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_not_the_format_is_refused() {
+    let head = "# HELP a What it is.\n# TYPE a counter\n";
+    assert!(Scrape::parse(&format!("{head}a{{x=\"\\\"\"}} 1\n")).is_ok());
+    for wrong in [
+        "a 1\n".to_owned(),
+        format!("{head}a 1"),
+        format!("{head}a 1\na 1\n"),
+        format!("{head}a one\n"),
+        format!("{head}b 1\n"),
+        format!("{head}a{{x=\"1\",x=\"2\"}} 1\n"),
+        format!("{head}a{{x=\"1}} 1\n"),
+        format!("{head}{head}"),
+        head.replace("HELP a", "HELP b"),
+    ] {
+        assert!(Scrape::parse(&wrong).is_err(), "{wrong}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn counters_move_by_exactly_what_was_done() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client_of(0);
+    let before = Scrape::of(&cluster, 0).await;
+    for number in 0..7 {
+        client.set(format!("secret-{number}"), "value").await.unwrap();
+    }
+    for number in 0..11 {
+        client.get(format!("secret-{}", number % 7)).await.unwrap();
+    }
+    client.delete("secret-0").await.unwrap();
+    let too_long = vec![b'k'; 5000];
+    client.get_with(too_long, &ReadOptions::default()).await.unwrap_err();
+    let after = Scrape::of(&cluster, 0).await;
+
+    let moved = |of: &dyn Fn(&Scrape) -> f64| of(&after) - of(&before);
+    let counter = |name: &str| moved(&|scrape| scrape.value(name));
+    let exactly = |what: &str, moved: f64, expected: f64| {
+        assert!((moved - expected).abs() < 1e-9, "{what} moved by {moved}, not by {expected}");
+    };
+    for (method, status, expected) in [
+        ("Set", "OK", 7.0),
+        ("Get", "OK", 11.0),
+        ("Delete", "OK", 1.0),
+        ("Get", "INVALID_ARGUMENT", 1.0),
+        ("Set", "INVALID_ARGUMENT", 0.0),
+        ("Scan", "OK", 0.0),
+    ] {
+        exactly(method, moved(&|scrape| scrape.calls(method, status)), expected);
+    }
+    exactly("gets", counter("coterie_gets_total"), 11.0);
+    exactly("puts", counter("coterie_puts_total"), 8.0);
+    exactly("failures", counter("coterie_failures_total"), 0.0);
+    exactly("hints", counter("coterie_hints_written_total"), 0.0);
+    // One node of three: each key's home, so each write is one commit here at least.
+    assert!(counter("coterie_commit_duration_seconds_count") >= 1.0);
+    assert!(counter("coterie_commit_changes_sum") >= 8.0);
+    assert!(counter("coterie_commit_synced_number") >= 1.0);
+    for direction in ["in", "out"] {
+        for what in ["messages", "bytes"] {
+            let series = format!("coterie_stream_{what}_total{{direction=\"{direction}\"}}");
+            assert!(counter(&series) > 8.0, "{series}");
+        }
+    }
+    for scrape in [&before, &after] {
+        scrape.assert_histograms();
+        scrape.assert_names();
+        assert!(!scrape.samples.keys().any(|series| series.contains("secret")), "a key is shown");
+    }
+    cluster.assert_running();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_shows_who_it_is_and_what_it_sees() {
+    let mut cluster = Cluster::start(3).await;
+    let scrape = Scrape::of(&cluster, 0).await;
+    let has = |series: &str, labels: &[&str]| {
+        let is_it = |key: &&String| {
+            key.starts_with(series) && labels.iter().all(|label| key.contains(label))
+        };
+        scrape.samples.keys().any(|key| is_it(&key))
+    };
+    assert!(has("target_info{", &["service_name=\"coterie\"", "service_instance_id=\""]));
+    let version = format!("version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    assert!(has("coterie_build_info{", &[&version, "node=\"node-0\"", "durability=\"fsync\""]));
+    for (series, least) in [
+        ("coterie_ready", 1.0),
+        ("coterie_uptime_seconds", 0.001),
+        ("coterie_placement_number", 1.0),
+        ("coterie_streams", 2.0),
+        ("coterie_store_free_bytes", 1.0),
+        ("coterie_store_table_bytes", 0.0),
+        ("coterie_gossip_datagrams_total{direction=\"in\"}", 1.0),
+        ("coterie_gossip_datagrams_total{direction=\"out\"}", 1.0),
+        ("process_resident_memory_bytes", 1e6),
+        ("process_cpu_seconds_total", 0.0),
+    ] {
+        assert!(scrape.value(series) >= least, "{series} is {}", scrape.value(series));
+    }
+    assert!(scrape.value("coterie_stuck").abs() < 0.5);
+    assert!((scrape.value("coterie_members{state=\"alive\"}") - 3.0).abs() < 0.5);
+
+    let documented = documented();
+    assert!(documented.len() > 8, "hardly anything is documented: {documented:?}");
+    for name in documented {
+        assert!(scrape.families.contains_key(&name), "docs/operate.md speaks of {name}");
+    }
+
+    cluster.kill(2);
+    let client = cluster.client_of(0);
+    let began = Instant::now();
+    loop {
+        client.set("key", "value").await.unwrap();
+        let scrape = Scrape::of(&cluster, 0).await;
+        let reached = |peer: &str| {
+            let start = format!("coterie_peer_reachable{{peer=\"{peer}\"");
+            let found = scrape.samples.iter().find(|sample| sample.0.starts_with(&start));
+            *found.unwrap_or_else(|| panic!("{peer} is not shown")).1 > 0.5
+        };
+        assert!(reached("node-1"));
+        if !reached("node-2") && scrape.value("coterie_members{state=\"alive\"}") < 2.5 {
+            break;
+        }
+        assert!(began.elapsed() < SEEN_WITHIN, "node-2 is dead, and still shown as alive");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
