@@ -18,6 +18,7 @@ pub mod codec;
 pub(crate) mod connection;
 mod error;
 mod health;
+mod inspection;
 mod kv;
 mod request;
 mod scan;

@@ -13,6 +13,7 @@
 //!   have reached a coordinator and none has brought an answer that settles it.
 //! - A node that failed is asked last until it answers again; one request at a time probes it.
 
+mod admin;
 mod error;
 mod nodes;
 mod scan;
@@ -30,7 +31,6 @@ pub use self::error::{Error, ErrorKind};
 use self::nodes::{Node, Nodes};
 pub use self::scan::{Entry, Scan, ScanOptions, ScanPage};
 use crate::proto;
-use crate::proto::admin_client::AdminClient;
 use crate::proto::kv_client::KvClient;
 pub use crate::protocol::quorum::Consistency;
 
@@ -285,26 +285,6 @@ impl Client {
     #[must_use]
     pub fn scan(&self, options: ScanOptions) -> Scan {
         Scan::new(self.clone(), options)
-    }
-
-    /// How the node at `address` sees itself and the cluster; asked once, of that node only.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn status(&self, address: &str) -> Result<proto::StatusResponse, Error> {
-        let options = &self.shared.options;
-        let known = self.shared.nodes.all().iter().find(|node| node.address == address);
-        let channel = match known {
-            Some(node) => node.channel(),
-            None => nodes::channel(address, options)?,
-        };
-        let mut admin = AdminClient::new(channel);
-        let until = Instant::now() + options.timeout;
-        let answer = timeout_at(until, admin.status(proto::StatusRequest {})).await;
-        let answer = answer.unwrap_or_else(|_| Err(silent(options.timeout)));
-        answer
-            .map(Response::into_inner)
-            .map_err(|status| Error::from_status(status, address, false))
     }
 
     fn consistency(&self, asked: Option<Consistency>) -> i32 {

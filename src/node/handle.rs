@@ -8,16 +8,19 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::host::DataCore;
+use super::inspect;
 use super::wires::{Completions, Switchboard};
-use crate::api::backend::{Backend, MemberStatus, NodeStatus};
+use crate::api::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::protocol::control::Identity;
 use crate::protocol::op::{Failure, Op, Outcome};
+use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
-use crate::protocol::step::MergedPage;
-use crate::store::{Beat, Durability};
-use crate::types::{ClusterId, Mono, NodeId, NodeName, Now, Partition, TraceContext};
+use crate::protocol::step::{MergedPage, ReadFailed};
+use crate::protocol::worker::inspect::Inspection;
+use crate::store::{Beat, Durability, Store};
+use crate::types::{ClusterId, Key, Mono, NodeId, NodeName, Now, Partition, TraceContext};
 
 /// A loop that has not turned for so long is stuck: whoever watches the process should end it.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -69,6 +72,10 @@ struct Shared<W, K> {
     node: Arc<Switchboard<W, K>>,
     completions: Arc<Completions>,
     beats: Beats,
+    /// For whoever looks at what is stored: only ever read.
+    store: Arc<dyn Store>,
+    /// Hints are counted by one at a time: it reads all of them.
+    counting: tokio::sync::Mutex<()>,
 }
 
 /// A running node. Cheap to clone; outlives the node, and then says that it has stopped.
@@ -86,8 +93,10 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
         node: Arc<Switchboard<W, K>>,
         completions: Arc<Completions>,
         beats: Beats,
+        store: Arc<dyn Store>,
     ) -> Self {
-        Self(Arc::new(Shared { about, node, completions, beats }))
+        let counting = tokio::sync::Mutex::default();
+        Self(Arc::new(Shared { about, node, completions, beats, store, counting }))
     }
 
     /// Requests under way.
@@ -133,6 +142,19 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         timeout: Duration,
     ) -> Result<MergedPage, Failure> {
         self.0.node.host.scan(partition, after, bytes_max, consistency, micros(timeout)).await
+    }
+
+    fn view(&self) -> Option<Arc<View>> {
+        self.0.node.host.view()
+    }
+
+    async fn inspect(&self, view: Arc<View>, key: Key) -> Result<Inspection, ReadFailed> {
+        inspect::key(self.0.store.clone(), view, key).await
+    }
+
+    async fn hints(&self, limit: Duration) -> Result<HintsHeld, ReadFailed> {
+        let _one = self.0.counting.lock().await;
+        inspect::hints(self.0.store.clone(), limit).await
     }
 
     fn cluster(&self) -> Option<(ClusterId, u16)> {

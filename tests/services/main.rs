@@ -5,5 +5,6 @@ mod admin_port;
 mod bad_input;
 mod client;
 mod fake;
+mod operators;
 mod reflection;
 mod scans;

@@ -22,6 +22,7 @@ mod cells;
 mod gather;
 mod get;
 mod hints;
+pub mod inspect;
 mod pass;
 mod peers;
 mod put;
