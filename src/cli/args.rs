@@ -7,21 +7,47 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
+use super::context::Contexts;
+use super::term;
 use crate::{client, proto};
 
 /// Which nodes to talk to.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Client addresses of nodes, comma separated or repeated; any node serves any request
+    ///
+    /// Without it those of the context, and without one 127.0.0.1:7400.
     #[arg(
         long,
         env = "COTERIE_ADDR",
         value_name = "HOST:PORT",
         value_delimiter = ',',
-        default_value = "127.0.0.1:7400",
         value_parser = address,
     )]
-    pub addr: Vec<String>,
+    addr: Vec<String>,
+    /// The cluster of this name in the client's configuration: see `coterie config contexts`
+    #[arg(long, env = "COTERIE_CONTEXT", value_name = "NAME")]
+    context: Option<String>,
+}
+
+impl Target {
+    /// Where to go: what `--addr` says, else the context.
+    ///
+    /// # Errors
+    /// If there is no such context, or the client's configuration cannot be used.
+    pub fn addresses(&self) -> anyhow::Result<Vec<String>> {
+        // An empty variable is one that is not set.
+        let context = self.context.as_deref().filter(|name| !name.is_empty());
+        if self.addr.is_empty() {
+            return Contexts::load()?.addresses(context);
+        }
+        if let Some(context) = context {
+            term::note(format_args!(
+                "note: context `{context}` is not used, since --addr or COTERIE_ADDR says where"
+            ));
+        }
+        Ok(self.addr.clone())
+    }
 }
 
 /// How many of the N replicas must take part.

@@ -5,7 +5,8 @@
 //!
 //!   serve                     a node in this process
 //!   local · demo · bench      nodes as child processes: cluster
-//!   get · set · delete · import · export · status · members      client
+//!   get · set · delete · import · export                         client
+//!   status · members · ring · locate · explain · hints           every node, each for itself: nodes
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
@@ -14,13 +15,18 @@
 mod args;
 mod bench;
 mod cluster;
+mod context;
 mod demo;
 pub mod exit;
+mod explain;
 #[cfg(test)]
 mod fake;
+mod hints;
 mod kv;
 mod latency;
 mod local;
+mod nodes;
+mod ring;
 mod serve;
 mod shutdown;
 mod sim;
@@ -71,6 +77,10 @@ enum Command {
     Export(transfer::ExportArgs),
     Status(status::StatusArgs),
     Members(status::MembersArgs),
+    Ring(ring::RingArgs),
+    Locate(ring::LocateArgs),
+    Explain(explain::ExplainArgs),
+    Hints(hints::HintsArgs),
     Sim(sim::SimArgs),
     Bench(bench::BenchArgs),
     #[command(hide = true)]
@@ -104,6 +114,10 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Export(args) => on_one_thread(transfer::export(args)),
         Command::Status(args) => on_one_thread(status::status(args)),
         Command::Members(args) => on_one_thread(status::members(args)),
+        Command::Ring(args) => on_one_thread(ring::ring(args)),
+        Command::Locate(args) => on_one_thread(ring::locate(args)),
+        Command::Explain(args) => on_one_thread(explain::explain(args)),
+        Command::Hints(args) => on_one_thread(hints::hints(args)),
         Command::Sim(args) => sim::sim(&args),
         Command::Bench(args) => bench::bench(args),
         Command::BenchEchoServe(args) => on_one_thread(bench::echo_serve(args)),

@@ -137,7 +137,7 @@ async fn run(args: BenchArgs) -> anyhow::Result<Exit> {
         own.stop().await;
         measured?
     } else {
-        let addresses = &args.target.addr;
+        let addresses = &args.target.addresses()?;
         let client = Client::connect(addresses.iter().cloned(), Options::default())?;
         let status = client.status(&addresses[0]).await;
         let status = status.with_context(|| format!("cannot reach {}", addresses[0]))?;

@@ -2,23 +2,18 @@
 
 mod health;
 
-use std::time::Duration;
-
 use clap::Args;
 use comfy_table::presets;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::args::Target;
-use super::exit::{Coded, Exit};
+use super::exit::Exit;
+use super::nodes::{ask_any, ask_each, client};
 use super::term::{self, Output};
-use crate::client::{Client, Error, Options};
+use crate::client::{Client, Error};
 use crate::proto::{MemberStatus, StatusResponse};
 use health::{Answers, Grade, Health, Row, judge};
-
-/// A node that does not answer within this is shown as not answering.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Is everything as it should be, and can another node be lost?
 #[derive(Args, Debug)]
@@ -84,7 +79,7 @@ struct MemberDocument<'a> {
 /// If no node answers, or standard output is closed.
 pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     let client = client(&args.target)?;
-    let asked = ask_any(&client).await?;
+    let (_, asked) = ask_any(&client, ask_status).await?;
     let answers = ask_all(&client, &asked).await;
     let health = judge(&asked, &answers);
     match args.output {
@@ -108,7 +103,7 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
-    let asked = ask_any(&client(&args.target)?).await?;
+    let (_, asked) = ask_any(&client(&args.target)?, ask_status).await?;
     match args.output {
         Output::Json => {
             let documents: Vec<_> = asked.members.iter().map(MemberDocument::new).collect();
@@ -147,54 +142,21 @@ pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn client(target: &Target) -> anyhow::Result<Client> {
-    let options = Options { timeout: ANSWER_WITHIN, ..Options::default() };
-    Ok(Client::connect(target.addr.iter().cloned(), options)?)
-}
-
-/// The status of the first node that answers.
-async fn ask_any(client: &Client) -> anyhow::Result<StatusResponse> {
-    let addresses: Vec<String> = client.addresses().map(str::to_owned).collect();
-    let mut last = None;
-    for address in &addresses {
-        match client.status(address).await {
-            Ok(status) => return Ok(status),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(Coded {
-        exit: Exit::Degraded,
-        message: format!(
-            "no node answers at {}. Is the cluster running, and is this the port for clients?",
-            addresses.join(", ")
-        ),
-        source: last.map(|error: Error| error.into()),
-    }
-    .into())
+async fn ask_status(client: &Client, address: &str) -> Result<StatusResponse, Error> {
+    client.status(address).await
 }
 
 /// The status of every member that `asked` knows, all asked at once.
 async fn ask_all(client: &Client, asked: &StatusResponse) -> Answers {
-    let mut asking = JoinSet::new();
-    let mut answers = Answers::new();
-    for member in &asked.members {
-        let address = member.client_address.clone();
-        if member.name == asked.name {
-            answers.insert(address, Some(asked.clone()));
-        } else if !address.is_empty() {
-            let client = client.clone();
-            asking.spawn(async move {
-                let answer = client.status(&address).await.ok();
-                (address, answer)
-            });
-        }
-    }
-    while let Some(answered) = asking.join_next().await {
-        if let Ok((address, answer)) = answered {
-            answers.insert(address, answer);
-        }
-    }
-    answers
+    let others = asked.members.iter().filter(|member| member.name != asked.name);
+    let others = others.map(|member| (member.name.clone(), member.client_address.clone()));
+    let status = |client: Client, address: String| async move { client.status(&address).await };
+    let answers = ask_each(client, others, status).await;
+    let mut all: Answers =
+        answers.into_iter().map(|answer| (answer.address, answer.said.ok())).collect();
+    let own = asked.members.iter().find(|member| member.name == asked.name);
+    all.extend(own.map(|own| (own.client_address.clone(), Some(asked.clone()))));
+    all
 }
 
 fn print_status(asked: &StatusResponse, health: &Health) -> anyhow::Result<()> {
@@ -253,12 +215,13 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-fn yes_no(yes: bool) -> &'static str {
+/// For a column in which no is worth looking at.
+pub fn yes_no(yes: bool) -> &'static str {
     if yes { "yes" } else { "NO" }
 }
 
 /// How long, to the precision that an operator needs: `45s`, `12m`, `3h`, `9d`.
-fn coarse(millis: u64) -> String {
+pub fn coarse(millis: u64) -> String {
     match millis / 1000 {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7_200 => format!("{}m", seconds / 60),

@@ -70,7 +70,7 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<Exit> {
     let format = Format::choose(args.format, &args.file);
     let started = Instant::now();
     let options = Options { timeout: args.timeout, attempts: 10, ..Options::default() };
-    let client = Client::connect(args.target.addr.iter().cloned(), options)?;
+    let client = Client::connect(args.target.addresses()?, options)?;
     let scan = client.scan(ScanOptions {
         prefix: Bytes::from(args.prefix.into_bytes()),
         consistency: Some(args.consistency.into()),

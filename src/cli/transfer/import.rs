@@ -117,7 +117,7 @@ pub async fn import(args: ImportArgs) -> anyhow::Result<Exit> {
         channels_per_node: 2,
         ..Options::default()
     };
-    let client = Client::connect(args.target.addr.iter().cloned(), options)?;
+    let client = Client::connect(args.target.addresses()?, options)?;
     let summary = run(client, input, format, args.in_flight, args.failures_max).await?;
     match args.output {
         Output::Json => term::json(&summary)?,
