@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
-use super::context::Contexts;
+use super::address_book::AddressBook;
 use super::term;
 use crate::{client, proto};
 
@@ -16,7 +16,7 @@ use crate::{client, proto};
 pub struct Target {
     /// Client addresses of nodes, comma separated or repeated; any node serves any request
     ///
-    /// Without it those of the context, and without one 127.0.0.1:7400.
+    /// Without it those of the named or current cluster, and without one 127.0.0.1:7400.
     #[arg(
         long,
         env = "COTERIE_ADDR",
@@ -25,25 +25,26 @@ pub struct Target {
         value_parser = address,
     )]
     addr: Vec<String>,
-    /// The cluster of this name in the client's configuration: see `coterie config contexts`
-    #[arg(long, env = "COTERIE_CONTEXT", value_name = "NAME")]
-    context: Option<String>,
+    /// The cluster of this name in the client's configuration: see `coterie config clusters`
+    #[arg(long, env = "COTERIE_CLUSTER", value_name = "NAME")]
+    cluster: Option<String>,
 }
 
 impl Target {
-    /// Where to go: what `--addr` says, else the context.
+    /// Where to go: what `--addr` says, else the cluster that is named, else
+    /// the current one.
     ///
     /// # Errors
-    /// If there is no such context, or the client's configuration cannot be used.
+    /// If there is no such cluster, or the client's configuration cannot be used.
     pub fn addresses(&self) -> anyhow::Result<Vec<String>> {
         // An empty variable is one that is not set.
-        let context = self.context.as_deref().filter(|name| !name.is_empty());
+        let cluster = self.cluster.as_deref().filter(|name| !name.is_empty());
         if self.addr.is_empty() {
-            return Contexts::load()?.addresses(context);
+            return AddressBook::load()?.addresses(cluster);
         }
-        if let Some(context) = context {
+        if let Some(cluster) = cluster {
             term::note(format_args!(
-                "note: context `{context}` is not used, since --addr or COTERIE_ADDR says where"
+                "note: cluster `{cluster}` is not used, since --addr or COTERIE_ADDR says where"
             ));
         }
         Ok(self.addr.clone())

@@ -105,7 +105,7 @@ fn judge(answers: &[Answer<HintsResponse>]) -> (String, bool) {
     let mut parts = vec![match total {
         0 if unknown.is_empty() && incomplete.is_empty() => "no hint is left anywhere".to_owned(),
         0 => "none was found".to_owned(),
-        total if total == 1 => format!("{least}1 hint is kept"),
+        1 => format!("{least}1 hint is kept"),
         total => format!("{least}{} are kept", term::count(total, "hint")),
     }];
     if !incomplete.is_empty() {

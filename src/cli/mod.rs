@@ -3,19 +3,20 @@
 //! ```text
 //!   main ─▶ Cli (flags) ─▶ one module a command ─▶ Exit or an error ─▶ message and exit code
 //!
-//!   serve                     a node in this process
+//!   serve                     a node in this process; config: what it would run with
 //!   local · demo · bench      nodes as child processes: cluster
 //!   get · set · delete · import · export                         client
-//!   status · members · ring · locate · explain · hints           every node, each for itself: nodes
+//!   status · members · ring · locate · explain · hints · repair  every node, each for itself: nodes
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
 //! (`| head`) ends a command quietly.
 
+mod address_book;
 mod args;
 mod bench;
 mod cluster;
-mod context;
+mod completions;
 mod demo;
 pub mod exit;
 mod explain;
@@ -26,8 +27,10 @@ mod kv;
 mod latency;
 mod local;
 mod nodes;
+mod repair;
 mod ring;
 mod serve;
+mod settings;
 mod shutdown;
 mod sim;
 mod status;
@@ -81,8 +84,11 @@ enum Command {
     Locate(ring::LocateArgs),
     Explain(explain::ExplainArgs),
     Hints(hints::HintsArgs),
+    Repair(repair::RepairArgs),
+    Config(settings::ConfigArgs),
     Sim(sim::SimArgs),
     Bench(bench::BenchArgs),
+    Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     BenchEchoServe(bench::EchoServeArgs),
 }
@@ -118,8 +124,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Locate(args) => on_one_thread(ring::locate(args)),
         Command::Explain(args) => on_one_thread(explain::explain(args)),
         Command::Hints(args) => on_one_thread(hints::hints(args)),
+        Command::Repair(args) => on_one_thread(repair::repair(args)),
+        Command::Config(args) => settings::config(&args),
         Command::Sim(args) => sim::sim(&args),
         Command::Bench(args) => bench::bench(args),
+        Command::Completions(args) => completions::completions(&args),
         Command::BenchEchoServe(args) => on_one_thread(bench::echo_serve(args)),
     }
 }

@@ -18,6 +18,7 @@
 mod bad_calls;
 mod cli;
 mod cluster;
+mod explain;
 mod folders;
 mod garbage;
 mod impostors;

@@ -39,12 +39,75 @@ async fn a_node_that_cannot_start_says_why() {
 }
 
 #[tokio::test]
+async fn settings_are_told_with_where_they_came_from() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    for line in [
+        "printf '[node]\\nname = \"node-0\"\\n[listen]\\nclient = \"127.0.0.1:7400\"\\n' > node.toml",
+        "coterie config show --config node.toml",
+        "COTERIE__LOG__LEVEL=debug coterie config show --config node.toml --set node.weight=2 \
+         --origin | grep -v defaults",
+        "coterie config show --config node.toml -o json | head -6",
+        "coterie config show",
+        "coterie config show --config node.toml --set node.wieght=2",
+    ] {
+        session.run(line).await;
+    }
+    session.is("config");
+}
+
+#[tokio::test]
+async fn clusters_have_names() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    let nobody = address(1);
+    std::fs::create_dir_all(folder.path().join(".config/coterie")).unwrap();
+    let text = format!(
+        "current = \"dev\"\n[clusters.dev]\naddr = [\"{nobody}:7400\"]\n\
+         [clusters.prod]\naddr = [\"node-0.prod:7400\", \"node-1.prod:7400\"]\n"
+    );
+    std::fs::write(folder.path().join(".config/coterie/client.toml"), text).unwrap();
+    for line in [
+        "cat .config/coterie/client.toml",
+        "coterie config clusters",
+        "coterie config clusters -o json",
+        "coterie status",
+        "coterie status --cluster test",
+        &format!("coterie get key --cluster prod --addr {nobody}:7410"),
+        "COTERIE_CLIENT_CONFIG=absent.toml coterie config clusters",
+        "COTERIE_CLIENT_CONFIG=absent.toml COTERIE_CLUSTER=dev coterie get key",
+        "printf '[clusters.dev]\\naddr = [\"7400\"]\\n' > wrong.toml",
+        "COTERIE_CLIENT_CONFIG=wrong.toml coterie get key",
+    ] {
+        session.run(line).await;
+    }
+    session.is("clusters");
+}
+
+#[tokio::test]
+async fn shells_complete_commands() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    for line in [
+        "coterie completions bash | head -3",
+        "coterie completions zsh | grep -c explain",
+        "coterie completions fish | sh -c 'grep -c cluster'",
+        "coterie completions cmd",
+    ] {
+        session.run(line).await;
+    }
+    session.is("completions");
+}
+
+#[tokio::test]
 async fn simulated_worlds_are_always_the_same() {
     let folder = folder();
     let mut session = Session::new(folder.path(), String::new());
     for line in [
         "coterie sim --seeds 3 --threads 1",
+        "coterie sim --seeds 3 --threads 1 -o json",
         "coterie sim --seed 7",
+        "coterie sim --seed 7 -o json",
         "coterie sim --trace",
         "coterie demo --nodes 1",
         "coterie bench --duration never",

@@ -21,6 +21,7 @@ const FILTERS: &[(&str, &str)] = &[
     (r"\d+(\.\d+)? (µs|ms|s)\b", "[time]"),
     (r"\d[\d,.]*/s\b", "[rate]"),
     (r"[\d.]+ seeds/s, \d+ × real time", "[rate]"),
+    (r#""seconds": [\d.e-]+"#, r#""seconds": [seconds]"#),
     (r#""(\w+_ms)": [1-9]\d*"#, r#""$1": [ms]"#),
     (r"process \d+", "process [pid]"),
     // Any W of the N homes are enough for an OK; who is asked first is drawn at random.
@@ -57,6 +58,11 @@ impl Session {
         Self { dir: dir.to_owned(), addresses, text: String::new() }
     }
 
+    /// From now on `coterie` is led to this node only.
+    pub fn only(&mut self, cluster: &Cluster, node: usize) {
+        self.addresses = cluster.address(node);
+    }
+
     /// Writes down what happens meanwhile.
     pub fn note(&mut self, what: &str) {
         self.between();
@@ -89,7 +95,12 @@ impl Session {
         let said = run(shell, |shell| {
             // A terminal's width and colours are not ours.
             shell.env_remove("COLUMNS").env_remove("CLICOLOR_FORCE");
-            shell.env("COTERIE_ADDR", &self.addresses).env("PATH", path).current_dir(&self.dir)
+            // Nor are the clusters of whoever runs the tests.
+            shell.env_remove("XDG_CONFIG_HOME").env("HOME", &self.dir);
+            if !self.addresses.is_empty() {
+                shell.env("COTERIE_ADDR", &self.addresses);
+            }
+            shell.env("PATH", path).current_dir(&self.dir)
         });
         let said = said.await;
         assert!(!said.err.contains("panicked"), "`{line}`: {}", said.err);

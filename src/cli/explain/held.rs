@@ -121,8 +121,7 @@ fn skeleton(told: &StoredSibling) -> Sibling {
 
 impl Described {
     fn of(told: &StoredSibling) -> Self {
-        let hex =
-            |bytes: &Bytes| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let request_id = <[u8; 16]>::try_from(&told.request_id[..]).ok();
         Self {
             dot: Dot::new(Actor(told.actor), Stamp(told.stamp)),
             kind: match told.kind() {
@@ -134,7 +133,7 @@ impl Described {
             value_bytes: told.value_bytes,
             written_ms: told.written_ms,
             expires_ms: (told.expires_ms != 0).then_some(told.expires_ms),
-            request_id: (!told.request_id.is_empty()).then(|| hex(&told.request_id)),
+            request_id: request_id.map(|id| format!("{:032x}", u128::from_be_bytes(id))),
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod health;
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 use comfy_table::presets;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use super::args::Target;
+use super::args::{self, Target};
 use super::exit::Exit;
 use super::nodes::{ask_any, ask_each, client};
 use super::term::{self, Output};
@@ -15,15 +17,33 @@ use crate::client::{Client, Error};
 use crate::proto::{MemberStatus, StatusResponse};
 use health::{Answers, Grade, Health, Row, judge};
 
+/// Between two looks, where someone waits for the cluster to be well.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// Is everything as it should be, and can another node be lost?
 #[derive(Args, Debug)]
 #[command(after_help = "\
+The first two lines are the answers; below them stand the nodes, the worst first.
+
 Exit codes: 0 everything is as it should be, 4 it is not.
 
 Examples:
   coterie status
+  coterie status --exit-when-healthy --timeout 2m        wait for it, after a change
   coterie status --addr node-0:7400,node-1:7400 -o json")]
 pub struct StatusArgs {
+    /// Look again and again, until everything is as it should be
+    #[arg(long)]
+    exit_when_healthy: bool,
+    /// Stop looking after this, with the state that it is in then
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = args::duration,
+        requires = "exit_when_healthy",
+    )]
+    timeout: Duration,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -79,9 +99,24 @@ struct MemberDocument<'a> {
 /// If no node answers, or standard output is closed.
 pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     let client = client(&args.target)?;
-    let (_, asked) = ask_any(&client, ask_status).await?;
-    let answers = ask_all(&client, &asked).await;
-    let health = judge(&asked, &answers);
+    let until = Instant::now() + args.timeout;
+    let mut told = String::new();
+    let (asked, health) = loop {
+        let seen = look(&client).await;
+        let fine = seen.as_ref().is_ok_and(|(_, health)| health.fine);
+        if fine || !args.exit_when_healthy || Instant::now() >= until {
+            break seen?;
+        }
+        let summary = match seen {
+            Ok((_, health)) => health.summary,
+            Err(error) => error.to_string(),
+        };
+        if summary != told {
+            term::note(format_args!("waiting: {summary}"));
+            told = summary;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
     match args.output {
         Output::Json => term::json(&StatusDocument {
             cluster_id: &asked.cluster_id,
@@ -140,6 +175,13 @@ pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Ok)
+}
+
+async fn look(client: &Client) -> anyhow::Result<(StatusResponse, Health)> {
+    let (_, asked) = ask_any(client, ask_status).await?;
+    let answers = ask_all(client, &asked).await;
+    let health = judge(&asked, &answers);
+    Ok((asked, health))
 }
 
 async fn ask_status(client: &Client, address: &str) -> Result<StatusResponse, Error> {

@@ -3,12 +3,12 @@
 //! ```toml
 //! current = "dev"                       # used unless another one is named
 //!
-//! [contexts.dev]
+//! [clusters.dev]
 //! addr = ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]
 //! ```
 //!
 //! The file is `$COTERIE_CLIENT_CONFIG`, else `coterie/client.toml` in `$XDG_CONFIG_HOME` or
-//! `~/.config`. One that is not there has no contexts; one that is wrong is an error, since
+//! `~/.config`. One that is not there has no clusters; one that is wrong is an error, since
 //! commands would otherwise go to another cluster than the one that was meant.
 
 use std::collections::BTreeMap;
@@ -26,12 +26,12 @@ pub const ADDRESS: &str = "127.0.0.1:7400";
 
 /// The client's configuration, and where it was read from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contexts {
+pub struct AddressBook {
     /// The file; none if there is no place for one.
     pub path: Option<PathBuf>,
-    /// The context that is used unless another one is named.
+    /// The cluster that is used unless another one is named.
     pub current: Option<String>,
-    /// The addresses of each context.
+    /// The addresses of each cluster.
     pub all: BTreeMap<String, Vec<String>>,
 }
 
@@ -40,16 +40,16 @@ pub struct Contexts {
 struct Document {
     current: Option<String>,
     #[serde(default)]
-    contexts: BTreeMap<String, Context>,
+    clusters: BTreeMap<String, Cluster>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Context {
+struct Cluster {
     addr: Vec<String>,
 }
 
-impl Contexts {
+impl AddressBook {
     /// Reads the file of whoever runs this process.
     ///
     /// # Errors
@@ -70,24 +70,24 @@ impl Contexts {
         let document = built.and_then(Config::try_deserialize::<Document>);
         let document = document.map_err(|error| wrong(path, error.to_string()))?;
         let mut all = BTreeMap::new();
-        for (name, context) in document.contexts {
-            if context.addr.is_empty() {
-                return Err(wrong(path, format!("contexts.{name}.addr is empty")));
+        for (name, cluster) in document.clusters {
+            if cluster.addr.is_empty() {
+                return Err(wrong(path, format!("clusters.{name}.addr is empty")));
             }
             let addresses: Result<Vec<String>, String> =
-                context.addr.iter().map(|address| args::address(address)).collect();
+                cluster.addr.iter().map(|address| args::address(address)).collect();
             let addresses =
-                addresses.map_err(|why| wrong(path, format!("contexts.{name}.addr: {why}")))?;
+                addresses.map_err(|why| wrong(path, format!("clusters.{name}.addr: {why}")))?;
             all.insert(name, addresses);
         }
-        let contexts = Self { path: Some(path.to_owned()), current: document.current, all };
-        if let Some(current) = &contexts.current {
-            contexts.named(current)?;
+        let clusters = Self { path: Some(path.to_owned()), current: document.current, all };
+        if let Some(current) = &clusters.current {
+            clusters.named(current)?;
         }
-        Ok(contexts)
+        Ok(clusters)
     }
 
-    /// The addresses of a context.
+    /// The addresses of a cluster.
     ///
     /// # Errors
     /// If there is none of this name: the error names those that there are.
@@ -99,18 +99,18 @@ impl Contexts {
             self.path.as_ref().map_or("no file".to_owned(), |path| path.display().to_string());
         let known: Vec<&str> = self.all.keys().map(String::as_str).collect();
         let known = match &known[..] {
-            [] => "it has no contexts".to_owned(),
+            [] => "it has no clusters".to_owned(),
             known => format!("it has {}", known.join(", ")),
         };
-        let message = format!("there is no context `{name}` in {place}: {known}");
+        let message = format!("there is no cluster `{name}` in {place}: {known}");
         Err(Coded::error(Exit::Usage, message))
     }
 
-    /// The addresses of the context that was asked for, else of the current one, else the
+    /// The addresses of the cluster that was asked for, else of the current one, else the
     /// default.
     ///
     /// # Errors
-    /// If no context has the name.
+    /// If no cluster has the name.
     pub fn addresses(&self, asked: Option<&str>) -> anyhow::Result<Vec<String>> {
         match asked.or(self.current.as_deref()) {
             Some(name) => Ok(self.named(name)?.to_vec()),
@@ -137,38 +137,38 @@ fn wrong(path: &Path, why: String) -> anyhow::Error {
 mod tests {
     use super::*;
 
-    const FILE: &str = "current = \"dev\"\n[contexts.dev]\naddr = [\"127.0.0.1:7400\", \"b:1\"]\n\
-                        [contexts.Prod]\naddr = [\"http://node-0.prod:7400/\"]\n";
+    const FILE: &str = "current = \"dev\"\n[clusters.dev]\naddr = [\"127.0.0.1:7400\", \"b:1\"]\n\
+                        [clusters.Prod]\naddr = [\"http://node-0.prod:7400/\"]\n";
 
-    fn read(text: &str) -> anyhow::Result<Contexts> {
-        Contexts::read(Path::new("client.toml"), text)
+    fn read(text: &str) -> anyhow::Result<AddressBook> {
+        AddressBook::read(Path::new("client.toml"), text)
     }
 
     #[test]
-    fn a_named_context_goes_before_the_current_one_and_that_before_the_default() {
-        let contexts = read(FILE).unwrap();
-        assert_eq!(contexts.addresses(None).unwrap(), ["127.0.0.1:7400", "b:1"]);
-        assert_eq!(contexts.addresses(Some("Prod")).unwrap(), ["node-0.prod:7400"]);
-        assert_eq!(Contexts::default().addresses(None).unwrap(), [ADDRESS]);
+    fn a_named_cluster_goes_before_the_current_one_and_that_before_the_default() {
+        let clusters = read(FILE).unwrap();
+        assert_eq!(clusters.addresses(None).unwrap(), ["127.0.0.1:7400", "b:1"]);
+        assert_eq!(clusters.addresses(Some("Prod")).unwrap(), ["node-0.prod:7400"]);
+        assert_eq!(AddressBook::default().addresses(None).unwrap(), [ADDRESS]);
     }
 
     #[test]
-    fn an_unknown_context_is_told_the_known_ones() {
+    fn an_unknown_cluster_is_told_the_known_ones() {
         let error = read(FILE).unwrap().addresses(Some("test")).unwrap_err();
         assert_eq!(super::super::exit::of_error(&error), Exit::Usage);
         assert!(error.to_string().contains("it has Prod, dev"), "{error}");
-        let error = Contexts::default().addresses(Some("dev")).unwrap_err().to_string();
-        assert!(error.contains("no contexts"), "{error}");
+        let error = AddressBook::default().addresses(Some("dev")).unwrap_err().to_string();
+        assert!(error.contains("no clusters"), "{error}");
     }
 
     #[test]
     fn a_file_that_is_wrong_is_never_half_used() {
         for (text, told) in [
-            ("current = \"gone\"\n[contexts.dev]\naddr = [\"a:1\"]\n", "no context `gone`"),
-            ("[contexts.dev]\naddr = [\"nowhere\"]\n", "HOST:PORT"),
-            ("[contexts.dev]\naddr = []\n", "empty"),
-            ("[contexts.dev]\naddress = [\"a:1\"]\n", "address"),
-            ("[context.dev]\naddr = [\"a:1\"]\n", "context"),
+            ("current = \"gone\"\n[clusters.dev]\naddr = [\"a:1\"]\n", "no cluster `gone`"),
+            ("[clusters.dev]\naddr = [\"nowhere\"]\n", "HOST:PORT"),
+            ("[clusters.dev]\naddr = []\n", "empty"),
+            ("[clusters.dev]\naddress = [\"a:1\"]\n", "address"),
+            ("[cluster.dev]\naddr = [\"a:1\"]\n", "cluster"),
             ("current = \n", "client.toml"),
         ] {
             let error = super::super::exit::describe(&read(text).unwrap_err());
