@@ -61,7 +61,8 @@ Examples:
   coterie demo                        see a cluster lose a node and no data, in a minute
   coterie local                       a cluster on this machine, until Ctrl-C
   coterie set greeting hello && coterie get greeting
-  coterie status"
+  coterie status                      is all as it should be, and can another node be lost?
+  coterie explain greeting            who holds what of a key, and who is stale"
 )]
 pub struct Cli {
     #[command(subcommand)]

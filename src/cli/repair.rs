@@ -166,7 +166,9 @@ impl Summary {
             Some(Ok(Some((key, why)))) => {
                 self.not_checked += 1;
                 if self.examples.len() < NAMED_MAX {
-                    self.examples.insert(String::from_utf8_lossy(&key).into_owned(), why);
+                    // A key may hold anything: nothing of it is to steer a terminal.
+                    let key = String::from_utf8_lossy(&key).escape_debug().to_string();
+                    self.examples.insert(key, why);
                 }
             }
             Some(Err(_)) => self.not_checked += 1,

@@ -90,8 +90,8 @@ async fn shells_complete_commands() {
     let mut session = Session::new(folder.path(), String::new());
     for line in [
         "coterie completions bash | head -3",
-        "coterie completions zsh | grep -c explain",
-        "coterie completions fish | sh -c 'grep -c cluster'",
+        "coterie completions zsh | grep --quiet explain",
+        "coterie completions fish | grep --quiet exit-when-healthy",
         "coterie completions cmd",
     ] {
         session.run(line).await;
@@ -99,8 +99,19 @@ async fn shells_complete_commands() {
     session.is("completions");
 }
 
+/// What a seed comes to, which changes with whatever it simulates.
+const WORLDS: &[(&str, &str)] = &[
+    (
+        r"\d+ (ops|writes|overwritten|reads|failed|of unknown|messages|commits|starts|events)",
+        "[n] $1",
+    ),
+    (r"seed 7: .*", "seed 7: [topology]"),
+    (r#""(topology|faults)": ".*""#, r#""$1": [$1]"#),
+    (r#""(virtual_seconds|ops|acknowledged|reads|failed|unknown)": [\d.]+"#, r#""$1": [n]"#),
+];
+
 #[tokio::test]
-async fn simulated_worlds_are_always_the_same() {
+async fn simulated_worlds_come_to_a_verdict() {
     let folder = folder();
     let mut session = Session::new(folder.path(), String::new());
     for line in [
@@ -114,5 +125,5 @@ async fn simulated_worlds_are_always_the_same() {
     ] {
         session.run(line).await;
     }
-    session.is("sim");
+    session.is_but_for("sim", WORLDS);
 }

@@ -12,6 +12,7 @@ const FILTERS: &[(&str, &str)] = &[
     // Each cluster has a loopback address of its own; its ports are always the same.
     (r"127\.\d+\.\d+\.\d+", "[host]"),
     (r#""context": "[^"]*""#, r#""context": "[context]""#),
+    (r#""seconds": [\d.e-]+"#, r#""seconds": [seconds]"#),
     // Dots, ids of disks and requests, hashes, and ids as tables shorten them.
     (r"\b[0-9a-f]{16}@\d+\.\d+", "[dot]"),
     (r"\b[0-9a-f]{32}\b", "[id]"),
@@ -21,12 +22,11 @@ const FILTERS: &[(&str, &str)] = &[
     (r"\d+(\.\d+)? (µs|ms|s)\b", "[time]"),
     (r"\d[\d,.]*/s\b", "[rate]"),
     (r"[\d.]+ seeds/s, \d+ × real time", "[rate]"),
-    (r#""seconds": [\d.e-]+"#, r#""seconds": [seconds]"#),
     (r#""(\w+_ms)": [1-9]\d*"#, r#""$1": [ms]"#),
     (r"process \d+", "process [pid]"),
     // Any W of the N homes are enough for an OK; who is asked first is drawn at random.
     (r"OK \[dot\] on [^\n]*", "OK [dot] on [homes]"),
-    (r#""homes": \[\s[^\]]*\]"#, r#""homes": [homes]"#),
+    (r#""homes": \[\s+"node-[^{\]]*\]"#, r#""homes": [homes]"#),
     (r"asked \[host\]:74\d0", "asked [host]:[port]"),
     // Columns are as wide as what was in them.
     (r"(\S) {2,}", "$1  "),
@@ -110,8 +110,14 @@ impl Session {
     /// Holds the session against the one that was kept under this name.
     #[track_caller]
     pub fn is(self, name: &str) {
+        self.is_but_for(name, &[]);
+    }
+
+    /// The same, with filters of its own before the others.
+    #[track_caller]
+    pub fn is_but_for(self, name: &str, filters: &[(&str, &str)]) {
         let text = self.text.replace(&self.dir.display().to_string(), "[dir]");
-        check(name, &text, FILTERS);
+        check(name, &text, &[filters, FILTERS].concat());
     }
 
     fn between(&mut self) {

@@ -12,6 +12,8 @@ async fn records_come_and_go_as_lines() {
         "coterie import records.tsv",
         "coterie export --prefix users/ --format tsv | LC_ALL=C sort",
         "coterie export all.ndjson && LC_ALL=C sort all.ndjson",
+        "coterie export -o json | wc -l",
+        "coterie import records.tsv -o json",
         "printf 'no tab\\n' | coterie import - --format tsv",
         "coterie import absent.tsv",
         "coterie export no/such/folder/all.tsv",

@@ -153,9 +153,7 @@ fn sentence(findings: &Findings, states: &[State], merged: &Writes, agree: bool)
         } else {
             format!("{replicas} agree{}", if homes == 1 { "s with all" } else { "" })
         });
-        if !merged.is_empty() && merged.siblings().iter().all(|one| one.value().is_none()) {
-            parts.push("the key is deleted".to_owned());
-        }
+        parts.extend(gone(findings, merged).map(str::to_owned));
     } else {
         if merged.is_empty() {
             parts.push("no node that was asked holds the key".to_owned());
@@ -170,6 +168,21 @@ fn sentence(findings: &Findings, states: &[State], merged: &Writes, agree: bool)
         parts.push(format!("{silent} could not be asked and may keep hints"));
     }
     parts.join("; ")
+}
+
+/// Why a reader of homes that agree would find nothing, if it would.
+fn gone(findings: &Findings, merged: &Writes) -> Option<&'static str> {
+    if merged.is_empty() {
+        return None;
+    }
+    if merged.siblings().iter().all(|sibling| sibling.value().is_none()) {
+        return Some("the key is deleted");
+    }
+    let own = findings.homes.first()?.own.as_ref().ok()?;
+    let Held::Record(record) = &own.held else { return None };
+    let mut kinds = record.siblings.iter().map(|sibling| sibling.kind);
+    (!record.siblings.is_empty() && kinds.all(|kind| kind != "value"))
+        .then_some("its value has expired")
 }
 
 /// What there is to say of one home, with who keeps what for it.

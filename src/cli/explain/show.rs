@@ -106,7 +106,7 @@ pub(super) fn text(
     term::line(&verdict.sentence)?;
     term::line(format_args!(
         "\n{}  partition {}  placement {}  located by {}",
-        key.to_string_lossy(),
+        key.to_string_lossy().escape_debug(),
         located.partition,
         located.placement_number,
         located.name
@@ -116,8 +116,9 @@ pub(super) fn text(
     for (number, (home, state)) in (1..).zip(findings.homes.iter().zip(&verdict.states)) {
         let rebuilding = home.own.as_ref().is_ok_and(|own| own.rebuilding);
         let rebuilding = if rebuilding { ", being rebuilt" } else { "" };
-        let place = [home.name.clone(), format!("home {number}"), word(state) + rebuilding];
-        add(&mut rows, place, home.own.as_ref().map_or(&Held::Nothing, |own| &own.held));
+        let held = home.own.as_ref().map_or(&Held::Nothing, |own| &own.held);
+        let place = [home.name.clone(), format!("home {number}"), word(state, held) + rebuilding];
+        add(&mut rows, place, held);
     }
     for copy in &findings.elsewhere {
         let role = copy
@@ -139,8 +140,9 @@ pub(super) fn text(
     Ok(())
 }
 
-fn word(state: &State) -> String {
+fn word(state: &State, held: &Held) -> String {
     match state {
+        State::Current if *held == Held::Nothing => "nothing".to_owned(),
         State::Current => "current".to_owned(),
         State::Stale { lacks, superseded } if lacks.is_empty() => {
             format!("STALE (shows {} superseded)", superseded.len())
