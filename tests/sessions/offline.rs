@@ -125,5 +125,5 @@ async fn simulated_worlds_come_to_a_verdict() {
     ] {
         session.run(line).await;
     }
-    session.is_but_for("sim", WORLDS);
+    session.filtered_is("sim", WORLDS);
 }

@@ -110,12 +110,12 @@ impl Session {
     /// Holds the session against the one that was kept under this name.
     #[track_caller]
     pub fn is(self, name: &str) {
-        self.is_but_for(name, &[]);
+        self.filtered_is(name, &[]);
     }
 
     /// The same, with filters of its own before the others.
     #[track_caller]
-    pub fn is_but_for(self, name: &str, filters: &[(&str, &str)]) {
+    pub fn filtered_is(self, name: &str, filters: &[(&str, &str)]) {
         let text = self.text.replace(&self.dir.display().to_string(), "[dir]");
         check(name, &text, &[filters, FILTERS].concat());
     }
