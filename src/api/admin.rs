@@ -1,11 +1,25 @@
 //! The operator's service.
+//!
+//! Whatever is asked is asked of one node, and answered from what that node knows or holds: to
+//! put the answers of several together is left to whoever asks, who then knows whom they are of.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use super::backend::{Backend, MemberStatus, NodeStatus};
+use super::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
+use super::request::Fields;
+use super::{error, inspection};
 use crate::proto;
 use crate::proto::admin_server::Admin;
-use crate::protocol::step::Stats;
+use crate::protocol::op::{Action, Failure, Reason};
+use crate::protocol::placement::{Placement, View};
+use crate::protocol::step::{ReadFailed, Stats};
+use crate::types::Key;
+
+/// Hints are counted for so long at most: a count that takes longer is told as incomplete.
+const COUNT_FOR: Duration = Duration::from_secs(2);
 
 pub(super) struct AdminService<B> {
     backend: B,
@@ -14,6 +28,11 @@ pub(super) struct AdminService<B> {
 impl<B: Backend> AdminService<B> {
     pub(super) fn new(backend: B) -> Self {
         Self { backend }
+    }
+
+    fn view(&self) -> Result<Arc<View>, Status> {
+        let not_founded = || error::failed(&Failure::before(Reason::NotFounded), &Action::Get);
+        self.backend.view().ok_or_else(not_founded)
     }
 }
 
@@ -25,6 +44,102 @@ impl<B: Backend> Admin for AdminService<B> {
     ) -> Result<Response<proto::StatusResponse>, Status> {
         Ok(Response::new(status(self.backend.status())))
     }
+
+    async fn ring(
+        &self,
+        _: Request<proto::RingRequest>,
+    ) -> Result<Response<proto::RingResponse>, Status> {
+        let view = self.view()?;
+        Ok(Response::new(ring(view.name.to_string(), &view.placement)))
+    }
+
+    async fn locate(
+        &self,
+        request: Request<proto::LocateRequest>,
+    ) -> Result<Response<proto::LocateResponse>, Status> {
+        let key = key(request.into_inner().key)?;
+        let view = self.view()?;
+        Ok(Response::new(locate(&view, &key, &self.backend.status())))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<proto::InspectRequest>,
+    ) -> Result<Response<proto::InspectResponse>, Status> {
+        let key = key(request.into_inner().key)?;
+        let view = self.view()?;
+        let found = self.backend.inspect(view.clone(), key).await.map_err(unread)?;
+        Ok(Response::new(inspection::told(&view, found)))
+    }
+
+    async fn hints(
+        &self,
+        _: Request<proto::HintsRequest>,
+    ) -> Result<Response<proto::HintsResponse>, Status> {
+        let held = self.backend.hints(COUNT_FOR).await.map_err(unread)?;
+        Ok(Response::new(hints(self.backend.status().name, held)))
+    }
+}
+
+fn key(bytes: bytes::Bytes) -> Result<Key, Status> {
+    let mut fields = Fields::default();
+    let key = fields.key(bytes);
+    key.ok_or_else(|| fields.into_status())
+}
+
+fn unread(_: ReadFailed) -> Status {
+    error::unread("the store of this node could not be read: its log says why")
+}
+
+fn ring(name: String, placement: &Placement) -> proto::RingResponse {
+    let members = placement.members.iter().zip(placement.loads());
+    let members = members.map(|(member, load)| proto::RingMember {
+        name: member.name.to_string(),
+        zone: member.zone.clone(),
+        weight: member.weight,
+        partitions: load.partitions,
+        primaries: load.primaries,
+    });
+    proto::RingResponse {
+        name,
+        number: placement.tag.number,
+        hash: format!("{:016x}", placement.tag.hash),
+        replicas: placement.replicas.into(),
+        partitions: placement.partitions.into(),
+        members: members.collect(),
+        homes: placement.table.iter().map(|&home| home.into()).collect(),
+    }
+}
+
+fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse {
+    let partition = key.partition(view.partitions());
+    let place = |member: &u16| {
+        let name = view.member_name(*member).as_str();
+        let known = status.members.iter().find(|known| known.name == name);
+        proto::Place {
+            name: name.to_owned(),
+            client_address: known.map(|known| known.client_address.clone()).unwrap_or_default(),
+            reachable: name == view.name.as_str() || known.is_some_and(|known| known.reachable),
+        }
+    };
+    proto::LocateResponse {
+        name: view.name.to_string(),
+        partition: partition.0.into(),
+        placement_number: view.placement.tag.number,
+        homes: view.homes(partition).iter().map(place).collect(),
+        fallbacks: view.fallbacks(partition).iter().map(place).collect(),
+    }
+}
+
+fn hints(name: String, held: HintsHeld) -> proto::HintsResponse {
+    let targets = held.targets.into_iter().map(|held| proto::TargetHints {
+        target: held.target.to_string(),
+        hints: held.hints,
+        bytes: held.bytes,
+        damaged: held.damaged,
+        oldest_write_ms: held.oldest_write.map_or(0, |wall| wall.0),
+    });
+    proto::HintsResponse { name, targets: targets.collect(), complete: held.complete }
 }
 
 fn status(status: NodeStatus) -> proto::StatusResponse {

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::calls::Calls;
 use crate::metrics::Page;
 use crate::protocol::op::{Failure, Op, Outcome};
+use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
-use crate::protocol::step::{MergedPage, Stats};
-use crate::types::{ClusterId, Partition, TraceContext};
+use crate::protocol::step::{MergedPage, ReadFailed, Stats};
+use crate::protocol::worker::inspect::Inspection;
+use crate::types::{ClusterId, Key, NodeName, Partition, TraceContext, Wall};
 
 /// A node, as its services see it. Cheap to clone.
 pub trait Backend: Clone + Send + Sync + 'static {
@@ -45,6 +47,19 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// The cluster and its number of partitions, once this node knows that it is founded.
     fn cluster(&self) -> Option<(ClusterId, u16)>;
 
+    /// Who owns what, once this node knows that the cluster is founded.
+    fn view(&self) -> Option<Arc<View>>;
+
+    /// What this node's own disk holds of a key, as `view` places it. Nobody else is asked.
+    fn inspect(
+        &self,
+        view: Arc<View>,
+        key: Key,
+    ) -> impl Future<Output = Result<Inspection, ReadFailed>> + Send;
+
+    /// What this node's own disk keeps for others; counting ends soon after `limit`.
+    fn hints(&self, limit: Duration) -> impl Future<Output = Result<HintsHeld, ReadFailed>> + Send;
+
     /// How this node sees itself and the cluster.
     fn status(&self) -> NodeStatus;
 
@@ -59,6 +74,30 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Everything that the node counts: the body of `/metrics`.
     fn metrics(&self) -> Page;
+}
+
+/// What a node keeps for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HintsHeld {
+    /// Sorted by target; those without hints are left out.
+    pub targets: Vec<TargetHints>,
+    /// Whether everything was counted before the time was up.
+    pub complete: bool,
+}
+
+/// What a node keeps for one home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetHints {
+    /// The home.
+    pub target: NodeName,
+    /// How many keys have a hint.
+    pub hints: u64,
+    /// As they are stored.
+    pub bytes: u64,
+    /// How many of them do not pass their checksum.
+    pub damaged: u64,
+    /// The oldest write in any of them, by its stamp: hints themselves bear no time.
+    pub oldest_write: Option<Wall>,
 }
 
 /// How a node sees itself and the cluster.

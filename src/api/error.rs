@@ -93,6 +93,14 @@ pub(super) fn out_of_time(what: &str) -> Status {
     Status::with_error_details(Code::DeadlineExceeded, message, details)
 }
 
+/// The status of a look at what is stored that failed: nothing is known, least of all that
+/// nothing is there.
+pub(super) fn unread(message: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("STORE_UNREADABLE", ERROR_DOMAIN, nothing_begun());
+    Status::with_error_details(Code::Internal, message, details)
+}
+
 /// The status of an answer that does not fit its question: a defect of this node.
 pub(super) fn defect(what: &str) -> Status {
     tracing::error!(what, "a request met a defect");

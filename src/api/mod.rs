@@ -21,6 +21,7 @@ pub mod codec;
 pub(crate) mod connection;
 mod error;
 mod health;
+mod inspection;
 mod kv;
 mod request;
 mod scan;

@@ -7,21 +7,27 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
+use super::address_book::AddressBook;
+use super::term;
 use crate::{client, proto};
 
 /// Which nodes to talk to.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Client addresses of nodes, comma separated or repeated; any node serves any request
+    ///
+    /// Without it those of the named or current cluster, and without one 127.0.0.1:7400.
     #[arg(
         long,
         env = "COTERIE_ADDR",
         value_name = "HOST:PORT",
         value_delimiter = ',',
-        default_value = "127.0.0.1:7400",
         value_parser = address,
     )]
-    pub addr: Vec<String>,
+    addr: Vec<String>,
+    /// The cluster of this name in the client's configuration: see `coterie config clusters`
+    #[arg(long, env = "COTERIE_CLUSTER", value_name = "NAME")]
+    cluster: Option<String>,
     /// Talk to no other node than these: do not learn the addresses of the other members
     #[arg(long)]
     pub pinned: bool,
@@ -31,11 +37,30 @@ impl Target {
     /// A client of these nodes.
     ///
     /// # Errors
-    /// If an address is none.
-    pub fn client(&self, options: client::Options) -> Result<client::Client, client::Error> {
+    /// If there is no such cluster, or an address is none.
+    pub fn client(&self, options: client::Options) -> anyhow::Result<client::Client> {
         let pinned = self.pinned || options.pinned;
         let options = client::Options { pinned, ..options };
-        client::Client::connect(self.addr.iter().cloned(), options)
+        Ok(client::Client::connect(self.addresses()?, options)?)
+    }
+
+    /// Where to go: what `--addr` says, else the cluster that is named, else
+    /// the current one.
+    ///
+    /// # Errors
+    /// If there is no such cluster, or the client's configuration cannot be used.
+    pub fn addresses(&self) -> anyhow::Result<Vec<String>> {
+        // An empty variable is one that is not set.
+        let cluster = self.cluster.as_deref().filter(|name| !name.is_empty());
+        if self.addr.is_empty() {
+            return AddressBook::load()?.addresses(cluster);
+        }
+        if let Some(cluster) = cluster {
+            term::note(format_args!(
+                "note: cluster `{cluster}` is not used, since --addr or COTERIE_ADDR says where"
+            ));
+        }
+        Ok(self.addr.clone())
     }
 }
 

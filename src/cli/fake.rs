@@ -199,4 +199,37 @@ impl Admin for Server {
         let name = self.name.clone();
         Ok(Response::new(proto::StatusResponse { name, ready: true, ..Default::default() }))
     }
+
+    async fn ring(
+        &self,
+        _: Request<proto::RingRequest>,
+    ) -> Result<Response<proto::RingResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn locate(
+        &self,
+        _: Request<proto::LocateRequest>,
+    ) -> Result<Response<proto::LocateResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn inspect(
+        &self,
+        _: Request<proto::InspectRequest>,
+    ) -> Result<Response<proto::InspectResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn hints(
+        &self,
+        _: Request<proto::HintsRequest>,
+    ) -> Result<Response<proto::HintsResponse>, Status> {
+        Err(unplaced())
+    }
+}
+
+/// One map that all servers share is nobody's home.
+fn unplaced() -> Status {
+    Status::unimplemented("the servers of this cluster have no ring")
 }

@@ -168,7 +168,7 @@ struct WrittenDocument {
 /// # Errors
 /// If the key is no key, or the read fails, or standard output is closed.
 pub async fn get(args: GetArgs) -> anyhow::Result<Exit> {
-    let key = key(&args.key)?;
+    let key = key_of(&args.key)?;
     let client = args.common.client()?;
     let options = ReadOptions { all_siblings: args.all_siblings, ..ReadOptions::default() };
     let read = client.get_with(key, &options).await;
@@ -195,7 +195,7 @@ pub async fn get(args: GetArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// If the key is no key, or the value cannot be read, or the write fails.
 pub async fn set(args: SetArgs) -> anyhow::Result<Exit> {
-    let key = key(&args.key)?;
+    let key = key_of(&args.key)?;
     let value = if args.value == "-" {
         let mut value = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut value);
@@ -216,7 +216,7 @@ pub async fn set(args: SetArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// If the key is no key, or the write fails.
 pub async fn delete(args: DeleteArgs) -> anyhow::Result<Exit> {
-    let key = key(&args.key)?;
+    let key = key_of(&args.key)?;
     let client = args.write.common.client()?;
     let (options, id) = args.write.options(&client, &key).await?;
     let written = client.delete_with(key, &options).await;
@@ -231,7 +231,7 @@ impl Common {
             strict: self.strict,
             ..Options::default()
         };
-        Ok(self.target.client(options)?)
+        self.target.client(options)
     }
 }
 
@@ -329,7 +329,11 @@ fn print_values(reading: &Reading, all_siblings: bool) -> std::io::Result<()> {
     reading.value.as_deref().map_or(Ok(()), term::raw)
 }
 
-fn key(text: &OsString) -> anyhow::Result<Bytes> {
+/// The key that was typed.
+///
+/// # Errors
+/// If it is empty or too long.
+pub fn key_of(text: &OsString) -> anyhow::Result<Bytes> {
     let bytes = Bytes::copy_from_slice(text.as_encoded_bytes());
     if bytes.is_empty() || bytes.len() > KEY_BYTES_MAX {
         let length = bytes.len();
@@ -358,10 +362,10 @@ mod tests {
 
     #[test]
     fn keys_that_are_none_are_wrong_usage() {
-        let error = key(&OsString::new()).unwrap_err();
+        let error = key_of(&OsString::new()).unwrap_err();
         assert_eq!(super::super::exit::of_error(&error), Exit::Usage);
-        assert!(key(&"k".repeat(KEY_BYTES_MAX).into()).is_ok());
-        assert!(key(&"k".repeat(KEY_BYTES_MAX + 1).into()).is_err());
+        assert!(key_of(&"k".repeat(KEY_BYTES_MAX).into()).is_ok());
+        assert!(key_of(&"k".repeat(KEY_BYTES_MAX + 1).into()).is_err());
     }
 
     #[test]

@@ -3,26 +3,35 @@
 //! ```text
 //!   main ─▶ Cli (flags) ─▶ one module a command ─▶ Exit or an error ─▶ message and exit code
 //!
-//!   serve                     a node in this process
+//!   serve                     a node in this process; config: what it would run with
 //!   local · demo · bench      nodes as child processes: cluster
-//!   get · set · delete · scan · import · export · status · members      client
+//!   get · set · delete · scan · import · export                  client
+//!   status · members · ring · locate · explain · hints · repair  every node, each for itself: nodes
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
 //! (`| head`) ends a command quietly.
 
+mod address_book;
 mod args;
 mod bench;
 mod cluster;
+mod completions;
 mod demo;
 pub mod exit;
+mod explain;
 #[cfg(test)]
 mod fake;
+mod hints;
 mod kv;
 mod latency;
 mod local;
+mod nodes;
+mod repair;
+mod ring;
 mod scan;
 mod serve;
+mod settings;
 mod shutdown;
 mod sim;
 mod status;
@@ -53,7 +62,8 @@ Examples:
   coterie demo                        see a cluster lose a node and no data, in a minute
   coterie local                       a cluster on this machine, until Ctrl-C
   coterie set greeting hello && coterie get greeting
-  coterie status"
+  coterie status                      is all as it should be, and can another node be lost?
+  coterie explain greeting            who holds what of a key, and who is stale"
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -73,8 +83,15 @@ enum Command {
     Export(transfer::ExportArgs),
     Status(status::StatusArgs),
     Members(status::MembersArgs),
+    Ring(ring::RingArgs),
+    Locate(ring::LocateArgs),
+    Explain(explain::ExplainArgs),
+    Hints(hints::HintsArgs),
+    Repair(repair::RepairArgs),
+    Config(settings::ConfigArgs),
     Sim(sim::SimArgs),
     Bench(bench::BenchArgs),
+    Completions(completions::CompletionsArgs),
     #[command(hide = true)]
     BenchEchoServe(bench::EchoServeArgs),
 }
@@ -107,8 +124,15 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Export(args) => on_one_thread(transfer::export(args)),
         Command::Status(args) => on_one_thread(status::status(args)),
         Command::Members(args) => on_one_thread(status::members(args)),
+        Command::Ring(args) => on_one_thread(ring::ring(args)),
+        Command::Locate(args) => on_one_thread(ring::locate(args)),
+        Command::Explain(args) => on_one_thread(explain::explain(args)),
+        Command::Hints(args) => on_one_thread(hints::hints(args)),
+        Command::Repair(args) => on_one_thread(repair::repair(args)),
+        Command::Config(args) => settings::config(&args),
         Command::Sim(args) => sim::sim(&args),
         Command::Bench(args) => bench::bench(args),
+        Command::Completions(args) => completions::completions(&args),
         Command::BenchEchoServe(args) => on_one_thread(bench::echo_serve(args)),
     }
 }

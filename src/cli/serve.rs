@@ -1,13 +1,18 @@
 //! `serve`: one node.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
 use clap::Args;
 
 use super::exit::{self, Coded, Exit};
+use super::settings::Layers;
+use super::term::Output;
 use super::{shutdown, term};
 use crate::config::{LogFormat, Settings};
-use crate::{node, telemetry};
+use crate::node::{self, Ports};
+use crate::store::DataFolder;
+use crate::telemetry;
+use crate::types::NodeName;
 
 /// Run one node
 #[derive(Args, Debug)]
@@ -17,14 +22,20 @@ environment (COTERIE__SECTION__KEY), each --set. SIGTERM and Ctrl-C stop the nod
 
 Examples:
   coterie serve --config coterie-data/node-0.toml
-  coterie serve --config base.toml --config node-1.toml --set log.level=debug")]
+  coterie serve --config base.toml --config node-1.toml --set log.level=debug
+  coterie serve --config node-1.toml --check         would it run? (`coterie config show` tells more)")]
 pub struct ServeArgs {
-    /// A file of settings; may be repeated
-    #[arg(long, value_name = "FILE")]
-    config: Vec<PathBuf>,
-    /// One setting; may be repeated
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    layers: Layers,
+    /// Say what would run, and run nothing: settings, ports and data folder are looked at
+    ///
+    /// Nothing is written, and so the data itself is not opened. Exit code 2 if the node could not
+    /// run.
+    #[arg(long)]
+    check: bool,
+    /// How to print what --check finds
+    #[arg(short, long, value_enum, default_value_t, requires = "check")]
+    output: Output,
     /// Stop when standard input ends: a pipe from the process that started this one
     #[arg(long)]
     exit_with_parent: bool,
@@ -35,12 +46,10 @@ pub struct ServeArgs {
 /// # Errors
 /// If the settings are wrong or the node cannot run on.
 pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
-    let settings = Settings::load_here(&args.config, &args.set);
-    let settings = settings.map_err(|error| Coded {
-        exit: Exit::Usage,
-        message: "the configuration is wrong".to_owned(),
-        source: Some(error.into()),
-    })?;
+    let settings = args.layers.settings()?;
+    if args.check {
+        return check(&settings, args.output);
+    }
     match node::serve(&settings, asked_to_stop(args.exit_with_parent)) {
         Ok(()) => Ok(Exit::Ok),
         // Its log has said so.
@@ -57,6 +66,43 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
 fn tell(error: &anyhow::Error) {
     let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
     tracing::error!(cause = causes.join(": "), "the node cannot run: {error}");
+}
+
+/// Looks at everything that would keep the node from running, and says what would run.
+fn check(settings: &Settings, output: Output) -> anyhow::Result<Exit> {
+    let cannot = |error: Box<dyn std::error::Error + Send + Sync>| Coded {
+        exit: Exit::Usage,
+        message: format!("{} could not run", settings.node.name),
+        source: Some(error),
+    };
+    drop(Ports::bind(&settings.listen).map_err(|error| cannot(error.into()))?);
+    let (node, listen) = (&settings.node, &settings.listen);
+    let id = DataFolder::look(&node.data, &node.name).map_err(|error| cannot(error.into()))?;
+    let founders: Vec<&str> = settings.bootstrap.founders.iter().map(NodeName::as_str).collect();
+    let seeds: Vec<String> = settings.bootstrap.seeds.iter().map(ToString::to_string).collect();
+    let data = match id {
+        Some(id) => format!("{}, disk {id}", node.data.display()),
+        None => format!("{}, which is to be made", node.data.display()),
+    };
+    let told = [
+        ("node", format!("{} of cluster {}", node.name, settings.cluster.name)),
+        ("data", data),
+        ("clients", listen.client.to_string()),
+        ("internal", listen.internal.to_string()),
+        ("admin", format!("http://{}", listen.admin)),
+        ("founders", founders.join(", ")),
+        ("seeds", if seeds.is_empty() { "none".to_owned() } else { seeds.join(", ") }),
+        ("replicas", format!("N = {}, if this node founds", settings.replication.replicas)),
+    ];
+    if output == Output::Json {
+        term::json(&BTreeMap::from(told))?;
+        return Ok(Exit::Ok);
+    }
+    term::line("it would run:")?;
+    for (what, told) in told {
+        term::line(format_args!("  {what:<10}{told}"))?;
+    }
+    Ok(Exit::Ok)
 }
 
 /// Ends at SIGINT, SIGTERM or, if that was asked for, the end of the parent.

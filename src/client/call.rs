@@ -113,9 +113,22 @@ pub(super) async fn status(
     address: &str,
     limit: Duration,
 ) -> Result<proto::StatusResponse, Error> {
-    let mut admin = AdminClient::new(channel);
+    let message = proto::StatusRequest {};
+    ask(channel, address, limit, |mut admin| async move { admin.status(message).await }).await
+}
+
+/// Asks one node, once.
+pub(super) async fn ask<R, Called>(
+    channel: Channel,
+    address: &str,
+    limit: Duration,
+    call: impl FnOnce(AdminClient<Channel>) -> Called,
+) -> Result<R, Error>
+where
+    Called: Future<Output = Result<Response<R>, Status>>,
+{
     let until = Instant::now() + limit;
-    let answer = timeout_at(until, admin.status(proto::StatusRequest {})).await;
+    let answer = timeout_at(until, call(AdminClient::new(channel))).await;
     let answer = answer.unwrap_or_else(|_| Err(silent(limit)));
     answer.map(Response::into_inner).map_err(|status| Error::from_status(status, address, false))
 }

@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod admin;
 mod batch;
 mod call;
 mod error;
@@ -279,20 +280,6 @@ impl Client {
     #[must_use]
     pub fn scan(&self, options: ScanOptions) -> Scan {
         Scan::new(self.clone(), options)
-    }
-
-    /// How the node at `address` sees itself and the cluster; asked once, of that node only.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn status(&self, address: &str) -> Result<proto::StatusResponse, Error> {
-        let options = &self.shared.options;
-        let nodes = self.shared.nodes.all();
-        let channel = match nodes.iter().find(|node| node.address == address) {
-            Some(node) => node.channel(),
-            None => nodes::channel(address, options)?,
-        };
-        call::status(channel, address, options.timeout).await
     }
 
     fn consistency(&self, asked: Option<Consistency>) -> i32 {

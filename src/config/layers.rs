@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use config::{FileFormat, Source, Value, ValueKind};
@@ -65,6 +65,19 @@ impl Layers {
         let each = DEFAULT_VALUES.iter();
         let settings = each.map(|(key, raw)| (key.clone(), with_origin(raw))).collect();
         Self { settings, problems: vec![] }
+    }
+
+    /// The defaults, files in order, variables of the environment, flags.
+    pub(super) fn of(
+        files: &[PathBuf],
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[String],
+    ) -> Self {
+        let mut layers = Self::defaults();
+        files.iter().for_each(|file| layers.add_file(file));
+        layers.add_environment(environment.into_iter());
+        flags.iter().for_each(|flag| layers.add_flag(flag));
+        layers
     }
 
     pub(super) fn add_file(&mut self, path: &Path) {
@@ -138,6 +151,11 @@ impl Layers {
         let is_it =
             |problem: &Problem| matches!(problem, Problem::Invalid { key: it, .. } if *it == key);
         self.problems.iter().any(is_it)
+    }
+
+    /// Where the value of a key came from.
+    pub(super) fn origin(&self, key: &str) -> &Origin {
+        &self.settings[key].origin
     }
 
     /// Whether any layer above the defaults has set this key.

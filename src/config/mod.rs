@@ -76,6 +76,17 @@ pub struct Settings {
     pub telemetry: Telemetry,
 }
 
+/// A setting as a node runs with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// `section.key`
+    pub key: &'static str,
+    /// As a file writes it.
+    pub value: String,
+    /// The layer that has set it.
+    pub origin: Origin,
+}
+
 /// Who this node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
@@ -245,15 +256,7 @@ impl Settings {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: &[String],
     ) -> Result<Self, ConfigError> {
-        let mut layers = Layers::defaults();
-        for file in files {
-            layers.add_file(file);
-        }
-        layers.add_environment(environment.into_iter());
-        for flag in flags {
-            layers.add_flag(flag);
-        }
-        Self::of(layers)
+        Self::of(&mut Layers::of(files, environment, flags))
     }
 
     /// [`Settings::load`] with the environment of this process.
@@ -261,9 +264,30 @@ impl Settings {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn load_here(files: &[PathBuf], flags: &[String]) -> Result<Self, ConfigError> {
-        let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
-        let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-        Self::load(files, environment, flags)
+        Self::load(files, environment_here(), flags)
+    }
+
+    /// Every setting of [`Settings::load_here`], section by section, with where it came from.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn effective_here(
+        files: &[PathBuf],
+        flags: &[String],
+    ) -> Result<Vec<Effective>, ConfigError> {
+        Self::effective(files, environment_here(), flags)
+    }
+
+    fn effective(
+        files: &[PathBuf],
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &[String],
+    ) -> Result<Vec<Effective>, ConfigError> {
+        let mut layers = Layers::of(files, environment, flags);
+        let literals = Self::of(&mut layers)?.literals().into_iter();
+        let with_origin =
+            |(key, value)| Effective { key, value, origin: layers.origin(key).clone() };
+        Ok(literals.map(with_origin).collect())
     }
 
     /// Reads one text in the form of a file, over the defaults.
@@ -273,7 +297,7 @@ impl Settings {
     pub fn from_text(text: &str, name: &str) -> Result<Self, ConfigError> {
         let mut layers = Layers::defaults();
         layers.add_text(text, name);
-        Self::of(layers)
+        Self::of(&mut layers)
     }
 
     /// What a worker is told, one of `workers` that share the node's limits.
@@ -313,8 +337,7 @@ impl Settings {
         }
     }
 
-    fn of(mut layers: Layers) -> Result<Self, ConfigError> {
-        let layers = &mut layers;
+    fn of(layers: &mut Layers) -> Result<Self, ConfigError> {
         let node = NodeSettings::of(layers);
         let listen = Listen::of(layers);
         let advertise = Advertise::of(layers, &listen);
@@ -357,6 +380,11 @@ impl Settings {
         let problems = std::mem::take(&mut layers.problems);
         if problems.is_empty() { Ok(settings) } else { Err(ConfigError { problems }) }
     }
+}
+
+fn environment_here() -> impl Iterator<Item = (String, String)> {
+    let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 impl NodeSettings {

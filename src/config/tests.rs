@@ -277,3 +277,23 @@ proptest! {
         prop_assert_eq!(Duration::parse(&Raw::Text(duration_text(time))), Some(time));
     }
 }
+
+#[test]
+fn every_setting_is_told_with_the_layer_that_has_set_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    std::fs::write(&file, "[node]\nname = \"node-0\"\nweight = 2\n").unwrap();
+    let environment = [("COTERIE__LOG__LEVEL".to_owned(), "debug".to_owned())];
+    let flags = ["node.weight=3".to_owned()];
+    let all = Settings::effective(std::slice::from_ref(&file), environment, &flags).unwrap();
+    let of = |key: &str| all.iter().find(|one| one.key == key).unwrap();
+    assert_eq!(of("node.name").origin, Origin::File(file.display().to_string(), Some(2)));
+    assert_eq!(of("node.weight").origin, Origin::Flag("node.weight=3".to_owned()));
+    assert_eq!(of("node.weight").value, "3");
+    assert_eq!(of("log.level").origin, Origin::Environment("COTERIE__LOG__LEVEL".to_owned()));
+    assert_eq!(of("node.zone").origin, Origin::Default);
+    assert_eq!(
+        all.len(),
+        DEFAULTS.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count()
+    );
+}

@@ -6,9 +6,12 @@
 //! | `/readyz` | 200 if the node serves, 503 with why not; quorums do not matter |
 //! | `/metrics` | everything that the node counts, for Prometheus |
 //! | `/debug/gossip` | the cluster as this node sees it: JSON, or a table for people |
+//! | `/debug/ring` | who owns what: JSON, or a table |
+//! | `/debug/hints` | what this node keeps for others, counted on its disk: JSON, or a table |
 //!
 //! Requests are small, or refused before they are read.
 
+mod debug;
 mod table;
 
 use std::future::Future;
@@ -24,11 +27,14 @@ use tokio::net::TcpListener;
 use crate::api::backend::Backend;
 use crate::api::connection::{Incoming, Patience};
 use crate::metrics::Page;
+use crate::protocol::step::ReadFailed;
 
 /// Connections at a time: probes, a few people, a collector.
 const CONNECTIONS_MAX: usize = 256;
 /// A connection that says nothing for this long is closed.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// Hints are counted for so long at most: a count that takes longer is told as incomplete.
+const COUNT_FOR: Duration = Duration::from_secs(2);
 /// How long answers under way may take to end when the node stops.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -39,6 +45,8 @@ coterie: the admin port of a node
 /readyz         200 if the node serves requests, else 503 and why not
 /metrics        everything that the node counts, for Prometheus
 /debug/gossip   the cluster as this node sees it, and where the views of nodes differ
+/debug/ring     the placement: who owns how much, and the homes of every partition
+/debug/hints    what this node keeps for others, counted on its disk
                 JSON; a table with ?format=text or Accept: text/plain
 ";
 
@@ -77,6 +85,8 @@ pub fn router<B: Backend>(backend: B) -> Router {
         .route("/readyz", get(readyz::<B>))
         .route("/metrics", get(metrics::<B>))
         .route("/debug/gossip", get(gossip::<B>))
+        .route("/debug/ring", get(ring::<B>))
+        .route("/debug/hints", get(hints::<B>))
         .fallback(not_found)
         .with_state(backend)
 }
@@ -108,24 +118,56 @@ enum Format {
 }
 
 #[derive(Debug, serde::Deserialize)]
-struct GossipQuery {
+struct ViewQuery {
     format: Option<Format>,
 }
 
+type AskedFormat = Result<Query<ViewQuery>, axum::extract::rejection::QueryRejection>;
+
 async fn gossip<B: Backend>(
     State(backend): State<B>,
-    query: Result<Query<GossipQuery>, axum::extract::rejection::QueryRejection>,
+    asked: AskedFormat,
     headers: HeaderMap,
 ) -> Response {
-    let Ok(Query(query)) = query else {
+    written(&backend.gossip(), asked, &headers)
+}
+
+async fn ring<B: Backend>(
+    State(backend): State<B>,
+    asked: AskedFormat,
+    headers: HeaderMap,
+) -> Response {
+    match backend.view() {
+        Some(view) => written(&debug::ring(&view), asked, &headers),
+        None => unavailable("the cluster is not founded yet: nobody owns anything\n"),
+    }
+}
+
+async fn hints<B: Backend>(
+    State(backend): State<B>,
+    asked: AskedFormat,
+    headers: HeaderMap,
+) -> Response {
+    match backend.hints(COUNT_FOR).await {
+        Ok(held) => written(&debug::hints(&backend.status().name, &held), asked, &headers),
+        Err(ReadFailed) => unavailable("the store could not be read: the node's log says why\n"),
+    }
+}
+
+fn unavailable(why: &'static str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+/// A view in the format that was asked for.
+fn written(view: &serde_json::Value, asked: AskedFormat, headers: &HeaderMap) -> Response {
+    let Ok(Query(query)) = asked else {
         return (StatusCode::BAD_REQUEST, "format is json or text\n").into_response();
     };
-    let view = backend.gossip();
-    if query.format.unwrap_or_else(|| preferred(&headers)) == Format::Text {
-        return table::render(&view).into_response();
+    if query.format.unwrap_or_else(|| preferred(headers)) == Format::Text {
+        return table::render(view).into_response();
     }
     // A value of JSON has no keys that are not text: writing it does not fail.
-    let mut body = serde_json::to_string_pretty(&view).unwrap_or_default();
+    let mut body = serde_json::to_string_pretty(view).unwrap_or_default();
     body.push('\n');
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

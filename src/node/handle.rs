@@ -8,19 +8,22 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::host::DataCore;
+use super::inspect;
 use super::metrics::{self, Meters};
 use super::wires::{Completions, Switchboard};
-use crate::api::backend::{Backend, MemberStatus, NodeStatus};
+use crate::api::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
 use crate::api::calls::Calls;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::metrics::{Page, process};
 use crate::protocol::control::Identity;
 use crate::protocol::op::{Failure, Op, Outcome};
+use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
-use crate::protocol::step::MergedPage;
-use crate::store::{Beat, Durability};
-use crate::types::{ClusterId, Mono, NodeId, NodeName, Now, Partition, TraceContext};
+use crate::protocol::step::{MergedPage, ReadFailed};
+use crate::protocol::worker::inspect::Inspection;
+use crate::store::{Beat, Durability, Store};
+use crate::types::{ClusterId, Key, Mono, NodeId, NodeName, Now, Partition, TraceContext};
 
 /// A loop that has not turned for so long is stuck: whoever watches the process should end it.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -73,6 +76,10 @@ struct Shared<W, K> {
     completions: Arc<Completions>,
     beats: Beats,
     meters: Meters,
+    /// For whoever looks at what is stored: only ever read.
+    store: Arc<dyn Store>,
+    /// Hints are counted by one at a time: it reads all of them.
+    counting: tokio::sync::Mutex<()>,
 }
 
 /// A running node. Cheap to clone; outlives the node, and then says that it has stopped.
@@ -91,8 +98,10 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
         completions: Arc<Completions>,
         beats: Beats,
         meters: Meters,
+        store: Arc<dyn Store>,
     ) -> Self {
-        Self(Arc::new(Shared { about, node, completions, beats, meters }))
+        let counting = tokio::sync::Mutex::default();
+        Self(Arc::new(Shared { about, node, completions, beats, meters, store, counting }))
     }
 
     /// Requests under way.
@@ -147,6 +156,19 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         timeout: Duration,
     ) -> Result<MergedPage, Failure> {
         self.0.node.host.scan(partition, after, bytes_max, consistency, micros(timeout)).await
+    }
+
+    fn view(&self) -> Option<Arc<View>> {
+        self.0.node.host.view()
+    }
+
+    async fn inspect(&self, view: Arc<View>, key: Key) -> Result<Inspection, ReadFailed> {
+        inspect::key(self.0.store.clone(), view, key).await
+    }
+
+    async fn hints(&self, limit: Duration) -> Result<HintsHeld, ReadFailed> {
+        let _one = self.0.counting.lock().await;
+        inspect::hints(self.0.store.clone(), limit).await
     }
 
     fn cluster(&self) -> Option<(ClusterId, u16)> {

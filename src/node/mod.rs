@@ -5,7 +5,7 @@
 //!  gossip                    UDP and the control core; nothing delays it
 //!  commit, mark              the committer and its mark
 //!  admin                     HTTP; answers even if the data path stands still
-//!  a few more                scans of the store
+//!  a few more                scans of the store, and what operators look up there
 //! ```
 //!
 //! Start: bind every port, open the data folder, start the committer, the workers, the streams,
@@ -21,6 +21,7 @@ mod handle;
 pub mod host;
 #[cfg(test)]
 mod host_tests;
+mod inspect;
 mod metrics;
 mod ports;
 mod run;

@@ -160,7 +160,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         let around = Surroundings {
             me,
             clock,
-            store,
+            store: store.clone(),
             commits: committer.clone(),
             peers: peers.clone(),
             control: mailbox.clone(),
@@ -192,7 +192,8 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         let gossip = Gossip::start(core, (mailbox, letters), outlet, options)
             .context("starting the gossip thread")?;
         let beats = Beats { data: data_beat, gossip: gossip.beat_cell() };
-        let handle = NodeHandle::new(about, switchboard.clone(), completions, beats, meters);
+        let handle =
+            NodeHandle::new(about, switchboard.clone(), completions, beats, meters, store);
         Ok(Self { handle, switchboard, gossip, tasks, _folder: folder })
     }
 

@@ -49,6 +49,15 @@ pub struct Member {
     pub weight: u32,
 }
 
+/// How much of the ring a member has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Partitions that it is home to.
+    pub partitions: u32,
+    /// Partitions that it is the first home of.
+    pub primaries: u32,
+}
+
 /// A placement version: who owns what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -103,6 +112,17 @@ impl Placement {
         let replicas = usize::from(self.replicas);
         let start = usize::from(partition.0) * replicas;
         &self.table[start..start + replicas]
+    }
+
+    /// How much of the ring each member has, in the order of the members.
+    #[must_use]
+    pub fn loads(&self) -> Vec<Load> {
+        let mut loads = vec![Load::default(); self.members.len()];
+        for homes in self.table.chunks(usize::from(self.replicas)) {
+            homes.iter().for_each(|&home| loads[usize::from(home)].partitions += 1);
+            homes.iter().take(1).for_each(|&home| loads[usize::from(home)].primaries += 1);
+        }
+        loads
     }
 
     /// The index of the member of this name.

@@ -183,6 +183,25 @@ impl DataFolder {
         Ok(Self { path: path.into(), id, name: name.clone(), generation, _lock: lock })
     }
 
+    /// Whether the node `name` could open the folder, as far as can be told without writing: its
+    /// id, or none if nothing was ever stored there. Who opens it in this very moment may be
+    /// refused.
+    ///
+    /// # Errors
+    /// [`FolderError`]; each says what to do.
+    pub fn look(path: &Path, name: &NodeName) -> Result<Option<NodeId>, FolderError> {
+        if !is_there(path)? || recognise(path)? == Recognised::Empty {
+            return Ok(None);
+        }
+        let file = path.join(LOCK);
+        match File::open(&file) {
+            Ok(lock) => try_lock(path, &lock)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failure("open", &file, error)),
+        }
+        known_identity(path, name)
+    }
+
     /// The disk's id.
     #[must_use]
     pub fn id(&self) -> NodeId {
@@ -277,16 +296,23 @@ fn parse_format(bytes: &[u8]) -> Option<u32> {
     text.strip_prefix(FORMAT_TEXT)?.trim_end().parse().ok()
 }
 
+/// Whether there is a folder; something else in its place is an error.
+fn is_there(path: &Path) -> Result<bool, FolderError> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Ok(true),
+        Ok(_) => Err(FolderError::NotAFolder { path: path.into() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(FolderError::NotAFolder { path: path.into() })
+        }
+        Err(error) => Err(failure("look at", path, error)),
+    }
+}
+
 /// Makes the folder and whatever lies above it, durably.
 fn make(path: &Path) -> Result<(), FolderError> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => return Ok(()),
-        Ok(_) => return Err(FolderError::NotAFolder { path: path.into() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return Err(FolderError::NotAFolder { path: path.into() });
-        }
-        Err(error) => return Err(failure("look at", path, error)),
+    if is_there(path)? {
+        return Ok(());
     }
     let absent: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
     std::fs::create_dir_all(path).map_err(|error| failure("create", path, error))?;
@@ -305,18 +331,24 @@ fn lock(path: &Path) -> Result<File, FolderError> {
         .truncate(false)
         .open(&file)
         .map_err(|error| failure("open", &file, error))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = read(&file)?.and_then(|text| parse_pid(&text));
-            return Err(FolderError::Locked { path: path.into(), holder });
-        }
-        Err(TryLockError::Error(error)) => return Err(failure("lock", &file, error)),
-    }
+    try_lock(path, &lock)?;
     // For whoever is refused. Not synced: a lock does not outlive its process.
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
     written.map_err(|error| failure("write", &file, error))?;
     Ok(lock)
+}
+
+/// Locks an open lock file until it is closed.
+fn try_lock(path: &Path, lock: &File) -> Result<(), FolderError> {
+    let file = path.join(LOCK);
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let holder = read(&file)?.and_then(|text| parse_pid(&text));
+            Err(FolderError::Locked { path: path.into(), holder })
+        }
+        Err(TryLockError::Error(error)) => Err(failure("lock", &file, error)),
+    }
 }
 
 fn parse_pid(bytes: &[u8]) -> Option<u32> {
@@ -325,17 +357,25 @@ fn parse_pid(bytes: &[u8]) -> Option<u32> {
 
 /// Reads the folder's identity, or makes one if nothing was ever stored here.
 fn identity(folder: &Path, name: &NodeName) -> Result<NodeId, FolderError> {
+    if let Some(id) = known_identity(folder, name)? {
+        return Ok(id);
+    }
+    let id = NodeId(rand::random());
+    write(&folder.join(IDENTITY), &encode_identity(id, name))?;
+    Ok(id)
+}
+
+/// The folder's identity; none if nothing was ever stored here.
+fn known_identity(folder: &Path, name: &NodeName) -> Result<Option<NodeId>, FolderError> {
     let path = folder.join(IDENTITY);
     let Some(bytes) = read(&path)? else {
         if [GENERATION, MARK, ENGINE].iter().any(|other| folder.join(other).exists()) {
             return Err(FolderError::Missing { path });
         }
-        let id = NodeId(rand::random());
-        write(&path, &encode_identity(id, name))?;
-        return Ok(id);
+        return Ok(None);
     };
     match decode_identity(&bytes) {
-        Ok((id, found)) if found == *name => Ok(id),
+        Ok((id, found)) if found == *name => Ok(Some(id)),
         Ok((_, found)) => {
             Err(FolderError::OtherNode { path: folder.into(), found, expected: name.clone() })
         }

@@ -164,3 +164,28 @@ proptest! {
         prop_assert!(decode_generation(&bytes).is_err());
     }
 }
+
+#[test]
+fn a_look_tells_what_opening_would_and_writes_nothing() {
+    let above = tempfile::tempdir().unwrap();
+    let path = above.path().join("data");
+    let look = |who: &str| DataFolder::look(&path, &name(who));
+    assert!(matches!(look("node-0"), Ok(None)));
+    assert!(!path.exists(), "the look has made it");
+    let held = DataFolder::open(&path, &name("node-0")).unwrap();
+    assert!(matches!(look("node-0"), Err(FolderError::Locked { .. })));
+    let id = held.id();
+    drop(held);
+    assert_eq!(look("node-0").unwrap(), Some(id));
+    assert!(matches!(look("node-1"), Err(FolderError::OtherNode { .. })));
+    // The looks have not counted as openings, and have not kept the lock.
+    let next = DataFolder::open(&path, &name("node-0")).unwrap();
+    assert_eq!(next.generation(), Generation(2));
+    let file = path.join(FORMAT);
+    assert!(matches!(DataFolder::look(&file, &name("x")), Err(FolderError::NotAFolder { .. })));
+    let foreign = above.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("letter.txt"), "dear").unwrap();
+    let error = DataFolder::look(&foreign, &name("x")).unwrap_err();
+    assert!(matches!(error, FolderError::Foreign { .. }));
+}

@@ -134,12 +134,20 @@ pub struct Said {
 /// Runs a command of the binary to its end.
 pub async fn coterie(words: &[&str]) -> Said {
     let mut command = Command::new(PROGRAM);
-    command.args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(words);
+    run(command, |command| command).await
+}
+
+/// Runs any command to its end, after a last change to it.
+pub async fn run(mut command: Command, change: impl FnOnce(&mut Command) -> &mut Command) -> Said {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     clean(&mut command);
+    change(&mut command);
+    let shown = format!("{command:?}");
     let mut command = tokio::process::Command::from(command);
     let output = command.kill_on_drop(true).output();
     let output = tokio::time::timeout(COMMAND_WITHIN, output).await;
-    let output = output.unwrap_or_else(|_| panic!("{words:?} did not end")).unwrap();
+    let output = output.unwrap_or_else(|_| panic!("{shown} did not end")).unwrap();
     Said {
         code: output.status.code(),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

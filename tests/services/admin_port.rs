@@ -78,9 +78,39 @@ async fn gossip_is_json_or_a_table_as_asked_for() {
 }
 
 #[tokio::test]
+async fn ring_and_hints_are_json_or_tables_as_asked_for() {
+    let node = Fake::default();
+    let admin = serve(&node).await;
+    let json = async |path: &str| {
+        let answer = get(&admin, path, "").await;
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        serde_json::from_str::<serde_json::Value>(body).unwrap()
+    };
+    let ring = json("/debug/ring").await;
+    assert_eq!((&ring["replicas"], &ring["partitions"]), (&3.into(), &16.into()));
+    assert_eq!(ring["homes"].as_array().unwrap().len(), 16);
+    let table = get(&admin, "/debug/ring?format=text", "").await;
+    assert!(table.contains("node-2  12"), "{table}");
+    let hints = json("/debug/hints").await;
+    assert_eq!((&hints["complete"], &hints["targets"][0]["hints"]), (&false.into(), &3.into()));
+    let table = get(&admin, "/debug/hints", "Accept: text/plain\r\n").await;
+    assert!(table.contains("node-1") && table.contains("complete  no"), "{table}");
+
+    node.state.lock().unwrap().unreadable = true;
+    node.state.lock().unwrap().unfounded = true;
+    for path in ["/debug/ring", "/debug/hints"] {
+        let answer = get(&admin, path, "").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_exist_is_told_what_does() {
     let admin = serve(&Fake::default()).await;
-    assert!(get(&admin, "/", "").await.contains("/debug/gossip"));
+    let index = get(&admin, "/", "").await;
+    for path in ["/debug/gossip", "/debug/ring", "/debug/hints"] {
+        assert!(index.contains(path), "{index}");
+    }
     let missing = get(&admin, "/metricz", "").await;
     assert!(missing.starts_with("HTTP/1.1 404"), "{missing}");
     assert!(missing.contains("there is no /metricz here") && missing.contains("/readyz"));

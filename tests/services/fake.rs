@@ -6,17 +6,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coterie::api::backend::{Backend, MemberStatus, NodeStatus};
+use coterie::api::backend::{Backend, HintsHeld, MemberStatus, NodeStatus, TargetHints};
 use coterie::api::calls::Calls;
 use coterie::api::{self, Settings};
 use coterie::metrics::Page;
 use coterie::proto::kv_client::KvClient;
 use coterie::protocol::op::{Action, Failure, Op, Outcome, ReadOutcome, Receipt, VisibleSibling};
+use coterie::protocol::placement::{Member, Placement, View};
 use coterie::protocol::quorum::Consistency;
 use coterie::protocol::record::{Content, Record, Sibling, VersionVector};
-use coterie::protocol::step::MergedPage;
+use coterie::protocol::step::{MergedPage, ReadFailed};
+use coterie::protocol::worker::inspect::{Inspection, StoredCopy};
 use coterie::types::{
-    Actor, ClusterId, Dot, Key, NodeName, Partition, RequestId, Stamp, TraceContext, Wall,
+    Actor, Boot, ClusterId, Dot, Key, NodeId, NodeName, Partition, RequestId, Stamp, TraceContext,
+    Wall,
 };
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -52,6 +55,8 @@ pub struct State {
     /// What it says of itself and the cluster, if not what every fake says.
     pub status: Option<NodeStatus>,
     pub scans: usize,
+    /// Whether the store cannot be read.
+    pub unreadable: bool,
     /// Scans of partitions from this one on fail.
     pub scans_fail_from: Option<u16>,
     stamp: u64,
@@ -221,6 +226,46 @@ impl Backend for Fake {
     fn cluster(&self) -> Option<(ClusterId, u16)> {
         let unfounded = self.state.lock().unwrap().unfounded;
         (!unfounded).then_some((CLUSTER, PARTITIONS))
+    }
+
+    fn view(&self) -> Option<Arc<View>> {
+        let (cluster, partitions) = self.cluster()?;
+        let name = |name: &str| NodeName::new(name).unwrap();
+        let zone = |name: &str| format!("zone-{name}");
+        let member = |text| Member { name: name(text), zone: zone(text), weight: 1 };
+        let members = ["node-0", "node-1", "node-2", "node-3"].map(member);
+        let placement = Placement::found(members.into(), 3, partitions);
+        let ids = BTreeMap::from([(name("node-0"), NodeId(1))]);
+        let view = View::new(NodeId(1), name("node-0"), Boot(1), cluster, Arc::new(placement), ids);
+        Some(Arc::new(view))
+    }
+
+    /// The record is its own copy; what is under `damaged` is damaged, and kept for node-1 whole.
+    async fn inspect(&self, view: Arc<View>, key: Key) -> Result<Inspection, ReadFailed> {
+        let state = self.state.lock().unwrap();
+        if state.unreadable {
+            return Err(ReadFailed);
+        }
+        let partition = key.partition(view.partitions());
+        let whole =
+            |record: &Record| StoredCopy::Whole(record.seal(partition, &key), record.clone());
+        let stored = state.records.get(key.bytes()).map_or(StoredCopy::Absent, whole);
+        let damaged = key.bytes() == "damaged";
+        let hints =
+            if damaged { vec![(NodeName::new("node-1").unwrap(), stored.clone())] } else { vec![] };
+        let own = if damaged { StoredCopy::Damaged } else { stored };
+        let home = view.homes(partition).contains(&0);
+        Ok(Inspection { partition, home, rebuilding: damaged, own, hints })
+    }
+
+    async fn hints(&self, _: Duration) -> Result<HintsHeld, ReadFailed> {
+        if self.state.lock().unwrap().unreadable {
+            return Err(ReadFailed);
+        }
+        let target = NodeName::new("node-1").unwrap();
+        let oldest_write = Some(Wall(1_700_000_000_000));
+        let held = TargetHints { target, hints: 3, bytes: 210, damaged: 1, oldest_write };
+        Ok(HintsHeld { targets: vec![held], complete: false })
     }
 
     fn status(&self) -> NodeStatus {

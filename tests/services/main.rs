@@ -7,5 +7,6 @@ mod batches;
 mod client;
 mod fake;
 mod follow;
+mod operators;
 mod reflection;
 mod scans;

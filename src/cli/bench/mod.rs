@@ -218,7 +218,7 @@ async fn suite_of(args: &BenchArgs) -> anyhow::Result<Report> {
 
 async fn compared(args: &BenchArgs, differences: &[Difference]) -> anyhow::Result<Report> {
     let a = Side {
-        who: args.who(),
+        who: args.who()?,
         shape: args.shape(args.clients[0]),
         workload: args.workload[0],
         consistency: args.consistency.into(),
@@ -232,7 +232,7 @@ async fn compared(args: &BenchArgs, differences: &[Difference]) -> anyhow::Resul
 
 async fn rows(args: &BenchArgs) -> anyhow::Result<Report> {
     let shape = args.shape(args.clients[0]);
-    let servers = Servers::start(&args.who(), &shape).await?;
+    let servers = Servers::start(&args.who()?, &shape).await?;
     let measured = measure(args, &servers, &shape).await;
     servers.stop().await;
     measured
@@ -271,13 +271,13 @@ impl BenchArgs {
         }
     }
 
-    fn who(&self) -> Who {
+    fn who(&self) -> anyhow::Result<Who> {
         let Self { port, durability, .. } = *self;
-        match self.local {
+        Ok(match self.local {
             _ if self.echo => Who::Echo,
             Some(nodes) => Who::Own(Own { nodes, port, durability, program: None }),
-            None => Who::Given(self.target.addr.clone()),
-        }
+            None => Who::Given(self.target.addresses()?),
+        })
     }
 
     fn differences(&self) -> Vec<Difference> {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::cli::term;
 use crate::proto::{MemberStatus, StatusResponse};
 
 /// What a member's row starts with; the worst first.
@@ -172,10 +173,12 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
     }
     let counters = status.counters.unwrap_or_default();
     if counters.hints_held > 0 {
-        troubles.push(format!("holds {} hints for others", counters.hints_held));
+        let hints = term::count(counters.hints_held, "hint");
+        troubles.push(format!("holds {hints} for others"));
     }
     if counters.records_lost > 0 {
-        troubles.push(format!("{} records were damaged on its disk", counters.records_lost));
+        let records = term::count(counters.records_lost, "damaged record");
+        troubles.push(format!("has come upon {records} on its disk"));
     }
     troubles
 }

@@ -2,33 +2,48 @@
 
 mod health;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use comfy_table::presets;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
-use tokio::task::JoinSet;
 
-use super::args::Target;
-use super::exit::{Coded, Exit};
+use super::args::{self, Target};
+use super::exit::Exit;
+use super::nodes::{ask_any, ask_each, client};
 use super::term::{self, Output};
-use crate::client::{Client, Error, Options};
+use crate::client::{Client, Error};
 use crate::proto::{MemberStatus, StatusResponse};
 use health::{Answers, Grade, Health, Row, judge};
 
-/// A node that does not answer within this is shown as not answering.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks, where someone waits for the cluster to be well.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Is everything as it should be, and can another node be lost?
 #[derive(Args, Debug)]
 #[command(after_help = "\
+The first two lines are the answers; below them stand the nodes, the worst first.
+
 Exit codes: 0 everything is as it should be, 4 it is not.
 
 Examples:
   coterie status
+  coterie status --exit-when-healthy --timeout 2m        wait for it, after a change
   coterie status --addr node-0:7400,node-1:7400 -o json")]
 pub struct StatusArgs {
+    /// Look again and again, until everything is as it should be
+    #[arg(long)]
+    exit_when_healthy: bool,
+    /// Stop looking after this, with the state that it is in then
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = args::duration,
+        requires = "exit_when_healthy",
+    )]
+    timeout: Duration,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -84,9 +99,24 @@ struct MemberDocument<'a> {
 /// If no node answers, or standard output is closed.
 pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
     let client = client(&args.target)?;
-    let asked = ask_any(&client).await?;
-    let answers = ask_all(&client, &asked).await;
-    let health = judge(&asked, &answers);
+    let until = Instant::now() + args.timeout;
+    let mut told = String::new();
+    let (asked, health) = loop {
+        let seen = look(&client).await;
+        let fine = seen.as_ref().is_ok_and(|(_, health)| health.fine);
+        if fine || !args.exit_when_healthy || Instant::now() >= until {
+            break seen?;
+        }
+        let summary = match seen {
+            Ok((_, health)) => health.summary,
+            Err(error) => error.to_string(),
+        };
+        if summary != told {
+            term::note(format_args!("waiting: {summary}"));
+            told = summary;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    };
     match args.output {
         Output::Json => term::json(&StatusDocument {
             cluster_id: &asked.cluster_id,
@@ -108,7 +138,7 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
-    let asked = ask_any(&client(&args.target)?).await?;
+    let (_, asked) = ask_any(&client(&args.target)?, ask_status).await?;
     match args.output {
         Output::Json => {
             let documents: Vec<_> = asked.members.iter().map(MemberDocument::new).collect();
@@ -147,54 +177,28 @@ pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn client(target: &Target) -> anyhow::Result<Client> {
-    let options = Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() };
-    Ok(target.client(options)?)
+async fn look(client: &Client) -> anyhow::Result<(StatusResponse, Health)> {
+    let (_, asked) = ask_any(client, ask_status).await?;
+    let answers = ask_all(client, &asked).await;
+    let health = judge(&asked, &answers);
+    Ok((asked, health))
 }
 
-/// The status of the first node that answers.
-async fn ask_any(client: &Client) -> anyhow::Result<StatusResponse> {
-    let addresses = client.addresses();
-    let mut last = None;
-    for address in &addresses {
-        match client.status(address).await {
-            Ok(status) => return Ok(status),
-            Err(error) => last = Some(error),
-        }
-    }
-    Err(Coded {
-        exit: Exit::Degraded,
-        message: format!(
-            "no node answers at {}. Is the cluster running, and is this the port for clients?",
-            addresses.join(", ")
-        ),
-        source: last.map(|error: Error| error.into()),
-    }
-    .into())
+async fn ask_status(client: &Client, address: &str) -> Result<StatusResponse, Error> {
+    client.status(address).await
 }
 
 /// The status of every member that `asked` knows, all asked at once.
 async fn ask_all(client: &Client, asked: &StatusResponse) -> Answers {
-    let mut asking = JoinSet::new();
-    let mut answers = Answers::new();
-    for member in &asked.members {
-        let address = member.client_address.clone();
-        if member.name == asked.name {
-            answers.insert(address, Some(asked.clone()));
-        } else if !address.is_empty() {
-            let client = client.clone();
-            asking.spawn(async move {
-                let answer = client.status(&address).await.ok();
-                (address, answer)
-            });
-        }
-    }
-    while let Some(answered) = asking.join_next().await {
-        if let Ok((address, answer)) = answered {
-            answers.insert(address, answer);
-        }
-    }
-    answers
+    let others = asked.members.iter().filter(|member| member.name != asked.name);
+    let others = others.map(|member| (member.name.clone(), member.client_address.clone()));
+    let status = |client: Client, address: String| async move { client.status(&address).await };
+    let answers = ask_each(client, others, status).await;
+    let mut all: Answers =
+        answers.into_iter().map(|answer| (answer.address, answer.said.ok())).collect();
+    let own = asked.members.iter().find(|member| member.name == asked.name);
+    all.extend(own.map(|own| (own.client_address.clone(), Some(asked.clone()))));
+    all
 }
 
 fn print_status(asked: &StatusResponse, health: &Health) -> anyhow::Result<()> {
@@ -253,12 +257,13 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-fn yes_no(yes: bool) -> &'static str {
+/// For a column in which no is worth looking at.
+pub fn yes_no(yes: bool) -> &'static str {
     if yes { "yes" } else { "NO" }
 }
 
 /// How long, to the precision that an operator needs: `45s`, `12m`, `3h`, `9d`.
-fn coarse(millis: u64) -> String {
+pub fn coarse(millis: u64) -> String {
     match millis / 1000 {
         seconds @ 0..120 => format!("{seconds}s"),
         seconds @ 120..7_200 => format!("{}m", seconds / 60),

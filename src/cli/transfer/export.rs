@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
+use serde::Serialize;
 
 use super::{Format, Record};
 use crate::cli::args::{self, Consistency, Target};
 use crate::cli::exit::Exit;
-use crate::cli::term::{self, Progress};
+use crate::cli::term::{self, Output, Progress};
 use crate::client::{Options, Scan, ScanOptions};
 
 /// Walks that fail this often in a row, without a page between, are given up.
@@ -44,6 +45,9 @@ pub struct ExportArgs {
     /// How many of the N replicas must take part
     #[arg(long, value_enum, default_value = "quorum")]
     consistency: Consistency,
+    /// How to print the summary, which goes to standard error
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
     /// A page must come within this
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = args::duration)]
     timeout: Duration,
@@ -52,7 +56,7 @@ pub struct ExportArgs {
 }
 
 /// What was done.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// Records written.
     pub records: u64,
@@ -84,6 +88,10 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<Exit> {
     } else {
         to_file(scan, format, &args.file).await?
     };
+    if args.output == Output::Json {
+        term::note(serde_json::to_string(&summary)?);
+        return Ok(Exit::Ok);
+    }
     term::note(format_args!(
         "exported {} ({} bytes) in {}",
         term::count(summary.records, "record"),

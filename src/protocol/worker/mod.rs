@@ -23,6 +23,7 @@ mod gather;
 mod get;
 mod hashing;
 mod hints;
+pub mod inspect;
 mod pass;
 mod peers;
 mod put;

@@ -32,7 +32,7 @@ pub(super) struct RebuildOp {
     merged: Record,
 }
 
-fn marker(partition: Partition, key: &Key) -> Bytes {
+pub(super) fn marker(partition: Partition, key: &Key) -> Bytes {
     let mut out = BytesMut::with_capacity(MARKER_PREFIX.len() + 2 + key.bytes().len());
     out.put_slice(MARKER_PREFIX);
     out.put_u16(partition.0);

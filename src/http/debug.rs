@@ -1,0 +1,47 @@
+//! What a node knows of the ring and keeps for others, as JSON.
+
+use serde_json::{Value, json};
+
+use crate::api::backend::HintsHeld;
+use crate::protocol::placement::View;
+
+/// The placement. `homes` has one line of text a partition, in their order.
+pub(super) fn ring(view: &View) -> Value {
+    let placement = &view.placement;
+    let members = placement.members.iter().zip(placement.loads()).map(|(member, load)| {
+        json!({
+            "name": member.name,
+            "zone": member.zone,
+            "weight": member.weight,
+            "partitions": load.partitions,
+            "primaries": load.primaries,
+        })
+    });
+    let homes = placement.table.chunks(usize::from(placement.replicas)).map(|homes| {
+        let names: Vec<&str> = homes.iter().map(|&home| view.member_name(home).as_str()).collect();
+        names.join(", ")
+    });
+    json!({
+        "node": view.name,
+        "number": placement.tag.number,
+        "hash": format!("{:016x}", placement.tag.hash),
+        "replicas": placement.replicas,
+        "partitions": placement.partitions,
+        "members": members.collect::<Vec<_>>(),
+        "homes": homes.collect::<Vec<_>>(),
+    })
+}
+
+/// The hints by target.
+pub(super) fn hints(node: &str, held: &HintsHeld) -> Value {
+    let targets = held.targets.iter().map(|held| {
+        json!({
+            "target": held.target,
+            "hints": held.hints,
+            "bytes": held.bytes,
+            "damaged": held.damaged,
+            "oldest_write_ms": held.oldest_write.map(|wall| wall.0),
+        })
+    });
+    json!({ "node": node, "complete": held.complete, "targets": targets.collect::<Vec<_>>() })
+}

@@ -1,0 +1,129 @@
+//! What happens without a cluster.
+
+use crate::cluster::{address, folder};
+use crate::session::Session;
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_is_named() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), format!("{}:7400", address(1)));
+    for line in [
+        "coterie get key",
+        "coterie set key value --request-id 00000000000000000000000000000001",
+        "coterie delete key --request-id 00000000000000000000000000000001",
+        "coterie status",
+        "coterie members",
+        "printf 'key\\tvalue\\n' | coterie import - --format tsv --timeout 1s",
+        "coterie export --timeout 1s",
+    ] {
+        session.run(line).await;
+    }
+    session.is("offline");
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_start_says_why() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    for line in [
+        "coterie serve",
+        "coterie serve --config absent.toml",
+        "printf '[nodes]\\nname = \"node-0\"\\n' > wrong.toml",
+        "coterie serve --config wrong.toml --set replication.replicas=none",
+        "coterie local --nodes 0",
+        "coterie local --nodes 3 --port 65530",
+    ] {
+        session.run(line).await;
+    }
+    session.is("serve");
+}
+
+#[tokio::test]
+async fn settings_are_told_with_where_they_came_from() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    for line in [
+        "printf '[node]\\nname = \"node-0\"\\n[listen]\\nclient = \"127.0.0.1:7400\"\\n' > node.toml",
+        "coterie config show --config node.toml",
+        "COTERIE__LOG__LEVEL=debug coterie config show --config node.toml --set node.weight=2 \
+         --origin | grep -v defaults",
+        "coterie config show --config node.toml -o json | head -6",
+        "coterie config show",
+        "coterie config show --config node.toml --set node.wieght=2",
+    ] {
+        session.run(line).await;
+    }
+    session.is("config");
+}
+
+#[tokio::test]
+async fn clusters_have_names() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    let nobody = address(1);
+    std::fs::create_dir_all(folder.path().join(".config/coterie")).unwrap();
+    let text = format!(
+        "current = \"dev\"\n[clusters.dev]\naddr = [\"{nobody}:7400\"]\n\
+         [clusters.prod]\naddr = [\"node-0.prod:7400\", \"node-1.prod:7400\"]\n"
+    );
+    std::fs::write(folder.path().join(".config/coterie/client.toml"), text).unwrap();
+    for line in [
+        "cat .config/coterie/client.toml",
+        "coterie config clusters",
+        "coterie config clusters -o json",
+        "coterie status",
+        "coterie status --cluster test",
+        &format!("coterie get key --cluster prod --addr {nobody}:7410"),
+        "COTERIE_CLIENT_CONFIG=absent.toml coterie config clusters",
+        "COTERIE_CLIENT_CONFIG=absent.toml COTERIE_CLUSTER=dev coterie get key",
+        "printf '[clusters.dev]\\naddr = [\"7400\"]\\n' > wrong.toml",
+        "COTERIE_CLIENT_CONFIG=wrong.toml coterie get key",
+    ] {
+        session.run(line).await;
+    }
+    session.is("clusters");
+}
+
+#[tokio::test]
+async fn shells_complete_commands() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    for line in [
+        "coterie completions bash | head -3",
+        "coterie completions zsh | grep --quiet explain",
+        "coterie completions fish | grep --quiet exit-when-healthy",
+        "coterie completions cmd",
+    ] {
+        session.run(line).await;
+    }
+    session.is("completions");
+}
+
+/// What a seed comes to, which changes with whatever it simulates.
+const WORLDS: &[(&str, &str)] = &[
+    (
+        r"\d+ (ops|writes|overwritten|reads|failed|of unknown|messages|commits|starts|events)",
+        "[n] $1",
+    ),
+    (r"seed 7: .*", "seed 7: [topology]"),
+    (r#""(topology|faults)": ".*""#, r#""$1": [$1]"#),
+    (r#""(virtual_seconds|ops|acknowledged|reads|failed|unknown)": [\d.]+"#, r#""$1": [n]"#),
+];
+
+#[tokio::test]
+async fn simulated_worlds_come_to_a_verdict() {
+    let folder = folder();
+    let mut session = Session::new(folder.path(), String::new());
+    for line in [
+        "coterie sim --seeds 3 --threads 1",
+        "coterie sim --seeds 3 --threads 1 -o json",
+        "coterie sim --seed 7",
+        "coterie sim --seed 7 -o json",
+        "coterie sim --trace",
+        "coterie demo --nodes 1",
+        "coterie bench --duration never",
+    ] {
+        session.run(line).await;
+    }
+    session.filtered_is("sim", WORLDS);
+}
