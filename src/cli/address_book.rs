@@ -3,7 +3,7 @@
 //! ```toml
 //! current = "dev"                       # used unless another one is named
 //!
-//! [clusters.dev]
+//! [contexts.dev]
 //! addr = ["127.0.0.1:7400", "127.0.0.1:7410", "127.0.0.1:7420"]
 //! ```
 //!
@@ -39,7 +39,7 @@ pub struct AddressBook {
 #[serde(deny_unknown_fields)]
 struct Document {
     current: Option<String>,
-    #[serde(default)]
+    #[serde(default, rename = "contexts")]
     clusters: BTreeMap<String, Cluster>,
 }
 
@@ -72,12 +72,12 @@ impl AddressBook {
         let mut all = BTreeMap::new();
         for (name, cluster) in document.clusters {
             if cluster.addr.is_empty() {
-                return Err(wrong(path, format!("clusters.{name}.addr is empty")));
+                return Err(wrong(path, format!("contexts.{name}.addr is empty")));
             }
             let addresses: Result<Vec<String>, String> =
                 cluster.addr.iter().map(|address| args::address(address)).collect();
             let addresses =
-                addresses.map_err(|why| wrong(path, format!("clusters.{name}.addr: {why}")))?;
+                addresses.map_err(|why| wrong(path, format!("contexts.{name}.addr: {why}")))?;
             all.insert(name, addresses);
         }
         let clusters = Self { path: Some(path.to_owned()), current: document.current, all };
@@ -137,8 +137,8 @@ fn wrong(path: &Path, why: String) -> anyhow::Error {
 mod tests {
     use super::*;
 
-    const FILE: &str = "current = \"dev\"\n[clusters.dev]\naddr = [\"127.0.0.1:7400\", \"b:1\"]\n\
-                        [clusters.Prod]\naddr = [\"http://node-0.prod:7400/\"]\n";
+    const FILE: &str = "current = \"dev\"\n[contexts.dev]\naddr = [\"127.0.0.1:7400\", \"b:1\"]\n\
+                        [contexts.Prod]\naddr = [\"http://node-0.prod:7400/\"]\n";
 
     fn read(text: &str) -> anyhow::Result<AddressBook> {
         AddressBook::read(Path::new("client.toml"), text)
@@ -164,10 +164,10 @@ mod tests {
     #[test]
     fn a_file_that_is_wrong_is_never_half_used() {
         for (text, told) in [
-            ("current = \"gone\"\n[clusters.dev]\naddr = [\"a:1\"]\n", "no cluster `gone`"),
-            ("[clusters.dev]\naddr = [\"nowhere\"]\n", "HOST:PORT"),
-            ("[clusters.dev]\naddr = []\n", "empty"),
-            ("[clusters.dev]\naddress = [\"a:1\"]\n", "address"),
+            ("current = \"gone\"\n[contexts.dev]\naddr = [\"a:1\"]\n", "no cluster `gone`"),
+            ("[contexts.dev]\naddr = [\"nowhere\"]\n", "HOST:PORT"),
+            ("[contexts.dev]\naddr = []\n", "empty"),
+            ("[contexts.dev]\naddress = [\"a:1\"]\n", "address"),
             ("[cluster.dev]\naddr = [\"a:1\"]\n", "cluster"),
             ("current = \n", "client.toml"),
         ] {

@@ -25,8 +25,8 @@ pub struct Target {
         value_parser = address,
     )]
     addr: Vec<String>,
-    /// The cluster of this name in the client's configuration: see `coterie config clusters`
-    #[arg(long, env = "COTERIE_CLUSTER", value_name = "NAME")]
+    /// The cluster of this name in the client's configuration: see `coterie config contexts`
+    #[arg(long = "context", env = "COTERIE_CONTEXT", value_name = "NAME")]
     cluster: Option<String>,
     /// Talk to no other node than these: do not learn the addresses of the other members
     #[arg(long)]

@@ -49,7 +49,7 @@ Exit codes: 0 found, 3 no such key, 4 too few replicas.
 
 Examples:
   coterie get greeting
-  coterie get greeting -o json | jq -r .context    for `coterie set --context`
+  coterie get greeting -o json | jq -r .context    for `coterie set --causal-context`
   coterie get cart --all-siblings -o json          every concurrent value")]
 pub struct GetArgs {
     /// The key, 1 to 4096 bytes
@@ -76,7 +76,7 @@ have been written. The same request id may be sent again safely.
 Examples:
   coterie set greeting hello
   coterie set session/7 - --ttl 30m < session.bin
-  coterie set cart \"$NEW\" --context \"$(coterie get cart --all-siblings -o json | jq -r .context)\"")]
+  coterie set cart \"$NEW\" --causal-context \"$(coterie get cart --all-siblings -o json | jq -r .context)\"")]
 pub struct SetArgs {
     /// The key, 1 to 4096 bytes
     key: OsString,
@@ -110,7 +110,7 @@ pub struct DeleteArgs {
 struct Write {
     /// The context of the read that this write is based on, as `-o json` prints it
     #[arg(
-        long,
+        long = "causal-context",
         value_name = "BASE64",
         value_parser = args::base64,
         conflicts_with = "context_from_get",

@@ -48,7 +48,7 @@ pub struct ScanArgs {
     /// Show keys without their values
     #[arg(long)]
     keys: bool,
-    /// Show contexts, for `coterie set --context`; with -o json only
+    /// Show contexts, for `coterie set --causal-context`; with -o json only
     #[arg(long)]
     contexts: bool,
     /// How to print it

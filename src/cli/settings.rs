@@ -16,7 +16,7 @@ use crate::config::{ConfigError, Effective, Settings};
 #[command(after_help = "\
 Examples:
   coterie config show --config coterie-data/node-0.toml --origin
-  coterie config clusters")]
+  coterie config contexts")]
 pub struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -25,7 +25,7 @@ pub struct ConfigArgs {
 #[derive(Subcommand, Debug)]
 enum ConfigCommand {
     Show(ShowArgs),
-    Clusters(ClustersArgs),
+    Contexts(ContextsArgs),
 }
 
 /// The layers that a node's settings come from.
@@ -62,20 +62,20 @@ struct ShowArgs {
     output: Output,
 }
 
-/// The clusters that --cluster knows
+/// The clusters that --context knows
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The file is $COTERIE_CLIENT_CONFIG, else coterie/client.toml in $XDG_CONFIG_HOME or ~/.config:
 
   current = \"dev\"
 
-  [clusters.dev]
+  [contexts.dev]
   addr = [\"127.0.0.1:7400\", \"127.0.0.1:7410\", \"127.0.0.1:7420\"]
 
 Examples:
-  coterie config clusters
-  coterie --help && coterie status --cluster dev")]
-struct ClustersArgs {
+  coterie config contexts
+  coterie status --context dev")]
+struct ContextsArgs {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -103,7 +103,7 @@ struct ClusterDocument<'a> {
 pub fn config(args: &ConfigArgs) -> anyhow::Result<Exit> {
     match &args.command {
         ConfigCommand::Show(args) => show(args),
-        ConfigCommand::Clusters(args) => clusters(args),
+        ConfigCommand::Contexts(args) => contexts(args),
     }
 }
 
@@ -157,7 +157,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn clusters(args: &ClustersArgs) -> anyhow::Result<Exit> {
+fn contexts(args: &ContextsArgs) -> anyhow::Result<Exit> {
     let clusters = AddressBook::load()?;
     let is_current = |name: &str| clusters.current.as_deref() == Some(name);
     if args.output == Output::Json {

@@ -192,8 +192,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         let gossip = Gossip::start(core, (mailbox, letters), outlet, options)
             .context("starting the gossip thread")?;
         let beats = Beats { data: data_beat, gossip: gossip.beat_cell() };
-        let handle =
-            NodeHandle::new(about, switchboard.clone(), completions, beats, meters, store);
+        let handle = NodeHandle::new(about, switchboard.clone(), completions, beats, meters, store);
         Ok(Self { handle, switchboard, gossip, tasks, _folder: folder })
     }
 

@@ -39,8 +39,8 @@ async fn a_session_writes_reads_deletes_and_says_what_is_not_there() {
     assert_eq!((&read["found"], &read["value"]), (&true.into(), &"hello, wörld".into()));
     let context = read["context"].as_str().unwrap().to_owned();
 
-    ended(run(&["set", "greeting", "with context", "--context", &context]).await, 0);
-    let said = ended(run(&["set", "else", "v", "--context", &context]).await, 1);
+    ended(run(&["set", "greeting", "with context", "--causal-context", &context]).await, 0);
+    let said = ended(run(&["set", "else", "v", "--causal-context", &context]).await, 1);
     assert_says(&said.err, &["cannot write `else`", "another key"]);
     ended(run(&["get", "else"]).await, 3);
     ended(run(&["get", "greeting", "--strict"]).await, 0);

@@ -63,20 +63,20 @@ async fn clusters_have_names() {
     let nobody = address(1);
     std::fs::create_dir_all(folder.path().join(".config/coterie")).unwrap();
     let text = format!(
-        "current = \"dev\"\n[clusters.dev]\naddr = [\"{nobody}:7400\"]\n\
-         [clusters.prod]\naddr = [\"node-0.prod:7400\", \"node-1.prod:7400\"]\n"
+        "current = \"dev\"\n[contexts.dev]\naddr = [\"{nobody}:7400\"]\n\
+         [contexts.prod]\naddr = [\"node-0.prod:7400\", \"node-1.prod:7400\"]\n"
     );
     std::fs::write(folder.path().join(".config/coterie/client.toml"), text).unwrap();
     for line in [
         "cat .config/coterie/client.toml",
-        "coterie config clusters",
-        "coterie config clusters -o json",
+        "coterie config contexts",
+        "coterie config contexts -o json",
         "coterie status",
-        "coterie status --cluster test",
-        &format!("coterie get key --cluster prod --addr {nobody}:7410"),
-        "COTERIE_CLIENT_CONFIG=absent.toml coterie config clusters",
-        "COTERIE_CLIENT_CONFIG=absent.toml COTERIE_CLUSTER=dev coterie get key",
-        "printf '[clusters.dev]\\naddr = [\"7400\"]\\n' > wrong.toml",
+        "coterie status --context test",
+        &format!("coterie get key --context prod --addr {nobody}:7410"),
+        "COTERIE_CLIENT_CONFIG=absent.toml coterie config contexts",
+        "COTERIE_CLIENT_CONFIG=absent.toml COTERIE_CONTEXT=dev coterie get key",
+        "printf '[contexts.dev]\\naddr = [\"7400\"]\\n' > wrong.toml",
         "COTERIE_CLIENT_CONFIG=wrong.toml coterie get key",
     ] {
         session.run(line).await;

@@ -63,6 +63,8 @@ struct Replay {
     seen: u64,
     /// [`Hints::written`] when this pass began: what was written since may have been missed.
     begun_at: u64,
+    /// Whether a hint's commit was under way when this pass began: it may have been missed, too.
+    begun_amid: bool,
     in_flight: usize,
     delivered: u64,
     state: State,
@@ -146,6 +148,7 @@ impl Worker {
     /// The time for a replay has come: reads its first page.
     pub(super) fn replay_due(&mut self, target: &NodeName, out: &mut Vec<Effect>) {
         let any = self.hints.any_for(target);
+        let amid = self.any_hint_in_use(target);
         let Some(replay) = self.hints.replays.get_mut(target) else { return };
         if replay.state != State::Waiting {
             return;
@@ -157,6 +160,7 @@ impl Worker {
         replay.cursor = Bytes::new();
         replay.seen = 0;
         replay.begun_at = self.hints.written;
+        replay.begun_amid = amid;
         self.replay_scan(target, out);
     }
 
@@ -234,10 +238,8 @@ impl Worker {
         }
         // Whether hints are left is read from the store and the view of it, not from a counter.
         let (node, delivered) = (replay.node, replay.delivered);
-        let (seen, begun_at) = (replay.seen, replay.begun_at);
-        let in_use = self.cells.keys().any(|id| id.hint_for.as_ref() == Some(target));
-        let missed = self.hints.written != begun_at;
-        if seen == 0 && !in_use && !missed {
+        let missed = replay.begun_amid || self.hints.written != replay.begun_at;
+        if replay.seen == 0 && !missed && !self.any_hint_in_use(target) {
             self.hints.held.remove(target);
             self.hints.doubted.remove(target);
         }
@@ -246,6 +248,11 @@ impl Worker {
         }
         self.hints.replays.remove(target);
         out.push(Effect::Event(Event::ReplayDone(node, delivered)));
+    }
+
+    /// Whether a hint for a target is being read or committed.
+    fn any_hint_in_use(&self, target: &NodeName) -> bool {
+        self.cells.keys().any(|id| id.hint_for.as_ref() == Some(target))
     }
 
     fn replay_later(&mut self, now: Now, target: &NodeName) {
@@ -341,6 +348,7 @@ impl Replay {
             last_page: false,
             seen: 0,
             begun_at: 0,
+            begun_amid: false,
             in_flight: 0,
             delivered: 0,
             state: State::Waiting,

@@ -410,6 +410,9 @@ impl Worker {
         let Some(spread) = &put.spread else { return };
         let (mut reached, hints) = spread.holders();
         reached.extend(hints);
+        // A home that keeps a hint for another is one node.
+        reached.sort();
+        reached.dedup();
         let failure = Failure {
             reason: Reason::QuorumNotReached,
             needed: u32::try_from(spread.needed).unwrap_or(u32::MAX),

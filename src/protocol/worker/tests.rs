@@ -24,6 +24,8 @@ struct Node {
     queue: VecDeque<(CommitId, Vec<Change>)>,
     /// Whether commits stay queued until they are released.
     held: bool,
+    /// Answers of scans, while they are late.
+    late_scans: Option<Vec<Input>>,
     refuses: bool,
     down: bool,
     boots: u64,
@@ -128,7 +130,11 @@ impl Cluster {
                 let disk = &self.nodes[node].disk;
                 let found = disk.iter().filter(|(key, _)| inside(key));
                 let entries = found.map(|(key, value)| (key.1.clone(), value.clone())).collect();
-                return vec![Input::Scanned(token, Ok(Page { entries, done: true }))];
+                let answer = Input::Scanned(token, Ok(Page { entries, done: true }));
+                match &mut self.nodes[node].late_scans {
+                    Some(late) => late.push(answer),
+                    None => return vec![answer],
+                }
             }
             Effect::Commit { id, changes, .. } => {
                 self.nodes[node].queue.push_back((id, changes));
@@ -489,6 +495,27 @@ fn concurrent_writes_with_old_contexts_stay_as_siblings() {
     };
     cluster.run(0, put(&key, "d", Some(read.seen), None));
     assert_eq!(cluster.get(1, &key, Consistency::All), ["d"]);
+}
+
+#[test]
+fn a_hint_whose_commit_is_reported_while_a_replay_reads_is_not_forgotten() {
+    let mut cluster = Cluster::new(3, 3);
+    let key = key("k");
+    cluster.kill(2);
+    cluster.nodes[0].held = true;
+    cluster.start(0, put(&key, "v", None, None));
+    cluster.nodes[0].late_scans = Some(vec![]);
+    cluster.restart(2);
+    cluster.input(0, Input::Reachability(id(2), true));
+    cluster.release(0);
+    let late = cluster.nodes[0].late_scans.take().unwrap();
+    assert!(!late.is_empty(), "no replay has begun");
+    for answer in late {
+        cluster.input(0, answer);
+    }
+    cluster.pass(5 * SECOND);
+    assert_eq!(cluster.stored(2, &key), cluster.stored(0, &key));
+    assert!(!cluster.nodes[0].disk.keys().any(|(space, _)| *space == Space::Hints));
 }
 
 #[test]
