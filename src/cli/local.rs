@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::cluster::{Cluster, Durability, Plan};
+use super::cluster::{Cluster, Durability, Place, Plan};
 use super::exit::Exit;
+use super::term::Output;
 use super::{shutdown, term};
 
 /// Nodes on one machine find each other in a second or two; recovery of much data takes longer.
@@ -22,7 +24,7 @@ DIR/node-i.log what it says. A cluster started again on the same folder has its 
 Examples:
   coterie local                                  three nodes on ports 7400 to 7422
   coterie local --nodes 5 --data /tmp/five
-  coterie --help && coterie set greeting hello   in another terminal")]
+  coterie set greeting hello                     in another terminal")]
 pub struct LocalArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=25))]
@@ -36,6 +38,19 @@ pub struct LocalArgs {
     /// What an OK waits for
     #[arg(long, value_enum, default_value_t)]
     durability: Durability,
+    /// How to print the nodes
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// A node for programs.
+#[derive(Debug, Serialize)]
+struct NodeDocument {
+    name: String,
+    process: Option<u32>,
+    client: String,
+    internal: String,
+    admin: String,
 }
 
 /// Runs the command.
@@ -47,7 +62,7 @@ pub async fn local(args: LocalArgs) -> anyhow::Result<Exit> {
     let plan = Plan::new(args.nodes, dir, args.port, args.durability)?;
     let mut stop = shutdown::Signals::install()?;
     let mut cluster = Cluster::start(plan).await?;
-    let ran = run(&mut cluster, &mut stop).await;
+    let ran = run(&mut cluster, args.output, &mut stop).await;
     let killed = cluster.stop().await;
     for name in &killed {
         term::note(format_args!("{name} did not stop in time and was killed"));
@@ -55,8 +70,12 @@ pub async fn local(args: LocalArgs) -> anyhow::Result<Exit> {
     ran.map(|()| if killed.is_empty() { Exit::Ok } else { Exit::Error })
 }
 
-async fn run(cluster: &mut Cluster, stop: &mut shutdown::Signals) -> anyhow::Result<()> {
-    print_nodes(cluster)?;
+async fn run(
+    cluster: &mut Cluster,
+    output: Output,
+    stop: &mut shutdown::Signals,
+) -> anyhow::Result<()> {
+    print_nodes(cluster, output)?;
     tokio::select! {
         signal = stop.next() => {
             stopping(signal);
@@ -64,7 +83,11 @@ async fn run(cluster: &mut Cluster, stop: &mut shutdown::Signals) -> anyhow::Res
         }
         ready = cluster.wait_ready(READY_WITHIN) => {
             let took = ready?;
-            term::line(format_args!("ready after {}. Ctrl-C stops it.", term::span(took)))?;
+            let told = format!("ready after {}. Ctrl-C stops it.", term::span(took));
+            match output {
+                Output::Text => term::line(told)?,
+                Output::Json => term::note(told),
+            }
         }
     }
     loop {
@@ -92,7 +115,17 @@ fn stopping(signal: &str) {
 ///
 /// # Errors
 /// If standard output is closed.
-pub fn print_nodes(cluster: &Cluster) -> anyhow::Result<()> {
+pub fn print_nodes(cluster: &Cluster, output: Output) -> anyhow::Result<()> {
+    if output == Output::Json {
+        let document = |(place, process): (&Place, Option<u32>)| NodeDocument {
+            name: place.name.clone(),
+            process,
+            client: place.client.to_string(),
+            internal: place.internal.to_string(),
+            admin: place.admin.to_string(),
+        };
+        return term::json(&cluster.places().map(document).collect::<Vec<_>>());
+    }
     for (place, process) in cluster.places() {
         let process = process.map_or_else(|| "-".to_owned(), |id| id.to_string());
         term::line(format_args!(

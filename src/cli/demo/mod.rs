@@ -6,6 +6,7 @@
 //!                             │ noticed, hints   │ handoff           from each node
 //! ```
 
+mod document;
 mod load;
 mod measure;
 mod report;
@@ -22,6 +23,7 @@ use clap::Args;
 
 use super::cluster::{Cluster, Durability, Plan, TemporaryDir};
 use super::exit::{Coded, Exit};
+use super::term::Output;
 use super::{local, shutdown, term};
 
 /// Start a cluster, load it, kill a node, bring it back, and prove that nothing was lost
@@ -59,6 +61,9 @@ pub struct DemoArgs {
     /// What an OK waits for
     #[arg(long, value_enum, default_value_t)]
     durability: Durability,
+    /// How to print the report; as JSON, the story goes to standard error
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Runs the command.
@@ -84,8 +89,8 @@ pub async fn demo(args: DemoArgs) -> anyhow::Result<Exit> {
     }
     if args.keep && ran.is_ok() {
         dir.keep();
-        local::print_nodes(&cluster)?;
-        term::line("The cluster is up. Ctrl-C stops it; the folder stays.")?;
+        local::print_nodes(&cluster, args.output)?;
+        term::note("The cluster is up. Ctrl-C stops it; the folder stays.");
         signals.next().await;
     }
     cluster.stop().await;

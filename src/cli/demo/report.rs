@@ -87,6 +87,49 @@ pub async fn print(report: &Report<'_>, addresses: &[String]) -> std::io::Result
     Ok(())
 }
 
+/// What the reads have proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every acknowledged write is there.
+    NothingLost,
+    /// Some keys could not be read.
+    NotProven,
+    /// Something is lost, or was never written.
+    Failed,
+}
+
+impl Outcome {
+    /// For programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NothingLost => "nothing lost",
+            Self::NotProven => "not proven",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Report<'_> {
+    /// What the reads have proven.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        if self.verdict.is_clean() {
+            Outcome::NothingLost
+        } else if self.verdict.lost.is_empty() && self.verdict.phantom.is_empty() {
+            Outcome::NotProven
+        } else {
+            Outcome::Failed
+        }
+    }
+
+    /// Requests that failed after all of the client's attempts.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.log.measures.iter().map(|measure| measure.failed).sum()
+    }
+}
+
 fn figures(report: &Report<'_>) -> String {
     let offered = match report.rate {
         0 => "as fast as it goes".to_owned(),
@@ -123,13 +166,11 @@ fn happened(outage: &Outage, alone: (u64, u64)) -> String {
 /// The verdict in words.
 fn conclusion(report: &Report<'_>) -> String {
     let verdict = report.verdict;
-    let failed: u64 = report.log.measures.iter().map(|measure| measure.failed).sum();
-    let head = if verdict.is_clean() {
-        "VERDICT: no acknowledged write was lost"
-    } else if verdict.lost.is_empty() && verdict.phantom.is_empty() {
-        "VERDICT: not proven, some keys could not be read"
-    } else {
-        "VERDICT: FAILED"
+    let failed = report.failed();
+    let head = match report.outcome() {
+        Outcome::NothingLost => "VERDICT: no acknowledged write was lost",
+        Outcome::NotProven => "VERDICT: not proven, some keys could not be read",
+        Outcome::Failed => "VERDICT: FAILED",
     };
     let seen = format!("{} of them took place", term::grouped(verdict.unknown_seen));
     let mut lines = vec![
@@ -212,6 +253,27 @@ mod tests {
         let unread = Verdict { unread: key(), ..Verdict::default() };
         assert!(text(&unread).starts_with("VERDICT: not proven"));
         assert!(text(&unread).contains("1 keys could not be read"));
+    }
+
+    #[test]
+    fn programs_are_told_the_same_verdict() {
+        let (log, outage, verdict) = Default::default();
+        let plan = Plan::new(5, PathBuf::new(), 7400, Durability::Fsync).unwrap();
+        let spans = [Duration::from_secs(1); PHASES];
+        let report = Report {
+            log: &log,
+            verdict: &verdict,
+            outage: &outage,
+            spans: &spans,
+            alone: (0, 0),
+            plan: &plan,
+            rate: 0,
+            seed: 7,
+        };
+        let document = serde_json::to_value(super::super::document::Document::of(&report)).unwrap();
+        assert_eq!(document["verdict"], "nothing lost");
+        assert_eq!(document["phases"][1]["name"], "during");
+        assert_eq!(document["phases"][1]["get"], serde_json::Value::Null);
     }
 
     #[test]

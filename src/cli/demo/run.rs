@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 
+use super::document::Document;
 use super::load::{Load, Log};
 use super::measure::{PHASES, Phase};
 use super::report::{self, Outage, Report};
@@ -14,7 +15,7 @@ use super::watch::{Sight, counters, seen, sum};
 use super::{DemoArgs, text, verify};
 use crate::cli::cluster::Cluster;
 use crate::cli::exit::Exit;
-use crate::cli::term::{self, Progress};
+use crate::cli::term::{self, Output, Progress};
 use crate::client::{Client, Options};
 
 /// Founding takes a second or two; a loaded machine may need longer.
@@ -35,7 +36,7 @@ struct Act {
 /// # Errors
 /// If something takes longer than it may, or a node ends that was not killed.
 pub async fn run(cluster: &mut Cluster, args: &DemoArgs, seed: u64) -> anyhow::Result<Exit> {
-    let story = Story::begin();
+    let story = Story::begin(args.output);
     let nodes = cluster.len();
     story.tell(format_args!("seed {seed}: {nodes} nodes, each a process with its data on disk"));
     cluster.wait_ready(READY_WITHIN).await?;
@@ -68,7 +69,10 @@ pub async fn run(cluster: &mut Cluster, args: &DemoArgs, seed: u64) -> anyhow::R
         rate: args.rate,
         seed,
     };
-    report::print(&report, &addresses).await?;
+    match args.output {
+        Output::Text => report::print(&report, &addresses).await?,
+        Output::Json => term::json(&Document::of(&report))?,
+    }
     Ok(if verdict.is_clean() { Exit::Ok } else { Exit::Error })
 }
 

@@ -210,7 +210,7 @@ mod tests {
             history.push(Attempt { value, fate: Fate::Acknowledged, dot, at_ms: 0 });
             histories.insert(key, history);
         }
-        let story = Story::begin();
+        let story = Story::begin(crate::cli::term::Output::Text);
         let verdict = verify(&histories, &fake.addresses(), &story).await.unwrap();
         assert!(verdict.is_clean());
         assert_eq!(verdict.reads, 100);
