@@ -18,17 +18,6 @@ pub enum Consistency {
     All,
 }
 
-/// How a vote stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// More answers can decide it.
-    Pending,
-    /// Enough have answered.
-    Won,
-    /// Those still outstanding cannot make it any more.
-    Lost,
-}
-
 /// Acknowledgements of one operation in one placement version.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -66,17 +55,6 @@ impl Tally {
     #[must_use]
     pub fn count(&self) -> usize {
         matching(&self.acks)
-    }
-
-    /// How a vote for `needed` stands if the pairs of `outstanding` may still acknowledge.
-    #[must_use]
-    pub fn standing(&self, needed: usize, outstanding: &[(usize, NodeId)]) -> Standing {
-        if self.count() >= needed {
-            return Standing::Won;
-        }
-        let mut best = self.acks.clone();
-        best.extend_from_slice(outstanding);
-        if matching(&best) >= needed { Standing::Pending } else { Standing::Lost }
     }
 }
 

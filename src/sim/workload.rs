@@ -31,6 +31,9 @@ pub(super) const TURNS: usize = 1 << 32;
 /// The number of the client that scans.
 const SCANNER: usize = 1 << 16;
 
+/// Within a burst a client rests no longer than this, in microseconds: less than many an fsync takes.
+const BURST_THINK_MAX: Time = 1_000;
+
 /// A kind of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
@@ -52,6 +55,8 @@ pub(super) struct Workload {
     consistencies: [u32; 3],
     clients: usize,
     think: Time,
+    /// Whether clients ask many times in a row and then rest: writes of one key queue up.
+    bursts: bool,
     keys_each: u32,
     /// The client that scans begins a walk about so often, if it does at all.
     scans_every: Option<Time>,
@@ -106,6 +111,7 @@ impl Workload {
                 *weight = if rng.random_ratio(1, 3) { 0 } else { rng.random_range(1..=10) };
             }
         }
+        let bursts = rng.random_ratio(1, 4);
         let one =
             if one_is_enough && rng.random_ratio(1, 2) { rng.random_range(1..=10) } else { 0 };
         Self {
@@ -113,7 +119,8 @@ impl Workload {
             consistencies: [one, 10, rng.random_range(0..=3)],
             clients: rng.random_range(2..=6),
             think: rng.random_range(20_000..=400_000),
-            keys_each: rng.random_range(1..=4),
+            bursts,
+            keys_each: if bursts { 1 } else { rng.random_range(1..=4) },
             scans_every: rng.random_ratio(1, 2).then(|| rng.random_range(50_000..=1_000_000)),
             written: 0,
             after_read: BTreeMap::new(),
@@ -200,7 +207,11 @@ impl Workload {
                 return self.write_over(world, client, key, context, union, intent);
             }
         }
-        let think = world.rng.random_range(0..=2 * self.think);
+        let think = match self.bursts {
+            true if world.rng.random_ratio(9, 10) => world.rng.random_range(0..=BURST_THINK_MAX),
+            true => world.rng.random_range(0..=20 * self.think),
+            false => world.rng.random_range(0..=2 * self.think),
+        };
         world.schedule(think, Event::Planned(TURNS + client));
     }
 

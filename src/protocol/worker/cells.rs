@@ -53,11 +53,8 @@ pub(super) enum Cell {
     Held {
         record: Arc<Record>,
         outstanding: u32,
-        /// The newest commit of it, and what that stores; none before the first.
+        /// The newest commit of it.
         last: CommitId,
-        stored: Option<Bytes>,
-        /// Whether a commit of it was refused: what is stored is not known then.
-        refused: bool,
     },
 }
 
@@ -99,6 +96,8 @@ pub(super) enum Waiter {
 pub(super) struct Pending {
     /// Where it writes; none for what is not a record.
     cell: Option<CellId>,
+    /// What it leaves there.
+    stored: Option<Bytes>,
     waiters: Vec<Waiter>,
     /// How the hint in it changes; to be taken back if the commit is refused.
     hint: HintChange,
@@ -182,7 +181,9 @@ impl Worker {
         result: Result<Option<Bytes>, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Cell::Reading { waiting }) = self.cells.remove(id) else { return };
+        let Some(Cell::Reading { waiting }) = self.cells.get_mut(id) else { return };
+        let waiting = std::mem::take(waiting);
+        self.cells.remove(id);
         let Ok(stored) = result else {
             for task in waiting {
                 self.task_failed(now, id, task, out);
@@ -201,24 +202,19 @@ impl Worker {
         tasks: Vec<Task>,
         out: &mut Vec<Effect>,
     ) {
-        let record = match stored.clone().map(|bytes| open_stored(id, bytes)) {
-            None => Record::default(),
-            Some(Ok(record)) => record,
-            Some(Err(())) => {
-                if id.hint_for.is_some() {
-                    self.drop_damaged_hint(now, id, out);
-                } else {
-                    self.record_lost(now, id, out);
-                    self.drop_damaged_record(id, out);
-                }
-                Record::default()
-            }
-        };
+        let opened = stored.map_or(Ok(Record::default()), |bytes| open_stored(id, bytes));
+        let is_damaged = opened.is_err();
+        let record = Arc::new(opened.unwrap_or_default());
         // No commit is outstanding yet: the zero marks a view that must not outlive the tasks.
-        let last = CommitId(0);
-        let record = Arc::new(record);
-        let view = Cell::Held { record, outstanding: 0, last, stored: None, refused: false };
+        let view = Cell::Held { record, outstanding: 0, last: CommitId(0) };
         self.cells.insert(id.clone(), view);
+        // The view is there first: what follows from the damage may come back to this cell.
+        if is_damaged && id.hint_for.is_some() {
+            self.drop_damaged_hint(now, id, out);
+        } else if is_damaged {
+            self.drop_damaged_record(id, out);
+            self.record_lost(now, id, out);
+        }
         for task in tasks {
             self.run_task(now, id, task, out);
         }
@@ -282,9 +278,7 @@ impl Worker {
     ) {
         let Incoming { record, sealed } = new;
         let early = self.has(Defect::AckEqualMergeEarly);
-        let Some(Cell::Held { record: held, outstanding, last, stored, .. }) =
-            self.cells.get_mut(id)
-        else {
+        let Some(Cell::Held { record: held, outstanding, last }) = self.cells.get_mut(id) else {
             unreachable!("a cell is read before it is changed: {id:?}");
         };
         if *held == record {
@@ -304,14 +298,14 @@ impl Worker {
         *last = self.last_commit;
         let sealed = sealed.unwrap_or_else(|| held.seal(id.partition, &id.key));
         let value = (!held.is_empty()).then(|| sealed.stored().clone());
-        stored.clone_from(&value);
+        let stored = value.clone();
         let after = value.is_some().then_some(&sealed);
         let hint =
             HintChange { before: before.as_ref().and_then(size), after: after.and_then(size) };
         self.count_hint(now, id, hint);
         let change = Change { space: id.space(), key: id.store_key(), value };
         let waiters = self.acknowledge_early(now, id, waiter, out);
-        let pending = Pending { cell: Some(id.clone()), waiters, hint };
+        let pending = Pending { cell: Some(id.clone()), stored, waiters, hint };
         self.commits.insert(self.last_commit, pending);
         self.push_commit(vec![change], out);
     }
@@ -334,7 +328,8 @@ impl Worker {
     /// Commits a change that is not of a record; nobody waits for it.
     pub(super) fn commit_meta(&mut self, key: Bytes, value: Option<Bytes>, out: &mut Vec<Effect>) {
         self.last_commit.0 += 1;
-        let pending = Pending { cell: None, waiters: vec![], hint: HintChange::default() };
+        let pending =
+            Pending { cell: None, stored: None, waiters: vec![], hint: HintChange::default() };
         self.commits.insert(self.last_commit, pending);
         self.push_commit(vec![Change { space: Space::Meta, key, value }], out);
     }
@@ -347,17 +342,22 @@ impl Worker {
         self.last_commit.0 += 1;
         let hint = HintChange::default();
         self.uncount_hint(now, id, hint);
-        let pending = Pending { cell: None, waiters: vec![], hint };
+        let pending = Pending { cell: None, stored: None, waiters: vec![], hint };
         self.commits.insert(self.last_commit, pending);
         let change = Change { space: Space::Hints, key: id.store_key(), value: None };
         self.push_commit(vec![change], out);
     }
 
     /// The own copy does not pass its checksum: what is left of it must not be met again if the
-    /// other homes have nothing to put in its place. Nothing of the cell is queued.
+    /// other homes have nothing to put in its place. Nothing of the cell is queued before this.
     fn drop_damaged_record(&mut self, id: &CellId, out: &mut Vec<Effect>) {
         self.last_commit.0 += 1;
-        let pending = Pending { cell: None, waiters: vec![], hint: HintChange::default() };
+        if let Some(Cell::Held { outstanding, last, .. }) = self.cells.get_mut(id) {
+            *outstanding += 1;
+            *last = self.last_commit;
+        }
+        let (cell, hint) = (Some(id.clone()), HintChange::default());
+        let pending = Pending { cell, stored: None, waiters: vec![], hint };
         self.commits.insert(self.last_commit, pending);
         let change = Change { space: Space::Records, key: id.store_key(), value: None };
         self.push_commit(vec![change], out);
@@ -375,7 +375,8 @@ impl Worker {
                 break;
             }
             let pending = entry.remove();
-            self.release(pending.cell.as_ref(), true);
+            self.release(pending.cell.as_ref());
+            self.keep_committed(&pending);
             for waiter in pending.waiters {
                 self.tell(now, waiter, pending.cell.as_ref(), true, out);
             }
@@ -390,27 +391,30 @@ impl Worker {
             self.end_tenure(cell.partition, "a commit was refused", out);
             self.uncount_hint(now, cell, pending.hint);
         }
-        self.release(pending.cell.as_ref(), false);
+        self.release(pending.cell.as_ref());
         for waiter in pending.waiters {
             self.tell(now, waiter, pending.cell.as_ref(), false, out);
         }
     }
 
-    /// One commit of a cell is no longer outstanding. After the last, the view is what is stored.
-    fn release(&mut self, id: Option<&CellId>, durable: bool) {
+    /// One commit of a cell is no longer outstanding. After the last, the cell is not in use.
+    fn release(&mut self, id: Option<&CellId>) {
         let Some(id) = id else { return };
-        let Some(Cell::Held { outstanding, refused, .. }) = self.cells.get_mut(id) else { return };
-        *outstanding -= 1;
-        *refused |= !durable;
-        if *outstanding > 0 {
-            return;
-        }
-        let Some(Cell::Held { stored, refused, .. }) = self.cells.remove(id) else { return };
-        if id.hint_for.is_none() {
-            match stored.filter(|_| !refused) {
-                Some(stored) => self.recent.keep_committed(&id.key, &stored),
-                None => self.recent.forget(&id.key),
+        if let Some(Cell::Held { outstanding, .. }) = self.cells.get_mut(id) {
+            *outstanding -= 1;
+            if *outstanding == 0 {
+                self.cells.remove(id);
             }
+        }
+    }
+
+    /// A commit is durable: reads from now on show what it left, though others may be queued
+    /// behind it, for whoever waits for it is about to be told.
+    fn keep_committed(&mut self, pending: &Pending) {
+        let Some(id) = pending.cell.as_ref().filter(|id| id.hint_for.is_none()) else { return };
+        match &pending.stored {
+            Some(stored) => self.recent.keep_committed(&id.key, stored),
+            None => self.recent.forget(&id.key),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is stored, looked at from outside: for people, and without changing anything.
 //!
-//! A worker's view may be ahead of the store (see `cells`); what is told here is what a power cut
-//! would leave. Damage is told, too, and starts no rebuilding: that is left to whoever reads the
+//! A worker's view may be ahead of the store (see `cells`); what is told here is what the store holds,
+//! which a power cut leaves, unless durability is buffered. Damage is told, too, and starts no rebuilding: that is left to whoever reads the
 //! key.
 
 use bytes::Bytes;

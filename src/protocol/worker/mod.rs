@@ -414,7 +414,7 @@ impl Worker {
         match purpose {
             Purpose::Gather { op, ask } => self.gather_failed(now, op, ask, out),
             Purpose::Spread { op, ask } => self.spread_failed(now, op, ask, out),
-            Purpose::Pass { op } => self.pass_silent(now, op, out),
+            Purpose::Pass { op } => self.pass_silent(op, out),
             Purpose::Scan { op, ask } => self.scan_failed(now, op, ask, out),
             Purpose::Rebuild { op } => self.rebuild_failed(now, op, out),
             Purpose::Repair { key } => self.repairs.done(to, &key),
@@ -440,8 +440,8 @@ impl Worker {
         match self.ops.get(&op) {
             Some(Op::Get(_)) => self.get_timer(now, op, out),
             Some(Op::Put(_)) => self.put_timer(now, op, out),
-            Some(Op::Pass(_)) => self.pass_timer(now, op, out),
-            Some(Op::Scan(_)) => self.scan_timer(now, op, out),
+            Some(Op::Pass(_)) => self.pass_silent(op, out),
+            Some(Op::Scan(_)) => self.scan_over(op, out),
             Some(Op::Rebuild(_)) | None => {}
         }
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::put::Asked;
 use super::replica::Sender;
-use super::timers::Timer;
+use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Origin, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{CallId, DataMessage, OpenSession, Pass, PassAnswer, Session};
@@ -55,6 +55,7 @@ pub(super) struct PassOp {
     candidates: Vec<NodeId>,
     /// Whom it was sent to, if it was: from then on it may have been begun.
     sent: Option<NodeId>,
+    timer: TimerKey,
 }
 
 impl Issued {
@@ -142,8 +143,8 @@ impl Worker {
     ) {
         self.stats.passed += 1;
         let op = self.next_op();
-        self.arm(asked.deadline, Timer::Op(op));
-        let pass = PassOp { origin, asked, partition, candidates, sent: None };
+        let timer = self.timers.set(asked.deadline, Timer::Op(op));
+        let pass = PassOp { origin, asked, partition, candidates, sent: None, timer };
         self.ops.insert(op, Op::Pass(Box::new(pass)));
         self.pass_on(now, op, out);
     }
@@ -152,6 +153,7 @@ impl Worker {
     fn pass_on(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Pass(mut pass)) = self.ops.remove(&op) else { return };
         let Some(&to) = pass.candidates.first() else {
+            self.timers.cancel(pass.timer);
             return self.start_put(now, pass.origin, pass.asked, out);
         };
         let lane = (to, pass.partition.lane());
@@ -286,6 +288,7 @@ impl Worker {
         match answer {
             PassAnswer::Ended(outcome) => {
                 let (origin, partition) = (pass.origin, pass.partition);
+                self.timers.cancel(pass.timer);
                 self.ops.remove(&op);
                 self.reply(origin, partition, outcome, out);
             }
@@ -302,8 +305,9 @@ impl Worker {
     }
 
     /// The receiver of a passed write cannot be reached any more: it may have run.
-    pub(super) fn pass_silent(&mut self, _now: Now, op: OpKey, out: &mut Vec<Effect>) {
+    pub(super) fn pass_silent(&mut self, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Pass(pass)) = self.ops.remove(&op) else { return };
+        self.timers.cancel(pass.timer);
         let view = self.view.clone();
         let name = |node: NodeId| view.as_ref().and_then(|view| view.name_of(node).cloned());
         let failure = Failure {
@@ -314,10 +318,6 @@ impl Worker {
             maybe_applied: pass.sent.is_some(),
         };
         self.reply(pass.origin, pass.partition, Outcome::Failed(failure), out);
-    }
-
-    pub(super) fn pass_timer(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
-        self.pass_silent(now, op, out);
     }
 
     /// A peer wants a session. Asking twice gives the same one, so that a duplicated wish does

@@ -149,6 +149,10 @@ impl Worker {
         let needed = if put.must_gather { Consistency::Quorum.of(n) } else { n };
         let mut gather = self.gather(put.route.clone(), put.key.clone(), needed, put.strict);
         gather.trace = put.trace;
+        // Consulting may have taken longer than the patience that it began with.
+        self.timers.cancel(put.timer);
+        let due = now.mono.after_micros(self.config.tuning.hedge_min).min(put.deadline);
+        put.timer = self.timers.set(due, Timer::Op(op));
         self.gather_more(now, op, &mut gather, out);
         put.gather = Some(gather);
         self.ops.insert(op, Op::Put(put));

@@ -6,8 +6,9 @@
 //!
 //! Invariants:
 //!
-//! - an entry is exactly what is durably stored under its key: it changes when the last commit of
-//!   a cell is reported, never before, and goes when a commit is refused or a copy found damaged;
+//! - an entry is what the newest commit of its key that was *reported* has stored: it changes with
+//!   each report, before anyone is told of it, and goes when the copy is found damaged. So a read
+//!   never shows less than what was acknowledged, nor anything that is not durable;
 //! - what a read returned is kept only if nothing was committed or forgotten since the read was
 //!   asked for: its answer may come late, and then tells of the past;
 //! - entries are copies: none keeps a buffer of the network or a block of the engine alive.

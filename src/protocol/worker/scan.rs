@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::cells::CellId;
 use super::replica::{page_as_stored, scan_effect};
-use super::timers::Timer;
+use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, ScanAnswer, ScanRequest};
@@ -40,6 +40,7 @@ pub(super) struct ScanOp {
     candidates: Vec<NodeId>,
     outstanding: usize,
     pages: Vec<Part>,
+    timer: TimerKey,
 }
 
 /// What one home holds, up to the end of its page.
@@ -83,9 +84,10 @@ impl Worker {
         let replicas = if self.has(Defect::ScanFirstHome) { 1 } else { route.slots.len() };
         let needed = wanted.consistency.of(replicas);
         let op = self.next_op();
-        let scan = ScanOp { ticket, wanted, needed, me, candidates, outstanding: 0, pages: vec![] };
+        let timer = self.timers.set(deadline, Timer::Op(op));
+        let pages = vec![];
+        let scan = ScanOp { ticket, wanted, needed, me, candidates, outstanding: 0, pages, timer };
         self.ops.insert(op, Op::Scan(Box::new(scan)));
-        self.arm(deadline, Timer::Op(op));
         self.scan_more(now, op, out);
     }
 
@@ -104,7 +106,7 @@ impl Worker {
             }
             if scan.candidates.is_empty() {
                 if scan.outstanding == 0 {
-                    self.scan_timer(now, op, out);
+                    self.scan_over(op, out);
                 }
                 return;
             }
@@ -179,6 +181,7 @@ impl Worker {
         match merge_parts(partition, &scan.pages) {
             Ok(page) => {
                 out.push(Effect::ScanReply(scan.ticket, Ok(page)));
+                self.timers.cancel(scan.timer);
                 self.ops.remove(&op);
                 true
             }
@@ -192,8 +195,9 @@ impl Worker {
     }
 
     /// The deadline has come, or nobody is left to ask.
-    pub(super) fn scan_timer(&mut self, _now: Now, op: OpKey, out: &mut Vec<Effect>) {
+    pub(super) fn scan_over(&mut self, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Scan(scan)) = self.ops.remove(&op) else { return };
+        self.timers.cancel(scan.timer);
         let failure = Failure {
             reason: Reason::QuorumNotReached,
             needed: u32::try_from(scan.needed).unwrap_or(u32::MAX),

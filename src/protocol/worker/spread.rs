@@ -64,7 +64,7 @@ pub(super) enum Reach {
     Waiting,
     /// W is reached.
     Enough,
-    /// W cannot be reached any more.
+    /// Nobody is left to be waited for, and W is not reached.
     Lost,
 }
 

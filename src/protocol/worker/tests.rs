@@ -79,12 +79,16 @@ impl Cluster {
     }
 
     fn worker(&self, node: usize) -> Worker {
+        // These tests reach into the disk: no copy in memory may hide that.
+        self.worker_with(node, Tuning { recent_bytes_max: 0, ..Tuning::default() })
+    }
+
+    fn worker_with(&self, node: usize, tuning: Tuning) -> Worker {
         let boot = Boot((node as u64 + 1) * 1000 + self.nodes[node].boots);
         Worker::new(WorkerConfig {
             index: 0,
             workers: 1,
-            // These tests reach into the disk: no copy in memory may hide that.
-            tuning: Tuning { recent_bytes_max: 0, ..Tuning::default() },
+            tuning,
             boot,
             clock: Stamp::default(),
             seed: boot.0,
@@ -175,6 +179,14 @@ impl Cluster {
             inputs.push(Input::Committed(id));
         }
         inputs
+    }
+
+    /// Carries out the first commit that is queued, and reports it.
+    fn flush_one(&mut self, node: usize) {
+        let rest = self.nodes[node].queue.split_off(1);
+        let reports = self.flush(node);
+        self.nodes[node].queue = rest;
+        reports.into_iter().for_each(|report| self.input(node, report));
     }
 
     fn release(&mut self, node: usize) {
@@ -516,6 +528,33 @@ fn a_hint_whose_commit_is_reported_while_a_replay_reads_is_not_forgotten() {
     cluster.pass(5 * SECOND);
     assert_eq!(cluster.stored(2, &key), cluster.stored(0, &key));
     assert!(!cluster.nodes[0].disk.keys().any(|(space, _)| *space == Space::Hints));
+}
+
+#[test]
+fn a_read_shows_what_was_acknowledged_while_other_writes_of_the_key_are_queued() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.workers[0] = cluster.worker_with(0, Tuning::default());
+    cluster.introduce(0);
+    let key = key("k");
+    cluster.set(0, &key, "a");
+    cluster.nodes[0].held = true;
+    let second = cluster.start(0, put(&key, "b", None, None));
+    let third = cluster.start(0, put(&key, "c", None, None));
+    cluster.flush_one(0);
+    assert!(cluster.replies.contains_key(&second) && !cluster.replies.contains_key(&third));
+    assert_eq!(cluster.get(0, &key, Consistency::One), ["b"]);
+}
+
+#[test]
+fn damage_that_a_write_meets_where_nobody_can_be_asked_is_over_with_it() {
+    let mut cluster = Cluster::new(1, 1);
+    let key = key("k");
+    cluster.set(0, &key, "a");
+    let place = (Space::Records, CellId::own(key.partition(64), &key).store_key());
+    cluster.nodes[0].disk.insert(place, Bytes::from_static(b"damaged"));
+    cluster.set(0, &key, "b");
+    assert_eq!(cluster.get(0, &key, Consistency::One), ["b"]);
+    assert!(!cluster.nodes[0].disk.keys().any(|(space, _)| *space == Space::Meta));
 }
 
 #[test]

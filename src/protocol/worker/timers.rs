@@ -1,7 +1,7 @@
 //! What is to be done at some time.
 //!
-//! A timer whose cause is gone finds nothing to do; most are taken back before that, so that there are
-//! as many as there are things under way, and not as many as were begun in the last ten seconds.
+//! A timer whose cause is gone finds nothing to do; those of requests and calls are taken back before
+//! that, so that there are as many as are under way, and not as many as were begun in the last ten seconds.
 
 use std::collections::BTreeMap;
 
