@@ -55,6 +55,8 @@ pub(super) struct Walk {
     partitions: u16,
     at: Partition,
     after: Bytes,
+    /// Where the walk stood when the client was last told.
+    told: (Partition, Bytes),
     /// The longest that a page may take.
     limit: Duration,
     /// When the client's own deadline is, if it has set one.
@@ -115,7 +117,8 @@ impl Walk {
             all_siblings: message.all_siblings,
             contexts: message.contexts.then_some(cluster),
         };
-        Ok(Self { prefix, show, consistency, cluster, partitions, at, after, limit, until })
+        let told = (at, after.clone());
+        Ok(Self { prefix, show, consistency, cluster, partitions, at, after, told, limit, until })
     }
 
     /// Walks in a task of its own, which ends when the client goes.
@@ -162,7 +165,10 @@ impl Walk {
                 Err(_) => Err(End::Failed(error::defect("a page of a scan was never finished"))),
             };
             if let Err(end) = walked {
-                self.send(&mut gathered, sender).await?;
+                // A page that says nothing new would pass for progress.
+                if !gathered.entries.is_empty() || self.told != (self.at, self.after.clone()) {
+                    self.send(&mut gathered, sender).await?;
+                }
                 return Err(end);
             }
             (self.at, self.after) = (Partition(self.at.0 + 1), Bytes::new());
@@ -213,7 +219,7 @@ impl Walk {
     }
 
     /// Sends what was gathered, with the token of where the walk stands.
-    async fn send(&self, gathered: &mut Gathered, sender: &Sender) -> Result<(), End> {
+    async fn send(&mut self, gathered: &mut Gathered, sender: &Sender) -> Result<(), End> {
         let ended = self.at.0 >= self.partitions;
         let token = PageToken {
             cluster: self.cluster,
@@ -228,6 +234,7 @@ impl Walk {
             partitions_total: u32::from(self.partitions),
         };
         *gathered = Gathered::new();
+        self.told = (self.at, self.after.clone());
         sender.send(Ok(message)).await.map_err(|_| End::Gone)
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
 use super::address_book::AddressBook;
-use super::term;
+use super::exit::{Coded, Exit};
 use crate::{client, proto};
 
 /// Which nodes to talk to.
@@ -16,18 +16,13 @@ use crate::{client, proto};
 pub struct Target {
     /// Client addresses of nodes, comma separated or repeated; any node serves any request
     ///
-    /// Without it those of the named or current cluster, and without one 127.0.0.1:7400.
-    #[arg(
-        long,
-        env = "COTERIE_ADDR",
-        value_name = "HOST:PORT",
-        value_delimiter = ',',
-        value_parser = address,
-    )]
+    /// Without it and --context: those of the environment's `COTERIE_ADDR`, else of the context that
+    /// `COTERIE_CONTEXT` names, else of the current context, else 127.0.0.1:7400.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = address)]
     addr: Vec<String>,
     /// The cluster of this name in the client's configuration: see `coterie config contexts`
-    #[arg(long = "context", env = "COTERIE_CONTEXT", value_name = "NAME")]
-    cluster: Option<String>,
+    #[arg(long, value_name = "NAME", conflicts_with = "addr")]
+    context: Option<String>,
     /// Talk to no other node than these: do not learn the addresses of the other members
     #[arg(long)]
     pub pinned: bool,
@@ -44,24 +39,29 @@ impl Target {
         Ok(client::Client::connect(self.addresses()?, options)?)
     }
 
-    /// Where to go: what `--addr` says, else the cluster that is named, else
-    /// the current one.
+    /// Where to go. What a flag says comes before what the environment says.
     ///
     /// # Errors
-    /// If there is no such cluster, or the client's configuration cannot be used.
+    /// If there is no such context, an address is none, or the client's configuration cannot be used.
     pub fn addresses(&self) -> anyhow::Result<Vec<String>> {
-        // An empty variable is one that is not set.
-        let cluster = self.cluster.as_deref().filter(|name| !name.is_empty());
-        if self.addr.is_empty() {
-            return AddressBook::load()?.addresses(cluster);
+        if !self.addr.is_empty() {
+            return Ok(self.addr.clone());
         }
-        if let Some(cluster) = cluster {
-            term::note(format_args!(
-                "note: cluster `{cluster}` is not used, since --addr or COTERIE_ADDR says where"
-            ));
+        if self.context.is_none()
+            && let Some(listed) = variable("COTERIE_ADDR")
+        {
+            let addresses: Result<Vec<String>, String> = listed.split(',').map(address).collect();
+            let wrong = |why| Coded::error(Exit::Usage, format!("COTERIE_ADDR: {why}"));
+            return addresses.map_err(wrong);
         }
-        Ok(self.addr.clone())
+        let named = self.context.clone().or_else(|| variable("COTERIE_CONTEXT"));
+        AddressBook::load()?.addresses(named.as_deref())
     }
+}
+
+/// A variable of the environment; an empty one counts as none.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// How many of the N replicas must take part.
@@ -139,6 +139,26 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn base64(text: &str) -> Result<Bytes, String> {
     let bytes = STANDARD.decode(text.trim());
     bytes.map(Bytes::from).map_err(|error| format!("not base64: {error}"))
+}
+
+/// The context of a read, which is never empty.
+///
+/// # Errors
+/// A sentence, if it is none.
+pub fn context(text: &str) -> Result<Bytes, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty: leave the flag out to write over whatever is there".to_owned());
+    }
+    base64(text)
+}
+
+/// A duration that is more than nothing.
+///
+/// # Errors
+/// A sentence, if it is none.
+pub fn some_time(text: &str) -> Result<Duration, String> {
+    let span = duration(text)?;
+    if span.is_zero() { Err("it is no time at all".to_owned()) } else { Ok(span) }
 }
 
 /// The inverse of [`base64()`].

@@ -84,7 +84,7 @@ pub struct SetArgs {
     #[arg(allow_hyphen_values = true)]
     value: OsString,
     /// The value disappears after this
-    #[arg(long, value_name = "DURATION", value_parser = args::duration)]
+    #[arg(long, value_name = "DURATION", value_parser = args::some_time)]
     ttl: Option<Duration>,
     #[command(flatten)]
     write: Write,
@@ -110,12 +110,12 @@ pub struct DeleteArgs {
 struct Write {
     /// The context of the read that this write is based on, as `-o json` prints it
     #[arg(
-        long = "causal-context",
+        long,
         value_name = "BASE64",
-        value_parser = args::base64,
+        value_parser = args::context,
         conflicts_with = "context_from_get",
     )]
-    context: Option<Bytes>,
+    causal_context: Option<Bytes>,
     /// Read the key first and use that context
     #[arg(long)]
     context_from_get: bool,
@@ -237,7 +237,7 @@ impl Common {
 
 impl Write {
     async fn options(&self, client: &Client, key: &Bytes) -> anyhow::Result<(WriteOptions, u128)> {
-        let context = match &self.context {
+        let context = match &self.causal_context {
             Some(context) => context.clone(),
             None if self.context_from_get => {
                 let all = ReadOptions { all_siblings: true, ..ReadOptions::default() };

@@ -21,7 +21,12 @@ Examples:
   coterie sim --seed 42 --trace            one world, told event by event")]
 pub struct SimArgs {
     /// How many seeds to run
-    #[arg(long, default_value_t = 100, conflicts_with = "seed")]
+    #[arg(
+        long,
+        default_value_t = 100,
+        conflicts_with = "seed",
+        value_parser = clap::value_parser!(u64).range(1..),
+    )]
     seeds: u64,
     /// The first of them
     #[arg(long, default_value_t = 0, conflicts_with = "seed")]

@@ -43,12 +43,15 @@ pub struct Scan {
     client: Client,
     options: ScanOptions,
     stream: Option<(Arc<Node>, Streaming<ScanPage>)>,
+    /// How often it has failed since the walk last got on, and since when it has not.
+    failures: u32,
+    stalled: Option<Instant>,
     ended: bool,
 }
 
 impl Scan {
     pub(super) fn new(client: Client, options: ScanOptions) -> Self {
-        Self { client, options, stream: None, ended: false }
+        Self { client, options, stream: None, failures: 0, stalled: None, ended: false }
     }
 
     /// The next page; none at the end. A page may be empty and yet tell of progress.
@@ -56,14 +59,15 @@ impl Scan {
     /// After an error the walk can be asked again: it goes on where it was.
     ///
     /// # Errors
-    /// See [`Error`]; only once every attempt has failed.
+    /// See [`Error`]; only once every attempt has failed, or the time for a page is over.
     pub async fn next(&mut self) -> Result<Option<ScanPage>, Error> {
         if self.ended {
             return Ok(None);
         }
         let shared = self.client.shared.clone();
         let all = shared.nodes.all();
-        let (mut tried, mut failures) = (Vec::new(), 0);
+        let mut tried = Vec::new();
+        let stalled = *self.stalled.get_or_insert_with(Instant::now);
         loop {
             let node = match &self.stream {
                 Some((node, _)) => node.clone(),
@@ -80,12 +84,15 @@ impl Scan {
                 Err(error) => error,
             };
             self.stream = None;
-            failures += 1;
+            self.failures += 1;
             if error.blames_the_node() {
                 shared.nodes.failed(&node);
                 shared.follow.hurry(shared.nodes.now());
             }
-            if failures >= shared.options.attempts || !error.worth_another_node() {
+            let given_up =
+                self.failures >= shared.options.attempts || stalled.elapsed() >= self.limit();
+            if given_up || !error.worth_another_node() {
+                (self.failures, self.stalled) = (0, None);
                 return Err(error);
             }
             tokio::time::sleep(pause_before_attempt(all.len(), tried.len())).await;
@@ -100,14 +107,22 @@ impl Scan {
 
     fn advance(&mut self, page: Option<ScanPage>) -> Option<ScanPage> {
         self.ended = page.as_ref().is_none_or(|page| page.page_token.is_empty());
-        if let Some(page) = &page {
+        if let Some(page) = &page
+            && page.page_token != self.options.page_token
+        {
             self.options.page_token = page.page_token.clone();
+            (self.failures, self.stalled) = (0, None);
         }
         page
     }
 
+    /// A page must come within this.
+    fn limit(&self) -> Duration {
+        self.options.timeout.unwrap_or(self.client.shared.options.timeout)
+    }
+
     async fn page_from(&mut self, node: &Arc<Node>) -> Result<Option<ScanPage>, Error> {
-        let limit = self.options.timeout.unwrap_or(self.client.shared.options.timeout);
+        let limit = self.limit();
         let until = Instant::now() + limit;
         let page = async {
             let stream = match &mut self.stream {

@@ -134,6 +134,7 @@ fn a_wrong_value_is_named_with_its_origin_and_what_is_allowed() {
         ("timeouts.replica = \"6s\"", "allowed is 1ms to 5s"),
         ("clock.max_skew = \"2h\"", "allowed is 1s to 3600s"),
         ("log.level = \"=,=\"", "error, warn, info"),
+        ("log.level = \"blah\"", "error, warn, info"),
         ("log.format = \"xml\"", "\"text\" or \"json\""),
         ("telemetry.sample_ratio = 1.5", "a number from 0 to 1"),
         ("telemetry.sample_ratio = nan", "a number from 0 to 1"),

@@ -287,7 +287,12 @@ impl Parse for Filter {
     fn parse(raw: &Raw) -> Option<Self> {
         let text = raw.text()?;
         let sound = tracing_subscriber::EnvFilter::try_new(text).is_ok();
-        (sound && !text.is_empty()).then(|| Self(text.to_owned()))
+        // A mistyped level would pass for the name of a module, and silence everything.
+        let is_known = |part: &str| {
+            let levels = ["off", "error", "warn", "info", "debug", "trace"];
+            part.contains('=') || part.contains("::") || levels.contains(&part.trim())
+        };
+        (sound && text.split(',').all(is_known)).then(|| Self(text.to_owned()))
     }
 }
 

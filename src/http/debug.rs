@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::backend::HintsHeld;
 use crate::protocol::placement::View;
 
-/// The placement. `homes` has one line of text a partition, in their order.
+/// The placement, with the homes of each partition.
 pub(super) fn ring(view: &View) -> Value {
     let placement = &view.placement;
     let members = placement.members.iter().zip(placement.loads()).map(|(member, load)| {
@@ -17,9 +17,10 @@ pub(super) fn ring(view: &View) -> Value {
             "primaries": load.primaries,
         })
     });
-    let homes = placement.table.chunks(usize::from(placement.replicas)).map(|homes| {
+    let table = placement.table.chunks(usize::from(placement.replicas)).enumerate();
+    let homes = table.map(|(partition, homes)| {
         let names: Vec<&str> = homes.iter().map(|&home| view.member_name(home).as_str()).collect();
-        names.join(", ")
+        json!({ "partition": partition, "homes": names })
     });
     json!({
         "node": view.name,

@@ -571,9 +571,9 @@ fn log(event: &Event) {
         Event::TenureEnded(partition, why) => {
             tracing::info!(%partition, why, "writes go on under a new actor");
         }
-        Event::ReplayStarted(target) => tracing::info!(%target, "replaying hints"),
+        Event::ReplayStarted(target) => tracing::info!(peer = %target, "replaying hints"),
         Event::ReplayDone(target, delivered) => {
-            tracing::info!(%target, delivered, "no hint is left for this node");
+            tracing::info!(peer = %target, delivered, "no hint is left for this node");
         }
     }
 }

@@ -51,7 +51,8 @@ pub const STORE_KEY_BYTES_MAX: usize = 65_535;
 pub enum Durability {
     /// The journal has been fsynced: survives power loss.
     Fsync,
-    /// The journal has been handed to the kernel: survives `kill -9`, not power loss.
+    /// The journal has been handed to the kernel: survives `kill -9`, not power loss. Hints are
+    /// fsynced all the same.
     Buffered,
 }
 

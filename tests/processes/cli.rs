@@ -2,6 +2,8 @@
 //!
 //! 0 ok, 1 error, 2 usage, 3 not found, 4 unavailable or degraded, 5 timeout with unknown outcome.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -88,6 +90,13 @@ async fn exit_codes_tell_a_whole_cluster_from_a_degraded_a_silent_and_an_absent_
     let said = ended(run(&["set", "key", "v", "--consistency", "all", "--timeout", "3s"]).await, 5);
     assert_says(&said.err, &["the outcome is unknown", "--request-id", "node-2"]);
     ended(run(&["get", "key", "--consistency", "all", "--timeout", "3s"]).await, 4);
+    // A walk that gets nowhere ends.
+    for words in [&["scan", "--keys"][..], &["scan", "--keys", "--pinned"]] {
+        let began = Instant::now();
+        let limited = [words, &["--consistency", "all", "--timeout", "2s"]].concat();
+        ended(run(&limited).await, 4);
+        assert!(began.elapsed() < Duration::from_secs(20), "{words:?}: {:?}", began.elapsed());
+    }
     let said = ended(run(&["status"]).await, 4);
     assert_says(&said.out, &["node-2", "DOWN"]);
 

@@ -74,6 +74,8 @@ async fn clusters_have_names() {
         "coterie status",
         "coterie status --context test",
         &format!("coterie get key --context prod --addr {nobody}:7410"),
+        &format!("COTERIE_ADDR={nobody}:7410 coterie get key --context test"),
+        &format!("COTERIE_ADDR={nobody}:7410 coterie get key"),
         "COTERIE_CLIENT_CONFIG=absent.toml coterie config contexts",
         "COTERIE_CLIENT_CONFIG=absent.toml COTERIE_CONTEXT=dev coterie get key",
         "printf '[contexts.dev]\\naddr = [\"7400\"]\\n' > wrong.toml",

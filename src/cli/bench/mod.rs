@@ -53,7 +53,8 @@ const RATE_MAX: f64 = 10_000_000.0;
 A closed loop, for throughput: each client sends its next request when the one before is answered.
 With --rate an open loop, for latency: requests begin when they are due (a Poisson process), and a
 latency counts from then. On one machine nodes and load share the processors: only ratios within
-one run mean anything, which is what --suite and --compare print. Rows whose N, R, W or durability
+one run mean anything, which is what --suite and --compare print. A cluster that --addr names keeps the
+keys of the load, all of which begin with `bench-`. Rows whose N, R, W or durability
 differ promise different things.
 
 Examples:
