@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::measure::{Measure, PHASES};
+use super::measure::{Measure, NAMES};
 use super::report::Report;
 use crate::cli::latency::Latencies;
-
-/// Names of the phases, in their order.
-const NAMES: [&str; PHASES] = ["before", "during", "after"];
 
 /// Times are in milliseconds, latencies in microseconds.
 #[derive(Debug, Serialize)]

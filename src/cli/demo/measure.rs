@@ -20,6 +20,9 @@ pub enum Phase {
 /// How many phases there are.
 pub const PHASES: usize = 3;
 
+/// Their names, in their order.
+pub const NAMES: [&str; PHASES] = ["before", "during", "after"];
+
 /// What was measured in a phase.
 #[derive(Clone, Debug, Default)]
 pub struct Measure {
@@ -57,8 +60,7 @@ pub fn render(measures: &[Measure; PHASES], spans: &[Duration; PHASES]) -> Strin
         "GET P50 / P99 / P99.9",
         "SET P50 / P99 / P99.9",
     ]);
-    let names = ["before", "during", "after"];
-    for ((name, measure), span) in names.iter().zip(measures).zip(spans) {
+    for ((name, measure), span) in NAMES.iter().zip(measures).zip(spans) {
         let rate = measure.done() as f64 / span.as_secs_f64().max(1e-3);
         table.add_row([
             (*name).to_owned(),

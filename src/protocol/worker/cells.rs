@@ -327,11 +327,7 @@ impl Worker {
 
     /// Commits a change that is not of a record; nobody waits for it.
     pub(super) fn commit_meta(&mut self, key: Bytes, value: Option<Bytes>, out: &mut Vec<Effect>) {
-        self.last_commit.0 += 1;
-        let pending =
-            Pending { cell: None, stored: None, waiters: vec![], hint: HintChange::default() };
-        self.commits.insert(self.last_commit, pending);
-        self.push_commit(vec![Change { space: Space::Meta, key, value }], out);
+        self.commit_unawaited(None, Change { space: Space::Meta, key, value }, out);
     }
 
     /// A hint does not pass its checksum: it is of no use to its target. The homes that did take
@@ -339,27 +335,28 @@ impl Worker {
     fn drop_damaged_hint(&mut self, now: Now, id: &CellId, out: &mut Vec<Effect>) {
         self.stats.records_lost += 1;
         out.push(Effect::Event(Event::RecordLost(id.partition, id.key.clone())));
-        self.last_commit.0 += 1;
-        let hint = HintChange::default();
-        self.uncount_hint(now, id, hint);
-        let pending = Pending { cell: None, stored: None, waiters: vec![], hint };
-        self.commits.insert(self.last_commit, pending);
+        self.uncount_hint(now, id, HintChange::default());
         let change = Change { space: Space::Hints, key: id.store_key(), value: None };
-        self.push_commit(vec![change], out);
+        self.commit_unawaited(None, change, out);
     }
 
     /// The own copy does not pass its checksum: what is left of it must not be met again if the
     /// other homes have nothing to put in its place. Nothing of the cell is queued before this.
     fn drop_damaged_record(&mut self, id: &CellId, out: &mut Vec<Effect>) {
-        self.last_commit.0 += 1;
+        let change = Change { space: Space::Records, key: id.store_key(), value: None };
+        self.commit_unawaited(Some(id.clone()), change, out);
         if let Some(Cell::Held { outstanding, last, .. }) = self.cells.get_mut(id) {
             *outstanding += 1;
             *last = self.last_commit;
         }
-        let (cell, hint) = (Some(id.clone()), HintChange::default());
-        let pending = Pending { cell, stored: None, waiters: vec![], hint };
+    }
+
+    /// Commits one change, of this cell if of any; nobody waits for it yet.
+    fn commit_unawaited(&mut self, cell: Option<CellId>, change: Change, out: &mut Vec<Effect>) {
+        self.last_commit.0 += 1;
+        let stored = change.value.clone();
+        let pending = Pending { cell, stored, waiters: vec![], hint: HintChange::default() };
         self.commits.insert(self.last_commit, pending);
-        let change = Change { space: Space::Records, key: id.store_key(), value: None };
         self.push_commit(vec![change], out);
     }
 

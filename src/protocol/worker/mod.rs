@@ -146,7 +146,7 @@ enum Reading {
     /// As an answer to a peer.
     Replica(replica::ReplicaRead),
     /// As this node's own part of a scan that it coordinates.
-    ScanOwn { op: OpKey, ask: usize },
+    ScanOwn { op: OpKey },
     /// As an answer to a peer's scan.
     ScanPeer(replica::ReplicaScan),
     /// To count the hints at the start.
@@ -174,7 +174,7 @@ enum Purpose {
     Gather { op: OpKey, ask: usize },
     Spread { op: OpKey, ask: usize },
     Pass { op: OpKey },
-    Scan { op: OpKey, ask: usize },
+    Scan { op: OpKey },
     Rebuild { op: OpKey },
     Repair { key: Key },
     Replay { cell: CellId },
@@ -314,8 +314,8 @@ impl Worker {
                 }
             }
             DataMessage::ScanReply(call, answer) => {
-                if let Some(Purpose::Scan { op, ask }) = self.answered(now, sender.from, call) {
-                    self.scan_answered(now, op, ask, answer, out);
+                if let Some(Purpose::Scan { op }) = self.answered(now, sender.from, call) {
+                    self.scan_answered(now, op, answer, out);
                 }
             }
         }
@@ -346,7 +346,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         match self.reads.remove(&token) {
-            Some(Reading::ScanOwn { op, ask }) => self.scan_own(now, op, ask, result, out),
+            Some(Reading::ScanOwn { op }) => self.scan_own(now, op, result, out),
             Some(Reading::ScanPeer(scan)) => self.answer_scan(now, &scan, result, out),
             Some(Reading::CountHints) => self.hints_counted(now, result, out),
             Some(Reading::Replay(target)) => self.replay_scanned(now, &target, result, out),
@@ -415,7 +415,7 @@ impl Worker {
             Purpose::Gather { op, ask } => self.gather_failed(now, op, ask, out),
             Purpose::Spread { op, ask } => self.spread_failed(now, op, ask, out),
             Purpose::Pass { op } => self.pass_silent(op, out),
-            Purpose::Scan { op, ask } => self.scan_failed(now, op, ask, out),
+            Purpose::Scan { op } => self.scan_failed(now, op, out),
             Purpose::Rebuild { op } => self.rebuild_failed(now, op, out),
             Purpose::Repair { key } => self.repairs.done(to, &key),
             Purpose::Replay { cell } => self.replay_failed(now, &cell, out),

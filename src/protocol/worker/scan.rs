@@ -112,15 +112,14 @@ impl Worker {
             }
             let node = scan.candidates.remove(0);
             scan.outstanding += 1;
-            let ask = scan.candidates.len();
             let (partition, me) = (scan.wanted.partition, scan.me);
             let (after, bytes_max) = (scan.wanted.after.clone(), scan.wanted.bytes_max);
             if node == me {
                 let token = self.next_token();
-                self.reads.insert(token, Reading::ScanOwn { op, ask });
+                self.reads.insert(token, Reading::ScanOwn { op });
                 out.push(scan_effect(token, partition, &after, bytes_max));
             } else {
-                let purpose = Purpose::Scan { op, ask };
+                let purpose = Purpose::Scan { op };
                 let message = |call| DataMessage::Scan(ScanRequest { call, after, bytes_max });
                 self.call(now, node, purpose, partition, None, message, out);
             }
@@ -131,12 +130,11 @@ impl Worker {
         &mut self,
         now: Now,
         op: OpKey,
-        ask: usize,
         result: Result<Page, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
         match result.ok().and_then(page_as_stored) {
-            None => self.scan_failed(now, op, ask, out),
+            None => self.scan_failed(now, op, out),
             Some((entries, done)) => {
                 self.scan_part(now, op, Part { entries, done, own: true }, out);
             }
@@ -147,7 +145,6 @@ impl Worker {
         &mut self,
         now: Now,
         op: OpKey,
-        ask: usize,
         answer: ScanAnswer,
         out: &mut Vec<Effect>,
     ) {
@@ -155,7 +152,7 @@ impl Worker {
             ScanAnswer::Page { entries, done } if is_page(&entries, done) => {
                 self.scan_part(now, op, Part { entries, done, own: false }, out);
             }
-            ScanAnswer::Page { .. } | ScanAnswer::NotMine => self.scan_failed(now, op, ask, out),
+            ScanAnswer::Page { .. } | ScanAnswer::NotMine => self.scan_failed(now, op, out),
         }
     }
 
@@ -167,7 +164,7 @@ impl Worker {
         self.scan_more(now, op, out);
     }
 
-    pub(super) fn scan_failed(&mut self, now: Now, op: OpKey, _ask: usize, out: &mut Vec<Effect>) {
+    pub(super) fn scan_failed(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         if let Some(Op::Scan(scan)) = self.ops.get_mut(&op) {
             scan.outstanding -= 1;
         }
