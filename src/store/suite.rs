@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -201,22 +202,28 @@ fn a_page_is_a_snapshot_of_whole_batches<E: Engine + Sync>() {
         (0..40).map(|k| put(Space::Records, &format!("{k:02}"), &value)).collect()
     };
     commit(&engine, &batch(0));
-    let written = AtomicBool::new(false);
+    let seen_enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // The writer goes on until the reader has seen it at work, however late either is run.
         scope.spawn(|| {
-            for n in 1..400 {
+            for n in 1..u32::MAX {
+                if seen_enough.load(Ordering::Acquire) {
+                    break;
+                }
                 engine.store().commit(&batch(n), Durability::Buffered).unwrap();
             }
-            written.store(true, Ordering::Release);
         });
+        let until = Instant::now() + Duration::from_secs(30);
         let mut seen = std::collections::BTreeSet::new();
-        while !written.load(Ordering::Acquire) {
+        let mut torn = false;
+        while seen.len() < 20 && !torn && Instant::now() < until {
             let page = engine.store().scan(Space::Records, b"", b"", 1 << 20).unwrap();
             let first = page.entries[0].1.clone();
-            assert_eq!(page.entries.len(), 40);
-            assert!(page.entries.iter().all(|(_, value)| *value == first), "half a batch");
+            torn = page.entries.len() != 40 || page.entries.iter().any(|(_, v)| *v != first);
             seen.insert(first);
         }
+        seen_enough.store(true, Ordering::Release);
+        assert!(!torn, "half a batch");
         assert!(seen.len() > 1, "nothing changed while it was scanned");
     });
 }
