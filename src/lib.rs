@@ -37,4 +37,7 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
     /// The domain of the `google.rpc.ErrorInfo` in every error.
     pub const ERROR_DOMAIN: &str = "coterie.v1";
+    /// What the admin port says to a call: clients know it by these words, for it is no node's answer.
+    pub const ADMIN_PORT_SPEAKS_HTTP: &str =
+        "this is the admin port (HTTP); the port for clients is listen.client";
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use super::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
-use super::request::Fields;
+use super::request::{Fields, timeout};
 use super::{error, inspection};
 use crate::proto;
 use crate::proto::admin_server::Admin;
@@ -18,7 +18,7 @@ use crate::protocol::placement::{Placement, View};
 use crate::protocol::step::{ReadFailed, Stats};
 use crate::types::Key;
 
-/// Hints are counted for so long at most: a count that takes longer is told as incomplete.
+/// Hints are counted for so long at most, and no longer than the caller waits: a count that takes longer is told as incomplete.
 const COUNT_FOR: Duration = Duration::from_secs(2);
 
 pub(super) struct AdminService<B> {
@@ -74,9 +74,10 @@ impl<B: Backend> Admin for AdminService<B> {
 
     async fn hints(
         &self,
-        _: Request<proto::HintsRequest>,
+        request: Request<proto::HintsRequest>,
     ) -> Result<Response<proto::HintsResponse>, Status> {
-        let held = self.backend.hints(COUNT_FOR).await.map_err(unread)?;
+        let within = timeout(request.metadata(), COUNT_FOR);
+        let held = self.backend.hints(within).await.map_err(unread)?;
         Ok(Response::new(hints(self.backend.status().name, held)))
     }
 }

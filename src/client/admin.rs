@@ -4,7 +4,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::{Client, Error, call, nodes};
 use crate::proto;
@@ -17,7 +17,8 @@ impl Client {
     /// See [`Error`].
     pub async fn status(&self, address: &str) -> Result<proto::StatusResponse, Error> {
         let message = proto::StatusRequest {};
-        self.ask(address, |mut admin| async move { admin.status(message).await }).await
+        self.ask(address, message, |mut admin, request| async move { admin.status(request).await })
+            .await
     }
 
     /// Who owns what, as the node at `address` knows it.
@@ -26,7 +27,8 @@ impl Client {
     /// See [`Error`].
     pub async fn ring(&self, address: &str) -> Result<proto::RingResponse, Error> {
         let message = proto::RingRequest {};
-        self.ask(address, |mut admin| async move { admin.ring(message).await }).await
+        self.ask(address, message, |mut admin, request| async move { admin.ring(request).await })
+            .await
     }
 
     /// Where a key belongs, as the node at `address` knows it.
@@ -39,7 +41,8 @@ impl Client {
         key: impl Into<Bytes>,
     ) -> Result<proto::LocateResponse, Error> {
         let message = proto::LocateRequest { key: key.into() };
-        self.ask(address, |mut admin| async move { admin.locate(message).await }).await
+        self.ask(address, message, |mut admin, request| async move { admin.locate(request).await })
+            .await
     }
 
     /// What the disk of the node at `address` holds of a key.
@@ -52,7 +55,8 @@ impl Client {
         key: impl Into<Bytes>,
     ) -> Result<proto::InspectResponse, Error> {
         let message = proto::InspectRequest { key: key.into() };
-        self.ask(address, |mut admin| async move { admin.inspect(message).await }).await
+        self.ask(address, message, |mut admin, request| async move { admin.inspect(request).await })
+            .await
     }
 
     /// What the disk of the node at `address` keeps for other homes.
@@ -61,13 +65,15 @@ impl Client {
     /// See [`Error`].
     pub async fn hints(&self, address: &str) -> Result<proto::HintsResponse, Error> {
         let message = proto::HintsRequest {};
-        self.ask(address, |mut admin| async move { admin.hints(message).await }).await
+        self.ask(address, message, |mut admin, request| async move { admin.hints(request).await })
+            .await
     }
 
-    async fn ask<R, Called>(
+    async fn ask<M, R, Called>(
         &self,
         address: &str,
-        rpc: impl FnOnce(AdminClient<Channel>) -> Called,
+        message: M,
+        rpc: impl FnOnce(AdminClient<Channel>, Request<M>) -> Called,
     ) -> Result<R, Error>
     where
         Called: Future<Output = Result<Response<R>, Status>>,
@@ -78,6 +84,6 @@ impl Client {
             Some(node) => node.channel(),
             None => nodes::channel(address, options)?,
         };
-        call::ask(channel, address, options.timeout, rpc).await
+        call::ask(channel, address, options.timeout, message, rpc).await
     }
 }

@@ -228,6 +228,8 @@ struct Open<E> {
     entry: E,
     attempts: u32,
     outcome_unknown: bool,
+    /// What tells most of why it has none.
+    told: Option<Error>,
 }
 
 /// Runs one batch until every entry has its result.
@@ -238,7 +240,7 @@ async fn run<K: Kind>(
     until: Instant,
 ) -> Vec<Result<K::Answer, Error>> {
     let mut results: Vec<Option<Result<K::Answer, Error>>> = entries.iter().map(|_| None).collect();
-    let open = |(at, entry)| Open { at, entry, attempts: 0, outcome_unknown: false };
+    let open = |(at, entry)| Open { at, entry, attempts: 0, outcome_unknown: false, told: None };
     let mut open: Vec<Open<K::Entry>> = entries.into_iter().enumerate().map(open).collect();
     let (mut rounds, mut asked) = (0, Vec::new());
     while !open.is_empty() {
@@ -275,9 +277,9 @@ fn settle<K: Kind>(
             let (got, asked) = (outcomes.len(), open.len());
             let told = format!("{got} results came for {asked} keys");
             let error = Error::from_status(Status::internal(told), &node.address, true);
-            return fail_all(&open, &error, results);
+            return fail_all(open, &error, results);
         }
-        Err(error) => return fail_all(&open, &error, results),
+        Err(error) => return fail_all(open, &error, results),
     };
     let mut left = Vec::new();
     for (mut entry, outcome) in open.into_iter().zip(outcomes) {
@@ -293,11 +295,14 @@ fn settle<K: Kind>(
             }
             Err(error) => error,
         };
-        let mut error = Error::from_key_error(error, &node.address, K::EFFECT == Effect::Writes);
+        let error = Error::from_key_error(error, &node.address, K::EFFECT == Effect::Writes);
         entry.attempts += attempts;
         entry.outcome_unknown |= !error.outcome_is_known();
+        let settled = !error.worth_another_node();
+        let mut error = if settled { error } else { error.or_more_telling(entry.told.take()) };
         error.note_attempts(entry.attempts, entry.outcome_unknown);
-        if again && error.worth_another_node() {
+        if again && !settled {
+            entry.told = Some(error);
             left.push(entry);
         } else {
             results[entry.at] = Some(Err(error));
@@ -310,14 +315,17 @@ fn settle<K: Kind>(
 const ANSWER_FULL: &str = "ANSWER_FULL";
 
 fn fail_all<E, A>(
-    open: &[Open<E>],
+    open: Vec<Open<E>>,
     error: &Error,
     results: &mut [Option<Result<A, Error>>],
 ) -> Vec<Open<E>> {
     for entry in open {
-        let mut error = error.clone();
         let unknown = entry.outcome_unknown || !error.outcome_is_known();
-        error.note_attempts(entry.attempts + error.attempts(), unknown);
+        let attempts = entry.attempts + error.attempts();
+        let settled = !error.worth_another_node();
+        let error = error.clone();
+        let mut error = if settled { error } else { error.or_more_telling(entry.told) };
+        error.note_attempts(attempts, unknown);
         results[entry.at] = Some(Err(error));
     }
     vec![]

@@ -21,6 +21,12 @@ pub(super) enum Effect {
     Writes,
 }
 
+/// A further attempt gets this much time, or it is not begun: a node keeps a part of it for its
+/// answer's way back (see `api::request`), and an attempt that ends in silence turns a failure that
+/// is known into an outcome that is not. Of short calls, this part of their time.
+const FURTHER_MIN: Duration = Duration::from_millis(250);
+const FURTHER_MIN_PART: u32 = 4;
+
 /// How a call ended, and what its attempts tell beside that.
 pub(super) struct Tried<R> {
     pub(super) answer: Result<R, Error>,
@@ -51,7 +57,9 @@ where
     let place = |node: &Arc<Node>| all.iter().position(|known| Arc::ptr_eq(known, node));
     let mut tried: Vec<usize> = asked.iter().filter_map(place).collect();
     let before = tried.len();
-    let mut outcome_unknown = false;
+    let (mut outcome_unknown, mut told) = (false, None);
+    let whole = until.saturating_duration_since(Instant::now());
+    let further_min = FURTHER_MIN.min(whole / FURTHER_MIN_PART);
     let end = loop {
         let at = nodes.pick(&all, &tried);
         let node = all[at].clone();
@@ -59,7 +67,7 @@ where
         let attempts = u32::try_from(tried.len() - before).unwrap_or(u32::MAX);
         let last = attempts >= options.attempts;
         let end = attempt_end(until, all.len(), options, last);
-        let mut error = match attempt(&node, message.clone(), end, send).await {
+        let error = match attempt(&node, message.clone(), end, send).await {
             Ok(answer) => break Tried { answer: Ok(answer), node, attempts, outcome_unknown },
             Err(status) => Error::from_status(status, &node.address, effect == Effect::Writes),
         };
@@ -68,11 +76,15 @@ where
             shared.follow.hurry(nodes.now());
         }
         outcome_unknown |= !error.outcome_is_known();
+        let settled = !error.worth_another_node();
+        // What settles a call is its answer, whatever attempts before it have told.
+        let mut error = if settled { error } else { error.or_more_telling(told.take()) };
         error.note_attempts(attempts, outcome_unknown);
         let pause = pause_before_attempt(all.len(), tried.len());
-        if last || !error.worth_another_node() || Instant::now() + pause >= until {
+        if last || settled || Instant::now() + pause + further_min >= until {
             break Tried { answer: Err(error), node, attempts, outcome_unknown };
         }
+        told = Some(error);
         tokio::time::sleep(pause).await;
     };
     follow::look_around(shared);
@@ -97,9 +109,15 @@ where
             node.answered();
             Ok(answer.into_inner())
         }
+        Ok(Err(status)) if is_cut_off(&status) => Err(silent(limit)),
         Ok(Err(status)) => Err(status),
         Err(_) => Err(silent(limit)),
     }
+}
+
+/// Whether the transport of either end has ended a call whose time was up, in words of its own.
+fn is_cut_off(status: &Status) -> bool {
+    status.code() == Code::Cancelled && status.message() == "Timeout expired"
 }
 
 /// When an attempt gives up: early if there is another node to ask.
@@ -114,29 +132,44 @@ pub(super) async fn status(
     limit: Duration,
 ) -> Result<proto::StatusResponse, Error> {
     let message = proto::StatusRequest {};
-    ask(channel, address, limit, |mut admin| async move { admin.status(message).await }).await
+    ask(channel, address, limit, message, |mut admin, request| async move {
+        admin.status(request).await
+    })
+    .await
 }
 
 /// Asks one node, once.
-pub(super) async fn ask<R, Called>(
+pub(super) async fn ask<M, R, Called>(
     channel: Channel,
     address: &str,
     limit: Duration,
-    call: impl FnOnce(AdminClient<Channel>) -> Called,
+    message: M,
+    call: impl FnOnce(AdminClient<Channel>, Request<M>) -> Called,
 ) -> Result<R, Error>
 where
     Called: Future<Output = Result<Response<R>, Status>>,
 {
     let until = Instant::now() + limit;
-    let answer = timeout_at(until, call(AdminClient::new(channel))).await;
-    let answer = answer.unwrap_or_else(|_| Err(silent(limit)));
+    let mut request = Request::new(message);
+    request.set_timeout(limit);
+    let answer = timeout_at(until, call(AdminClient::new(channel), request)).await;
+    let answer = match answer {
+        Ok(Err(status)) if is_cut_off(&status) => Err(silent(limit)),
+        Ok(answer) => answer,
+        Err(_) => Err(silent(limit)),
+    };
     answer.map(Response::into_inner).map_err(|status| Error::from_status(status, address, false))
 }
 
 /// The status of an attempt that brought nothing in time. Its source tells it from a status that
 /// a node has sent.
 pub(super) fn silent(limit: Duration) -> Status {
-    let mut status = Status::new(Code::DeadlineExceeded, format!("no answer within {limit:?}"));
+    let within = if limit < Duration::from_secs(1) {
+        format!("{} ms", limit.as_millis())
+    } else {
+        format!("{:.1} s", limit.as_secs_f64())
+    };
+    let mut status = Status::new(Code::DeadlineExceeded, format!("no answer within {within}"));
     status.set_source(Arc::new(error::Silent));
     status
 }

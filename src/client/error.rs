@@ -8,8 +8,9 @@ use tonic_types::StatusExt;
 
 /// A failed call.
 ///
-/// The details are those that the last node asked has given, save for [`Error::outcome_is_known`],
-/// which heeds all attempts.
+/// The details are those of the attempt that tells most: what a node has answered comes before a
+/// connection that failed, an open outcome before a settled one, a later attempt before an earlier
+/// one. [`Error::outcome_is_known`] heeds all attempts.
 #[derive(Clone, Debug)]
 pub struct Error {
     inner: Box<Inner>,
@@ -38,7 +39,7 @@ struct Inner {
     message: String,
     reason: String,
     outcome_known: bool,
-    last_outcome_known: bool,
+    own_outcome_known: bool,
     retry_safe: bool,
     retry_after: Option<Duration>,
     reached: Vec<String>,
@@ -140,10 +141,24 @@ impl Error {
         &self.inner.violations
     }
 
-    /// The address of the node that was asked last.
+    /// The address of the node that this was heard from, or that did not answer.
     #[must_use]
     pub fn node(&self) -> &str {
         &self.inner.node
+    }
+
+    /// Whether a node has answered, and this is what it said. If not, it is what the transport or
+    /// the clock of this side says.
+    #[must_use]
+    pub fn is_an_answer(&self) -> bool {
+        self.inner.told_by == Teller::Node
+    }
+
+    /// Whether somebody took the connection, and then said nothing that a node says to a client.
+    #[must_use]
+    pub fn was_hung_up_on(&self) -> bool {
+        let cause = self.inner.status.as_ref().and_then(std::error::Error::source);
+        self.inner.kind == ErrorKind::Unreachable && !was_never_sent(cause)
     }
 
     /// How many attempts were made.
@@ -159,7 +174,7 @@ impl Error {
             message,
             reason: String::new(),
             outcome_known: true,
-            last_outcome_known: true,
+            own_outcome_known: true,
             retry_safe: true,
             retry_after: None,
             reached: vec![],
@@ -194,12 +209,13 @@ impl Error {
                 None if cause.is_some() => was_never_sent(cause),
                 None => code_means_nothing_began(status.code()),
             };
+        let no_node = status.message() == crate::proto::ADMIN_PORT_SPEAKS_HTTP;
         let inner = Inner {
-            kind: kind(status.code(), cause),
+            kind: if no_node { ErrorKind::Unreachable } else { kind(status.code(), cause) },
             message: message(&status),
             reason: info.map_or_else(String::new, |info| info.reason.clone()),
             outcome_known,
-            last_outcome_known: outcome_known,
+            own_outcome_known: outcome_known,
             // Every write of this client carries a request id.
             retry_safe: told("retry").is_none_or(|retry| retry == "safe"),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
@@ -209,7 +225,7 @@ impl Error {
             violations,
             node: address.to_owned(),
             attempts: 1,
-            told_by: if cause.is_some() { Teller::Here } else { Teller::Node },
+            told_by: if cause.is_some() || no_node { Teller::Here } else { Teller::Node },
             status: None,
         };
         Self { inner: Box::new(Inner { status: Some(status), ..inner }) }
@@ -229,7 +245,7 @@ impl Error {
             message: error.message.clone(),
             reason: error.reason,
             outcome_known,
-            last_outcome_known: outcome_known,
+            own_outcome_known: outcome_known,
             retry_safe: error.retry_safe,
             retry_after: delay.map(Duration::from_millis),
             reached: error.reached,
@@ -248,6 +264,21 @@ impl Error {
     pub(super) fn note_attempts(&mut self, attempts: u32, outcome_unknown: bool) {
         self.inner.attempts = attempts;
         self.inner.outcome_known = !outcome_unknown;
+    }
+
+    /// Of two failed attempts at one call, `earlier` before this one, the one that tells more.
+    #[must_use]
+    pub fn or_more_telling(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            Some(earlier) if earlier.tells() > self.tells() => earlier,
+            _ => self,
+        }
+    }
+
+    /// How much an attempt tells: what a node has said first, for it names who is missing.
+    fn tells(&self) -> (bool, bool, bool) {
+        let answered = self.inner.told_by == Teller::Node;
+        (answered, !self.inner.own_outcome_known, self.inner.kind == ErrorKind::Timeout)
     }
 
     /// Whether the node itself is to be left out for a while.
@@ -331,21 +362,19 @@ fn was_never_sent(mut cause: Option<&(dyn std::error::Error + 'static)>) -> bool
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { message, node, attempts, told_by, .. } = &*self.inner;
-        let Inner { outcome_known, last_outcome_known, .. } = &*self.inner;
+        let Inner { outcome_known, own_outcome_known, .. } = &*self.inner;
         f.write_str(message)?;
         if !node.is_empty() {
             write!(f, "; asked {node}")?;
         }
         if *attempts > 1 {
-            write!(f, ", the last of {attempts} attempts")?;
+            write!(f, ", one of {attempts} attempts")?;
         }
-        match (outcome_known, last_outcome_known, told_by) {
+        match (outcome_known, own_outcome_known, told_by) {
             // The node has said so itself.
             (true, _, _) | (false, false, Teller::Node) => Ok(()),
             (false, false, Teller::Here) => f.write_str("; outcome unknown: it may have been done"),
-            (false, true, _) => {
-                f.write_str("; outcome unknown: an earlier attempt may have done it")
-            }
+            (false, true, _) => f.write_str("; outcome unknown: another attempt may have done it"),
         }
     }
 }

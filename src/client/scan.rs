@@ -66,7 +66,7 @@ impl Scan {
         }
         let shared = self.client.shared.clone();
         let all = shared.nodes.all();
-        let mut tried = Vec::new();
+        let (mut tried, mut told) = (Vec::new(), None);
         let stalled = *self.stalled.get_or_insert_with(Instant::now);
         loop {
             let node = match &self.stream {
@@ -91,10 +91,13 @@ impl Scan {
             }
             let given_up =
                 self.failures >= shared.options.attempts || stalled.elapsed() >= self.limit();
-            if given_up || !error.worth_another_node() {
+            let settled = !error.worth_another_node();
+            let error = if settled { error } else { error.or_more_telling(told.take()) };
+            if given_up || settled {
                 (self.failures, self.stalled) = (0, None);
                 return Err(error);
             }
+            told = Some(error);
             tokio::time::sleep(pause_before_attempt(all.len(), tried.len())).await;
         }
     }

@@ -195,6 +195,6 @@ fn no_grpc() -> impl IntoResponse {
     [
         ("content-type", "application/grpc"),
         ("grpc-status", "12"),
-        ("grpc-message", "this is the admin port (HTTP); the port for clients is listen.client"),
+        ("grpc-message", crate::proto::ADMIN_PORT_SPEAKS_HTTP),
     ]
 }

@@ -129,7 +129,7 @@ async fn exit_codes_tell_a_whole_cluster_from_a_degraded_a_silent_and_an_absent_
 async fn a_command_led_to_a_wrong_port_says_so_and_ends() {
     let mut cluster = Cluster::start(1).await;
     let place = cluster.place(0).clone();
-    let ports = [(place.internal, 4, 5), (place.admin, 1, 1)];
+    let ports = [(place.internal, 4, 5), (place.admin, 4, 4)];
     for (port, read_ends, write_ends) in ports {
         let at = ["--timeout", "3s", "--addr", &port.to_string()];
         let said = ended(coterie(&[&["get", "key"][..], &at].concat()).await, read_ends);

@@ -182,7 +182,7 @@ async fn the_keys_of_a_batch_are_handed_over_together_with_its_deadline_and_trac
     assert_eq!(state.batches, [2]);
     let trace = Some(TraceContext { trace: 42, span: 7, flags: 1 });
     assert!(
-        state.asked.iter().all(|asked| (asked.1, asked.2) == (Duration::from_millis(980), trace))
+        state.asked.iter().all(|asked| (asked.1, asked.2) == (Duration::from_millis(900), trace))
     );
 }
 

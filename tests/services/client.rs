@@ -168,9 +168,29 @@ async fn nodes_that_cannot_be_reached_are_known_to_have_done_nothing() {
     assert!(error.outcome_is_known(), "{error:?}");
     assert_eq!(error.attempts(), 3);
     let text = error.to_string();
-    assert!(text.contains("refused") && text.contains("the last of 3 attempts"), "{text}");
+    assert!(text.contains("refused") && text.contains("one of 3 attempts"), "{text}");
     let error = client.status(&one).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+}
+
+#[tokio::test]
+async fn what_a_node_has_said_is_told_rather_than_that_another_was_not_there() {
+    let node = Fake::failing(not_reached(false));
+    let (server, gone) = (node.serve().await, nowhere().await);
+    // Whichever is asked first, and last.
+    for attempts in 2..6 {
+        let options = Options { attempts, ..Options::default() };
+        let client = client(&[&server.address, &gone], options);
+        for error in [
+            client.set("k", "v").await.unwrap_err(),
+            client.get("k").await.unwrap_err(),
+            client.get_many(["k"]).await.remove(0).unwrap_err(),
+        ] {
+            assert_eq!(error.reason(), "QUORUM_NOT_REACHED", "{error}");
+            assert_eq!(error.missing(), ["node-1", "node-2"], "{error}");
+            assert_eq!((error.node(), error.is_an_answer()), (&server.address[..], true));
+        }
+    }
 }
 
 #[tokio::test]
