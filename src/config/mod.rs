@@ -342,16 +342,14 @@ impl Settings {
         let listen = Listen::of(layers);
         let advertise = Advertise::of(layers, &listen);
         let bootstrap = Bootstrap::of(layers, &node.name);
+        let replication = Replication::of(layers, &bootstrap);
         let settings = Self {
             node,
             cluster: ClusterSettings { name: layers.get::<NodeName>("cluster.name").into() },
             listen,
             advertise,
             bootstrap,
-            replication: Replication {
-                replicas: layers.number("replication.replicas", 1, 15),
-                partitions: layers.number("replication.partitions", 1, 16_384),
-            },
+            replication,
             storage: Storage {
                 durability: layers.get("storage.durability"),
                 min_free: layers.get::<Size>("storage.min_free").0,
@@ -509,6 +507,28 @@ fn derived_founders(name: &NodeName, expect: u64) -> Option<Vec<NodeName>> {
     let mut founders = names.collect::<Option<Vec<_>>>()?;
     founders.sort();
     Some(founders)
+}
+
+impl Replication {
+    fn of(layers: &mut Layers, bootstrap: &Bootstrap) -> Self {
+        let replicas: u8 = layers.number("replication.replicas", 1, 15);
+        let founders = bootstrap.founders.len();
+        let refused =
+            |layers: &Layers, keys: &[&str]| keys.iter().any(|key| layers.has_refused(key));
+        let known =
+            !refused(layers, &["bootstrap.founders", "bootstrap.expect", "replication.replicas"]);
+        if known && founders < usize::from(replicas) {
+            let nodes =
+                if founders == 1 { "1 node".to_owned() } else { format!("{founders} nodes") };
+            let why = format!(
+                "no node holds two replicas of a key, and {nodes} would found the cluster \
+                 (bootstrap.expect or bootstrap.founders): found it with at least {replicas}, or \
+                 set replication.replicas = {founders}"
+            );
+            layers.refuse("replication.replicas", why);
+        }
+        Self { replicas, partitions: layers.number("replication.partitions", 1, 16_384) }
+    }
 }
 
 impl Limits {

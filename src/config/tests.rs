@@ -76,6 +76,7 @@ fn text_layers_give_lists_numbers_and_flags() {
     let flags = [
         "node.name=node-0",
         "bootstrap.seeds=10.0.0.1:7401, dns:///coterie.default.svc:7401",
+        "bootstrap.expect=5",
         "replication.replicas=5",
         "listen.insecure=true",
         "listen.client=10.0.0.1:7400",
@@ -200,11 +201,13 @@ fn founders_follow_from_the_name_or_are_listed() {
         let founders = settings(text).bootstrap.founders;
         founders.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let joiner = of("node.name = \"pod-x-7\"\nbootstrap.expect = 2\n");
+    let joiner = of("node.name = \"pod-x-7\"\nbootstrap.expect = 2\nreplication.replicas = 2\n");
     assert_eq!(joiner, ["pod-x-0", "pod-x-1"]);
     let eleven = of("node.name = \"n-0\"\nbootstrap.expect = 11\n");
     assert!(eleven.is_sorted() && eleven.len() == 11);
-    assert_eq!(of("node.name = \"z\"\nbootstrap.founders = [\"z\", \"a\"]\n"), ["a", "z"]);
+    let listed = "node.name = \"z\"\nbootstrap.founders = [\"z\", \"a\"]\n\
+                  replication.replicas = 1\n";
+    assert_eq!(of(listed), ["a", "z"]);
 
     let text = problems("node.name = \"solo\"\n");
     assert!(text.contains("cannot be told from the name of this node, `solo`"), "{text}");
@@ -212,6 +215,22 @@ fn founders_follow_from_the_name_or_are_listed() {
     assert!(text.contains("twice"), "{text}");
     let both = "node.name = \"a-0\"\nbootstrap.founders = [\"a\", \"b\"]\nbootstrap.expect = 3\n";
     assert!(problems(both).contains("bootstrap.founders names 2 nodes"));
+}
+
+#[test]
+fn founders_who_are_fewer_than_the_replicas_are_refused() {
+    for (few, told) in [
+        ("bootstrap.expect = 2", "2 nodes would found the cluster"),
+        ("bootstrap.founders = [\"node-0\"]", "1 node would found the cluster"),
+    ] {
+        let text = problems(&format!("node.name = \"node-0\"\n{few}\n"));
+        assert!(text.contains(told) && text.contains("at least 3, or set replic"), "{text}");
+    }
+    let enough = "node.name = \"node-0\"\nbootstrap.expect = 1\nreplication.replicas = 1\n";
+    assert_eq!(settings(enough).replication.replicas, 1);
+    // One problem is told once.
+    let text = problems("node.name = \"solo\"\n");
+    assert!(!text.contains("no node holds two replicas"), "{text}");
 }
 
 #[test]
@@ -230,7 +249,7 @@ fn a_written_file_reads_back_as_the_same_settings() {
     assert!(written.contains("expect = 5") && !written.contains("founders"), "{written}");
     assert!(!written.contains("durability") && !written.contains("admin"), "{written}");
 
-    let named = settings("node.name = \"a\"\nbootstrap.founders = [\"a\", \"b\"]\n");
+    let named = settings("node.name = \"a\"\nbootstrap.founders = [\"a\", \"b\", \"c\"]\n");
     assert_eq!(settings(&named.to_toml("")), named);
 }
 
