@@ -183,6 +183,8 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         });
         let tasks = CancellationToken::new();
         let data_beat = spawn_tasks(&tasks, &switchboard, &completions, news_of_control);
+        let note = note_cluster(switchboard.host.clone(), settings.clone());
+        Spawn { tasks: &tasks, ending: &switchboard.ending }.task("the cluster's name", note);
 
         let inbox: Arc<dyn Inbox> = switchboard.clone();
         let listener = tokio::net::TcpListener::from_std(internal)?;
@@ -241,6 +243,18 @@ async fn keep_beat(clock: SystemClock, beat: Arc<AtomicU64>) {
     loop {
         beat.store(clock.mono().0, Ordering::Relaxed);
         tokio::time::sleep(BEAT_EVERY).await;
+    }
+}
+
+/// Once the cluster is founded, leaves its name beside the data, for `serve --check`. Nothing
+/// depends on it but what an operator is told.
+async fn note_cluster<W: DataCore>(host: Host<W>, settings: Settings) {
+    while host.view().is_none() {
+        tokio::time::sleep(BEAT_EVERY).await;
+    }
+    let note = move || DataFolder::note_cluster(&settings.node.data, &settings.cluster.name);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(note).await {
+        tracing::warn!(%error, "the cluster's name could not be noted in the data folder");
     }
 }
 

@@ -6,6 +6,8 @@
 //!  IDENTITY    format ‖ node id ‖ name ‖ crc32: written once, fsynced before it is used
 //!  GENERATION  format ‖ number ‖ crc32: raised and fsynced at every opening
 //!  MARK        how far the engine had come: see `mark`
+//!  CLUSTER     the name of the cluster, once founded: for who looks without opening the engine,
+//!              which holds the truth
 //!  engine/     the engine's own
 //! ```
 //!
@@ -26,6 +28,7 @@ const FORMAT: &str = "FORMAT";
 const IDENTITY: &str = "IDENTITY";
 const GENERATION: &str = "GENERATION";
 const MARK: &str = "MARK";
+const CLUSTER: &str = "CLUSTER";
 const ENGINE: &str = "engine";
 
 /// The version of everything in the folder; older builds refuse a newer one.
@@ -190,7 +193,16 @@ impl DataFolder {
     /// # Errors
     /// [`FolderError`]; each says what to do.
     pub fn look(path: &Path, name: &NodeName) -> Result<Option<NodeId>, FolderError> {
-        if !is_there(path)? || recognise(path)? == Recognised::Empty {
+        if !is_there(path)? {
+            let above = path.ancestors().skip(1).find(|above| above.exists());
+            // Above a relative path lies the folder that this process works in.
+            let above = above.filter(|above| !above.as_os_str().is_empty());
+            may_write(above.unwrap_or(Path::new(".")))
+                .map_err(|error| failure("create", path, error))?;
+            return Ok(None);
+        }
+        may_write(path).map_err(|error| failure("write to", path, error))?;
+        if recognise(path)? == Recognised::Empty {
             return Ok(None);
         }
         let file = path.join(LOCK);
@@ -200,6 +212,29 @@ impl DataFolder {
             Err(error) => return Err(failure("open", &file, error)),
         }
         known_identity(path, name)
+    }
+
+    /// The name of the cluster that the folder's data is of, as [`DataFolder::note_cluster`] has
+    /// left it; none if it never has.
+    ///
+    /// # Errors
+    /// [`FolderError`], if the note cannot be read.
+    pub fn noted_cluster(path: &Path) -> Result<Option<String>, FolderError> {
+        let note = read(&path.join(CLUSTER))?;
+        Ok(note.map(|text| String::from_utf8_lossy(&text).trim_end().to_owned()))
+    }
+
+    /// Leaves a note of the cluster's name beside the data.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn note_cluster(path: &Path, name: &str) -> io::Result<()> {
+        let text = format!("{name}\n");
+        let file = path.join(CLUSTER);
+        if std::fs::read(&file).is_ok_and(|noted| noted == text.as_bytes()) {
+            return Ok(());
+        }
+        replace(&file, text.as_bytes())
     }
 
     /// The disk's id.
@@ -307,6 +342,12 @@ fn is_there(path: &Path) -> Result<bool, FolderError> {
         }
         Err(error) => Err(failure("look at", path, error)),
     }
+}
+
+/// Whether this process may put files into a folder, as far as can be told without doing it.
+fn may_write(folder: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, access};
+    Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 /// Makes the folder and whatever lies above it, durably.

@@ -189,3 +189,17 @@ fn a_look_tells_what_opening_would_and_writes_nothing() {
     let error = DataFolder::look(&foreign, &name("x")).unwrap_err();
     assert!(matches!(error, FolderError::Foreign { .. }));
 }
+
+#[test]
+fn the_note_of_the_cluster_is_read_without_opening_the_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("node");
+    assert_eq!(DataFolder::noted_cluster(&path).unwrap(), None);
+    drop(DataFolder::open(&path, &name("node-0")).unwrap());
+    assert_eq!(DataFolder::noted_cluster(&path).unwrap(), None);
+    for cluster in ["one", "one", "two"] {
+        DataFolder::note_cluster(&path, cluster).unwrap();
+        assert_eq!(DataFolder::noted_cluster(&path).unwrap().as_deref(), Some(cluster));
+    }
+    drop(DataFolder::open(&path, &name("node-0")).unwrap());
+}
