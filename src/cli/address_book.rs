@@ -171,7 +171,7 @@ mod tests {
             ("[cluster.dev]\naddr = [\"a:1\"]\n", "cluster"),
             ("current = \n", "client.toml"),
         ] {
-            let error = super::super::exit::describe(&read(text).unwrap_err());
+            let error = super::super::failure::text(&read(text).unwrap_err());
             assert!(error.contains(told), "{text}: {error}");
         }
     }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::address_book::AddressBook;
 use super::exit::{Coded, Exit};
+use super::term::Output;
 use crate::{client, proto};
 
 /// Which nodes to talk to.
@@ -26,6 +27,17 @@ pub struct Target {
     /// Talk to no other node than these: do not learn the addresses of the other members
     #[arg(long)]
     pub pinned: bool,
+}
+
+/// Which nodes to ask, and how to show what they say.
+#[derive(Args, Clone, Debug)]
+pub struct Show {
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Which nodes.
+    #[command(flatten)]
+    pub target: Target,
 }
 
 impl Target {

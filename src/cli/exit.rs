@@ -1,7 +1,6 @@
 //! Exit codes, and how an error gets one.
 //!
-//! An error says in one sentence what was tried and what to do, then lists its causes. The code is
-//! the one that the error was given ([`Coded`]), else that of the failed call among its causes,
+//! The code is the one that the error was given ([`Coded`]), else that of the failed call among its causes,
 //! else 1.
 
 use std::fmt;
@@ -105,25 +104,6 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
-/// The error and its causes, a line each. A cause that only repeats what stands above is left out.
-#[must_use]
-pub fn describe(error: &anyhow::Error) -> String {
-    let mut text = format!("error: {error}");
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !cause.is_empty() && !text.contains(&cause) {
-            text.push_str("\n  because: ");
-            text.push_str(&cause);
-        }
-    }
-    let mut calls = error.chain().filter_map(|cause| cause.downcast_ref::<CallError>());
-    let unreachable = calls.any(|call| call.kind() == ErrorKind::Unreachable);
-    if unreachable && !text.contains("port for clients") {
-        text.push_str("\n  Is the cluster running, and is this the port for clients?");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,12 +151,5 @@ mod tests {
         status.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::BrokenPipe)));
         let failed = CallError::from_status(status, "node:1", true);
         assert!(!is_broken_pipe(&anyhow::Error::from(failed).context("writing")));
-    }
-
-    #[test]
-    fn causes_are_listed_and_repetitions_are_not() {
-        let inner = io::Error::other("disk on fire");
-        let error = anyhow::Error::from(inner).context("cannot read: disk on fire").context("top");
-        assert_eq!(describe(&error), "error: top\n  because: cannot read: disk on fire");
     }
 }

@@ -1,19 +1,16 @@
 //! `hints`: who keeps how many for whom.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde::Serialize;
 
-use super::args::Target;
+use super::args::Show;
 use super::exit::Exit;
-use super::nodes::{Answer, ask_any, ask_each, patient_client};
+use super::nodes::{Answer, ask_any, ask_each, client, status_of};
 use super::status::{coarse, table};
 use super::term::{self, Output};
 use crate::proto::{HintsResponse, TargetHints};
-
-/// Nodes count for two seconds at most, after those who asked before.
-const COUNTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Who keeps how many hints for whom
 #[derive(Args, Debug)]
@@ -28,11 +25,8 @@ Examples:
   coterie hints
   until coterie hints > /dev/null; do sleep 1; done      wait until all are handed over")]
 pub struct HintsArgs {
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 #[derive(Serialize)]
@@ -67,15 +61,15 @@ struct TargetDocument<'a> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn hints(args: HintsArgs) -> anyhow::Result<Exit> {
-    let client = patient_client(&args.target, COUNTED_WITHIN)?;
-    let (_, asked) = ask_any(&client, async |client, address| client.status(address).await).await?;
+    let client = client(&args.show.target)?;
+    let asked = ask_any(&client, status_of).await?;
     let members = asked.members.into_iter().map(|member| (member.name, member.client_address));
     let ask = |client: crate::client::Client, address: String| async move {
         client.hints(&address).await
     };
     let answers = ask_each(&client, members, ask).await;
     let (summary, none_left) = judge(&answers);
-    match args.output {
+    match args.show.output {
         Output::Json => term::json(&HintsDocument {
             none_left,
             summary: &summary,
@@ -112,7 +106,7 @@ fn judge(answers: &[Answer<HintsResponse>]) -> (String, bool) {
         parts.push(format!("{} had no time to count all of them", incomplete.join(", ")));
     }
     if !unknown.is_empty() {
-        parts.push(format!("unknown: {} could not be asked", unknown.join(", ")));
+        parts.push(format!("unknown: {} did not answer", unknown.join(", ")));
     }
     let none_left = total == 0 && unknown.is_empty() && incomplete.is_empty();
     (parts.join("; "), none_left)
@@ -197,7 +191,7 @@ mod tests {
         assert_eq!(of(&[a()]), ("no hint is left anywhere".to_owned(), true));
         assert_eq!(of(&[a(), b()]), ("7 hints are kept".to_owned(), false));
         assert!(!of(&[a(), silent()]).1);
-        assert!(of(&[a(), silent()]).0.contains("c could not be asked"));
+        assert!(of(&[a(), silent()]).0.contains("c did not answer"));
         let (sentence, none_left) = of(&[answer("a", 7, false)]);
         assert!(sentence.starts_with("at least 7 hints") && !none_left, "{sentence}");
         assert!(!of(&[answer("a", 0, false)]).1);

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::args::{self, Consistency, Target};
 use super::exit::{Coded, Exit};
+use super::failure::Tried;
 use super::term::{self, Output};
 use super::transfer::ndjson::text_or_base64;
 use crate::client::{Client, Options, ReadOptions, Reading, WriteOptions, Written};
@@ -95,6 +96,8 @@ pub struct SetArgs {
 #[command(after_help = "\
 Deleting an absent key succeeds.
 
+Exit codes: as those of `coterie set`.
+
 Examples:
   coterie delete greeting
   coterie delete cart --context-from-get    a value written meanwhile survives")]
@@ -136,6 +139,8 @@ struct GetDocument {
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value_b64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_ms: Option<u64>,
     context: String,
     siblings: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -183,9 +188,10 @@ pub async fn get(args: GetArgs) -> anyhow::Result<Exit> {
         }
         return Ok(Exit::NotFound);
     }
-    if reading.siblings > 0 && !args.all_siblings {
+    if reading.siblings > 0 && !args.all_siblings && args.output == ValueOutput::Raw {
         let others = term::count(reading.siblings.into(), "other concurrent value");
-        term::note(format_args!("note: {others} exist (see them with --all-siblings)"));
+        let verb = if reading.siblings == 1 { "exists" } else { "exist" };
+        term::note(format_args!("note: {others} {verb} (see all with --all-siblings)"));
     }
     Ok(Exit::Ok)
 }
@@ -258,16 +264,15 @@ impl Write {
         id: u128,
     ) -> anyhow::Result<Exit> {
         let written = written.map_err(|error| {
-            let known = error.outcome_is_known();
-            let error = anyhow::Error::from(error);
-            if known {
-                error.context(tried.to_owned())
+            let message = if error.outcome_is_known() {
+                tried.to_owned()
             } else {
-                error.context(format!(
+                format!(
                     "{tried}: the outcome is unknown, it may take place. Send it again with \
                      --request-id {id:032x}, or read the key"
-                ))
-            }
+                )
+            };
+            anyhow::Error::from(error).context(Tried { message, request_id: id })
         })?;
         match self.output {
             Output::Json => term::json(&WrittenDocument::new(&written, id))?,
@@ -298,6 +303,7 @@ impl GetDocument {
             found: reading.value.is_some(),
             value,
             value_b64,
+            expires_ms: reading.expires_ms,
             context: args::to_base64(&reading.context),
             siblings: reading.siblings,
             all: all.collect(),

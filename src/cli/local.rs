@@ -76,6 +76,14 @@ async fn run(
     stop: &mut shutdown::Signals,
 ) -> anyhow::Result<()> {
     print_nodes(cluster, output)?;
+    let replicas = u64::from(cluster.plan().replicas());
+    if replicas < 3 {
+        term::note(format_args!(
+            "Each key has {} here (replication.replicas = {replicas}): with fewer than 3 nodes none \
+             can be lost.",
+            term::count(replicas, "replica")
+        ));
+    }
     tokio::select! {
         signal = stop.next() => {
             stopping(signal);

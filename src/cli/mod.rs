@@ -20,6 +20,7 @@ mod completions;
 mod demo;
 pub mod exit;
 mod explain;
+mod failure;
 #[cfg(test)]
 mod fake;
 mod hints;
@@ -38,6 +39,7 @@ mod status;
 mod term;
 mod transfer;
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::process::ExitCode;
 
@@ -56,7 +58,7 @@ use exit::Exit;
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 unavailable or degraded, 5 timeout with unknown
-outcome.
+outcome. A command that fails with -o json says why in one JSON object on standard error.
 
 Examples:
   coterie demo                        see a cluster lose a node and no data, in a minute
@@ -99,12 +101,21 @@ enum Command {
 /// Parses the flags of this process, runs the command and reports how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let json = failure::asks_for_json(&words);
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) if json && error.use_stderr() => {
+            term::note(failure::usage_json(&error));
+            return Exit::Usage.into();
+        }
+        Err(error) => error.exit(),
+    };
     let exit = match run(cli) {
         Ok(exit) => exit,
         Err(error) if exit::is_broken_pipe(&error) => Exit::Ok,
         Err(error) => {
-            term::note(exit::describe(&error));
+            term::note(if json { failure::json(&error) } else { failure::text(&error) });
             exit::of_error(&error)
         }
     };

@@ -4,13 +4,17 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::args::Target;
 use super::exit::{Coded, Exit};
 use crate::client::{Client, Error, Options};
+use crate::proto::StatusResponse;
 
 /// A node that does not answer within this is told as not answering.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Where any node will do, the next one is asked as well after this: one that hangs costs no more.
+const NEXT_AFTER: Duration = Duration::from_millis(500);
 
 /// What a member has answered, or why it has not.
 pub struct Answer<T> {
@@ -27,43 +31,56 @@ pub struct Answer<T> {
 /// # Errors
 /// If the addresses are none.
 pub fn client(target: &Target) -> anyhow::Result<Client> {
-    patient_client(target, ANSWER_WITHIN)
-}
-
-/// A client that waits so long for each answer.
-///
-/// # Errors
-/// If the addresses are none.
-pub fn patient_client(target: &Target, within: Duration) -> anyhow::Result<Client> {
     // Who is asked speaks for itself: nobody else is asked in its stead.
-    target.client(Options { timeout: within, pinned: true, ..Options::default() })
+    target.client(Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() })
 }
 
-/// The answer of the first node that gives one, and its address.
+/// The answer of the first node that gives one. They are asked in their order, each as soon as the
+/// one before it has failed or is slow.
 ///
 /// # Errors
-/// If none does: the reason of the last.
-pub async fn ask_any<T>(
+/// If none does: the reason that tells most.
+pub async fn ask_any<T, Called>(
     client: &Client,
-    ask: impl AsyncFn(&Client, &str) -> Result<T, Error>,
-) -> anyhow::Result<(String, T)> {
+    ask: impl Fn(Client, String) -> Called,
+) -> anyhow::Result<T>
+where
+    T: Send + 'static,
+    Called: Future<Output = Result<T, Error>> + Send + 'static,
+{
     let addresses = client.addresses();
-    let mut last = None;
-    for address in &addresses {
-        match ask(client, address).await {
-            Ok(answer) => return Ok((address.clone(), answer)),
-            Err(error) => last = Some(error),
+    let (mut asking, mut told) = (JoinSet::new(), None);
+    let mut left = addresses.iter();
+    loop {
+        let next = left.next();
+        if let Some(address) = next {
+            asking.spawn(ask(client.clone(), address.clone()));
+        }
+        let answered = match next {
+            Some(_) => timeout(NEXT_AFTER, asking.join_next()).await.unwrap_or_default(),
+            None => asking.join_next().await,
+        };
+        match answered {
+            Some(Ok(Ok(answer))) => return Ok(answer),
+            Some(Ok(Err(error))) => told = Some(error.or_more_telling(told)),
+            Some(Err(_)) => {}
+            None if next.is_none() => break,
+            None => {}
         }
     }
-    Err(Coded {
-        exit: Exit::Degraded,
-        message: format!(
-            "no node answers at {}. Is the cluster running, and is this the port for clients?",
-            addresses.join(", ")
-        ),
-        source: last.map(|error: Error| error.into()),
-    }
-    .into())
+    let places = addresses.join(", ");
+    let answered = told.as_ref().is_some_and(Error::is_an_answer);
+    let what = if answered { "can tell at" } else { "answers at" };
+    let message = format!("no node {what} {places}");
+    Err(Coded { exit: Exit::Degraded, message, source: told.map(Into::into) }.into())
+}
+
+/// How the node at an address sees itself and the cluster.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn status_of(client: Client, address: String) -> Result<StatusResponse, Error> {
+    client.status(&address).await
 }
 
 /// The answers of all these members (names and addresses), asked at once, in the order given.

@@ -9,10 +9,11 @@ use clap::Args;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use super::args::{self, Target};
+use super::args::{self, Show};
 use super::exit::Exit;
-use super::nodes::{self, ask_any, ask_each};
+use super::nodes::{self, ask_any, ask_each, status_of};
 use super::term::{self, Output, Progress};
+use super::transfer::ndjson::text_or_base64;
 use crate::client::{Client, Consistency, Options, ReadOptions, ScanOptions};
 use crate::proto::Counters;
 
@@ -46,11 +47,8 @@ pub struct RepairArgs {
     /// A key that cannot be read within this counts as not checked
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = args::duration)]
     timeout: Duration,
-    /// How to print the result
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 /// What was done.
@@ -62,12 +60,25 @@ struct Summary {
     checked: u64,
     not_checked: u64,
     /// Some of the keys that were not checked, each with why.
-    examples: BTreeMap<String, String>,
+    examples: Vec<Example>,
     /// Records sent to homes that lacked something; none if a node's counter is not known.
     mended: Option<u64>,
     /// Members whose counters are not known.
     unknown: Vec<String>,
     seconds: f64,
+}
+
+/// A key that could not be checked.
+#[derive(Debug, Serialize)]
+struct Example {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_b64: Option<String>,
+    because: String,
+    /// For people: a key may hold anything, and nothing of it is to steer a terminal.
+    #[serde(skip)]
+    shown: String,
 }
 
 /// Runs the command.
@@ -76,16 +87,16 @@ struct Summary {
 /// If the walk fails, no node answers, or standard output is closed.
 pub async fn repair(args: RepairArgs) -> anyhow::Result<Exit> {
     let started = Instant::now();
-    let asking = nodes::client(&args.target)?;
+    let asking = nodes::client(&args.show.target)?;
     let before = counters(&asking).await?;
     let options = Options { timeout: args.timeout, ..Options::default() };
-    let client = Client::connect(args.target.addresses()?, options)?;
+    let client = args.show.target.client(options)?;
     let mut summary = Summary::default();
     walk(&client, &args, &mut summary).await?;
     let after = rested(&asking).await?;
     summary.count_mended(&before, &after);
     summary.seconds = started.elapsed().as_secs_f64();
-    match args.output {
+    match args.show.output {
         Output::Json => term::json(&summary)?,
         Output::Text => print(&summary)?,
     }
@@ -134,10 +145,9 @@ async fn read(client: &Client, key: Bytes) -> Option<(Bytes, String)> {
 type Told = BTreeMap<String, Option<Counters>>;
 
 async fn counters(client: &Client) -> anyhow::Result<Told> {
-    let (_, asked) = ask_any(client, async |client, at| client.status(at).await).await?;
+    let asked = ask_any(client, status_of).await?;
     let members = asked.members.into_iter().map(|member| (member.name, member.client_address));
-    let status = |client: Client, at: String| async move { client.status(&at).await };
-    let answers = ask_each(client, members, status).await;
+    let answers = ask_each(client, members, status_of).await;
     let told = answers.into_iter().map(|one| (one.name, one.said.ok().and_then(|s| s.counters)));
     Ok(told.collect())
 }
@@ -166,9 +176,9 @@ impl Summary {
             Some(Ok(Some((key, why)))) => {
                 self.not_checked += 1;
                 if self.examples.len() < NAMED_MAX {
-                    // A key may hold anything: nothing of it is to steer a terminal.
-                    let key = String::from_utf8_lossy(&key).escape_debug().to_string();
-                    self.examples.insert(key, why);
+                    let shown = String::from_utf8_lossy(&key).escape_debug().to_string();
+                    let (key, key_b64) = text_or_base64(&key);
+                    self.examples.push(Example { key, key_b64, because: why, shown });
                 }
             }
             Some(Err(_)) => self.not_checked += 1,
@@ -209,8 +219,8 @@ fn print(summary: &Summary) -> anyhow::Result<()> {
             summary.unknown.join(", ")
         ))?,
     }
-    for (key, why) in &summary.examples {
-        term::line(format_args!("  {key}: {why}"))?;
+    for Example { shown, because, .. } in &summary.examples {
+        term::line(format_args!("  {shown}: {because}"))?;
     }
     if summary.not_checked > summary.examples.len() as u64 {
         term::line(format_args!(

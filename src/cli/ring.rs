@@ -2,15 +2,17 @@
 
 use std::ffi::OsString;
 
+use bytes::Bytes;
 use clap::Args;
 use serde::Serialize;
 
-use super::args::Target;
+use super::args::Show;
 use super::exit::Exit;
 use super::kv::key_of;
 use super::nodes::{ask_any, client};
 use super::status::{table, yes_no};
 use super::term::{self, Output};
+use crate::client::Client;
 use crate::proto::{LocateResponse, Place, RingMember, RingResponse};
 
 /// Who owns how much, and how evenly
@@ -27,11 +29,8 @@ pub struct RingArgs {
     /// Show the homes of every partition, too
     #[arg(long)]
     partitions: bool,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 /// Where a key belongs
@@ -46,11 +45,8 @@ Examples:
 pub struct LocateArgs {
     /// The key, 1 to 4096 bytes
     key: OsString,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 #[derive(Serialize)]
@@ -97,9 +93,10 @@ struct PlaceDocument<'a> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn ring(args: RingArgs) -> anyhow::Result<Exit> {
-    let client = client(&args.target)?;
-    let (_, ring) = ask_any(&client, async |client, address| client.ring(address).await).await?;
-    match args.output {
+    let client = client(&args.show.target)?;
+    let ask = |client: Client, address: String| async move { client.ring(&address).await };
+    let ring = ask_any(&client, ask).await?;
+    match args.show.output {
         Output::Json => term::json(&RingDocument::new(&ring, args.partitions))?,
         Output::Text => print_ring(&ring, args.partitions)?,
     }
@@ -112,16 +109,25 @@ pub async fn ring(args: RingArgs) -> anyhow::Result<Exit> {
 /// If the key is none, no node answers, or standard output is closed.
 pub async fn locate(args: LocateArgs) -> anyhow::Result<Exit> {
     let key = key_of(&args.key)?;
-    let client = client(&args.target)?;
-    let ask = async |client: &crate::client::Client, address: &str| {
-        client.locate(address, key.clone()).await
-    };
-    let (_, located) = ask_any(&client, ask).await?;
-    match args.output {
+    let client = client(&args.show.target)?;
+    let located = locate_by(&client, &key).await?;
+    match args.show.output {
         Output::Json => term::json(&LocateDocument::new(&located))?,
         Output::Text => print_located(&located)?,
     }
     Ok(Exit::Ok)
+}
+
+/// Where a key belongs, as the first node that answers knows it.
+///
+/// # Errors
+/// If no node answers.
+pub async fn locate_by(client: &Client, key: &Bytes) -> anyhow::Result<LocateResponse> {
+    let ask = |client: Client, address: String| {
+        let key = key.clone();
+        async move { client.locate(&address, key).await }
+    };
+    ask_any(client, ask).await
 }
 
 fn print_ring(ring: &RingResponse, partitions: bool) -> anyhow::Result<()> {

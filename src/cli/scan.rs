@@ -1,7 +1,7 @@
 //! `scan`: keys under a prefix, as they come.
 
 use std::ffi::OsString;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::args::{self, Consistency, Target};
 use super::exit::{Coded, Exit};
-use super::term;
-use super::transfer::ndjson::text_or_base64;
+use super::term::{self, Progress};
+use super::transfer::ndjson::Line;
 use super::transfer::tsv;
 use crate::client::{Entry, Options, Scan, ScanOptions};
 
@@ -71,16 +71,17 @@ struct Printer {
     keys: bool,
 }
 
+/// What was printed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shown {
+    keys: u64,
+    with_siblings: u64,
+}
+
 #[derive(Serialize)]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_b64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value_b64: Option<String>,
+struct EntryDocument {
+    #[serde(flatten)]
+    record: Line,
     siblings: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_ms: Option<u64>,
@@ -105,11 +106,21 @@ pub async fn scan(args: ScanArgs) -> anyhow::Result<Exit> {
         ..ScanOptions::default()
     });
     let printer = Printer { output: args.output, keys: args.keys };
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    let shown = run(scan, printer, args.limit.unwrap_or(u64::MAX), &mut out).await?;
-    if shown == 0 {
-        term::note("there is no such key");
-        return Ok(Exit::NotFound);
+    let out = io::stdout();
+    // Lines on a terminal are progress enough, and would run through the bar; without a terminal
+    // nobody watches.
+    let bar = !out.is_terminal() && io::stderr().is_terminal();
+    let mut out = BufWriter::with_capacity(1 << 16, out.lock());
+    let shown = run(scan, printer, args.limit.unwrap_or(u64::MAX), &mut out, bar).await?;
+    if shown.keys == 0 {
+        return Err(Coded::error(Exit::NotFound, "there is no such key"));
+    }
+    if shown.with_siblings > 0 && args.output == ScanOutput::Tsv && !args.keys {
+        let keys = term::count(shown.with_siblings, "key");
+        term::note(format_args!(
+            "note: {keys} with concurrent values, of which only the last writer's are shown \
+             (`coterie get KEY --all-siblings` shows all)"
+        ));
     }
     Ok(Exit::Ok)
 }
@@ -120,21 +131,33 @@ async fn run(
     printer: Printer,
     limit: u64,
     out: &mut impl io::Write,
-) -> anyhow::Result<u64> {
-    let (mut shown, mut line) = (0, Vec::new());
-    while let Some(page) = scan.next().await.context("the scan cannot go on")? {
+    bar: bool,
+) -> anyhow::Result<Shown> {
+    let (mut shown, mut line) = (Shown::default(), Vec::new());
+    let mut progress = None;
+    'pages: while let Some(page) = scan.next().await.context("the scan cannot go on")? {
         for entry in &page.entries {
             line.clear();
             printer.print(entry, &mut line)?;
             out.write_all(&line)?;
-            shown += 1;
-            if shown == limit {
-                out.flush()?;
-                return Ok(shown);
+            shown.keys += 1;
+            shown.with_siblings += u64::from(entry.siblings > 0);
+            if shown.keys == limit {
+                break 'pages;
             }
         }
         // Whoever watches sees each page when it has come.
         out.flush()?;
+        if bar {
+            let total = page.partitions_total.into();
+            let progress = progress.get_or_insert_with(|| Progress::start("scan", Some(total), ""));
+            let keys = term::count(shown.keys, "key");
+            progress.show(page.partitions_done.into(), &format!("partitions, {keys}"));
+        }
+    }
+    out.flush()?;
+    if let Some(progress) = progress {
+        progress.finish();
     }
     Ok(shown)
 }
@@ -149,19 +172,20 @@ impl Printer {
                     tsv::escape(&entry.value, out);
                 }
             }
-            ScanOutput::Json => serde_json::to_writer(&mut *out, &self.line(entry))?,
+            ScanOutput::Json => serde_json::to_writer(&mut *out, &self.document(entry))?,
         }
         out.push(b'\n');
         Ok(())
     }
 
-    fn line(self, entry: &Entry) -> Line {
-        let (key, key_b64) = text_or_base64(&entry.key);
-        let (value, value_b64) =
-            if self.keys { (None, None) } else { text_or_base64(&entry.value) };
-        let context = (!entry.context.is_empty()).then(|| args::to_base64(&entry.context));
-        let expires_ms = (entry.expires_ms != 0).then_some(entry.expires_ms);
-        Line { key, key_b64, value, value_b64, siblings: entry.siblings, expires_ms, context }
+    fn document(self, entry: &Entry) -> EntryDocument {
+        let value = (!self.keys).then_some(&entry.value[..]);
+        EntryDocument {
+            record: Line::of(&entry.key, value),
+            siblings: entry.siblings,
+            expires_ms: (entry.expires_ms != 0).then_some(entry.expires_ms),
+            context: (!entry.context.is_empty()).then(|| args::to_base64(&entry.context)),
+        }
     }
 }
 
@@ -181,8 +205,8 @@ mod tests {
         let prefix = Bytes::from(prefix.to_owned());
         let scan = client.scan(ScanOptions { prefix, ..ScanOptions::default() });
         let mut out = Vec::new();
-        let shown = run(scan, printer, limit, &mut out).await.unwrap();
-        (shown, String::from_utf8(out).unwrap())
+        let shown = run(scan, printer, limit, &mut out, false).await.unwrap();
+        (shown.keys, String::from_utf8(out).unwrap())
     }
 
     #[tokio::test]

@@ -1,18 +1,20 @@
 //! `serve`: one node.
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::exit::{self, Coded, Exit};
 use super::settings::Layers;
 use super::term::Output;
-use super::{shutdown, term};
+use super::{failure, shutdown, term};
 use crate::config::{LogFormat, Settings};
 use crate::node::{self, Ports};
 use crate::store::DataFolder;
 use crate::telemetry;
-use crate::types::NodeName;
+use crate::types::{NodeId, NodeName};
 
 /// Run one node
 #[derive(Args, Debug)]
@@ -68,6 +70,23 @@ fn tell(error: &anyhow::Error) {
     tracing::error!(cause = causes.join(": "), "the node cannot run: {error}");
 }
 
+/// What would run.
+#[derive(Serialize)]
+struct CheckDocument<'a> {
+    node: &'a str,
+    cluster: &'a str,
+    data: &'a Path,
+    /// The disk's id; none if the folder is to be made.
+    disk: Option<String>,
+    client: SocketAddr,
+    internal: SocketAddr,
+    admin: SocketAddr,
+    founders: Vec<&'a str>,
+    seeds: Vec<String>,
+    /// N, if this node founds.
+    replicas: u8,
+}
+
 /// Looks at everything that would keep the node from running, and says what would run.
 fn check(settings: &Settings, output: Output) -> anyhow::Result<Exit> {
     let cannot = |error: Box<dyn std::error::Error + Send + Sync>| Coded {
@@ -75,34 +94,64 @@ fn check(settings: &Settings, output: Output) -> anyhow::Result<Exit> {
         message: format!("{} could not run", settings.node.name),
         source: Some(error),
     };
+    let disk = look(settings).map_err(cannot)?;
     drop(Ports::bind(&settings.listen).map_err(|error| cannot(error.into()))?);
     let (node, listen) = (&settings.node, &settings.listen);
-    let id = DataFolder::look(&node.data, &node.name).map_err(|error| cannot(error.into()))?;
-    let founders: Vec<&str> = settings.bootstrap.founders.iter().map(NodeName::as_str).collect();
-    let seeds: Vec<String> = settings.bootstrap.seeds.iter().map(ToString::to_string).collect();
-    let data = match id {
-        Some(id) => format!("{}, disk {id}", node.data.display()),
-        None => format!("{}, which is to be made", node.data.display()),
+    let found = CheckDocument {
+        node: node.name.as_str(),
+        cluster: &settings.cluster.name,
+        data: &node.data,
+        disk: disk.map(|id| id.to_string()),
+        client: listen.client,
+        internal: listen.internal,
+        admin: listen.admin,
+        founders: settings.bootstrap.founders.iter().map(NodeName::as_str).collect(),
+        seeds: settings.bootstrap.seeds.iter().map(ToString::to_string).collect(),
+        replicas: settings.replication.replicas,
     };
-    let told = [
-        ("node", format!("{} of cluster {}", node.name, settings.cluster.name)),
-        ("data", data),
-        ("clients", listen.client.to_string()),
-        ("internal", listen.internal.to_string()),
-        ("admin", format!("http://{}", listen.admin)),
-        ("founders", founders.join(", ")),
-        ("seeds", if seeds.is_empty() { "none".to_owned() } else { seeds.join(", ") }),
-        ("replicas", format!("N = {}, if this node founds", settings.replication.replicas)),
-    ];
-    if output == Output::Json {
-        term::json(&BTreeMap::from(told))?;
-        return Ok(Exit::Ok);
-    }
-    term::line("it would run:")?;
-    for (what, told) in told {
-        term::line(format_args!("  {what:<10}{told}"))?;
+    match output {
+        Output::Json => term::json(&found)?,
+        Output::Text => print(&found)?,
     }
     Ok(Exit::Ok)
+}
+
+/// The id of the disk in the data folder, if there is one and the node could run on it.
+fn look(settings: &Settings) -> Result<Option<NodeId>, Box<dyn std::error::Error + Send + Sync>> {
+    let (node, cluster) = (&settings.node, &settings.cluster.name);
+    let id = DataFolder::look(&node.data, &node.name)?;
+    match DataFolder::noted_cluster(&node.data)? {
+        Some(found) if found != *cluster => Err(format!(
+            "the data folder {} is of the cluster `{found}`, and cluster.name is `{cluster}`: \
+             correct the folder or the name",
+            node.data.display()
+        )
+        .into()),
+        _ => Ok(id),
+    }
+}
+
+fn print(found: &CheckDocument) -> anyhow::Result<()> {
+    let place = found.data.display();
+    let data = match &found.disk {
+        Some(id) => format!("{place}, disk {id}"),
+        None => format!("{place}, which is to be made"),
+    };
+    let seeds = if found.seeds.is_empty() { "none".to_owned() } else { found.seeds.join(", ") };
+    term::line("it would run:")?;
+    for (what, told) in [
+        ("node", format!("{} of cluster {}", found.node, found.cluster)),
+        ("data", data),
+        ("clients", found.client.to_string()),
+        ("internal", found.internal.to_string()),
+        ("admin", format!("http://{}", found.admin)),
+        ("founders", found.founders.join(", ")),
+        ("seeds", seeds),
+        ("replicas", format!("N = {}, if this node founds", found.replicas)),
+    ] {
+        term::line(format_args!("  {what:<10}{told}"))?;
+    }
+    Ok(())
 }
 
 /// Ends at SIGINT, SIGTERM or, if that was asked for, the end of the parent.
@@ -112,7 +161,7 @@ async fn asked_to_stop(exit_with_parent: bool) {
         Err(error) => {
             // Without handlers the signals end the process by themselves, and nothing
             // acknowledged is lost by that.
-            term::note(exit::describe(&error));
+            term::note(failure::text(&error));
             return std::future::pending().await;
         }
     };

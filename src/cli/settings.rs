@@ -84,8 +84,7 @@ struct ContextsArgs {
 #[derive(Serialize)]
 struct SettingDocument<'a> {
     key: &'a str,
-    /// As a file writes it.
-    value: &'a str,
+    value: serde_json::Value,
     origin: String,
 }
 
@@ -128,7 +127,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     if args.output == Output::Json {
         let told = effective.iter().map(|one| SettingDocument {
             key: one.key,
-            value: &one.value,
+            value: json_of(&one.value),
             origin: one.origin.to_string(),
         });
         let told: Vec<_> = told.collect();
@@ -157,6 +156,11 @@ fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// What TOML writes of a text, a number, a flag or a list of texts is JSON, too.
+fn json_of(literal: &str) -> serde_json::Value {
+    serde_json::from_str(literal).unwrap_or_else(|_| literal.into())
+}
+
 fn contexts(args: &ContextsArgs) -> anyhow::Result<Exit> {
     let clusters = AddressBook::load()?;
     let is_current = |name: &str| clusters.current.as_deref() == Some(name);
@@ -181,4 +185,28 @@ fn contexts(args: &ContextsArgs) -> anyhow::Result<Exit> {
     }
     term::line(rows)?;
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_literal_of_a_setting_is_json() {
+        let text = "[node]\nname = \"node-0\"\ndata = \"a\\\"\\\\\\u0001\\n\\tü\"\n[bootstrap]\n\
+                    seeds = [\"127.0.0.1:1\", \"dns:///x:1\"]\n[telemetry]\nsample_ratio = 1.0\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("node.toml");
+        std::fs::write(&file, text).unwrap();
+        let all = Settings::effective_here(&[file], &[]).unwrap();
+        for one in &all {
+            let parsed = serde_json::from_str::<serde_json::Value>(&one.value);
+            assert!(parsed.is_ok(), "{} = {}", one.key, one.value);
+        }
+        let of = |key: &str| json_of(&all.iter().find(|one| one.key == key).unwrap().value);
+        assert_eq!(of("node.data"), "a\"\\\u{1}\n\tü");
+        assert_eq!(of("bootstrap.seeds"), serde_json::json!(["127.0.0.1:1", "dns:///x:1"]));
+        assert_eq!(of("replication.replicas"), 3);
+        assert_eq!(of("listen.insecure"), false);
+    }
 }

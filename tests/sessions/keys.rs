@@ -58,6 +58,15 @@ async fn what_cannot_be_done_is_said() {
     ] {
         session.run(&format!("{line} --addr {first}")).await;
     }
+    let both = format!("{first},{}", cluster.address(2));
+    for line in [
+        "coterie get key --consistency all --timeout 3s",
+        "coterie get key --consistency all --timeout 3s -o json",
+        "coterie set key value --consistency all --timeout 3s \
+         --request-id 00000000000000000000000000000004 -o json",
+    ] {
+        session.run(&format!("{line} --addr {both}")).await;
+    }
     session.is("keys_refused");
     cluster.assert_running();
 }

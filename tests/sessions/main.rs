@@ -14,6 +14,7 @@
 #[path = "../processes/cluster.rs"]
 #[expect(dead_code, reason = "shared with the tests of processes, which use the rest")]
 mod cluster;
+mod coverage;
 mod help;
 mod keys;
 mod nodes;

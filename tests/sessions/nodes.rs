@@ -1,6 +1,10 @@
 //! What operators ask: how the cluster is, who is in it, who owns what, who holds what.
 
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
 use crate::cluster::Cluster;
+use crate::process::Signal;
 use crate::session::Session;
 
 /// A third replica may have a write a little later than the OK.
@@ -63,6 +67,7 @@ async fn a_node_that_is_away_is_told_by_every_command() {
     session.only(&cluster, 0);
     session.run("coterie set greeting hello").await;
     session.unrecorded(SETTLED).await;
+    session.unrecorded("until test -e node-2/CLUSTER; do sleep 0.1; done").await;
     cluster.kill(2);
     session.note("node-2 is killed");
     // Gossip takes longer to call it down than others take to find it unreachable.
@@ -79,6 +84,9 @@ async fn a_node_that_is_away_is_told_by_every_command() {
         "coterie repair --timeout 1s",
         "coterie serve --config node-2.toml --check",
         "coterie serve --config node-2.toml --check -o json",
+        "coterie serve --config node-2.toml --check --set cluster.name=other",
+        "coterie serve --config node-2.toml --check --set cluster.name=other -o json",
+        "coterie serve --config node-2.toml --check --set node.data=node-2.toml/data",
     ] {
         session.run(line).await;
     }
@@ -90,4 +98,106 @@ async fn a_node_that_is_away_is_told_by_every_command() {
     session.run("coterie hints").await;
     session.is("away");
     cluster.assert_running();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_costs_a_moment_and_is_named() {
+    let mut cluster = Cluster::start(3).await;
+    let mut session = Session::of(&cluster);
+    session.run("coterie set greeting hello").await;
+    session.unrecorded(SETTLED).await;
+    cluster.process(0).signal(Signal::Stop);
+    session.note("node-0, which is asked first, is frozen");
+    // Until then the others may still wait for it.
+    session.unrecorded("until coterie members | grep -q 'node-0 *down'; do sleep 0.1; done").await;
+    let began = Instant::now();
+    for line in [
+        "coterie hints",
+        "coterie hints -o json",
+        "coterie explain greeting",
+        "coterie locate greeting",
+    ] {
+        session.run(line).await;
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(40), "four looks at it took {took:?}");
+    cluster.process(0).signal(Signal::Continue);
+    session.filtered_is(
+        "frozen",
+        &[(r"located by node-\d", "located by [node]"), (r"as node-\d knows", "as [node] knows")],
+    );
+}
+
+/// What the transport says of a peer that hangs up depends on who was quicker.
+const HUNG_UP: &[(&str, &str)] = &[(r"because: .*; asked ", "because: [hung up]; asked ")];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_port_is_told_for_what_it_probably_is() {
+    let mut cluster = Cluster::start(1).await;
+    let mut session = Session::of(&cluster);
+    let place = cluster.place(0).clone();
+    for port in [place.internal, place.admin] {
+        for line in [
+            "coterie get key",
+            "coterie scan --timeout 2s",
+            "coterie status",
+            "coterie explain key",
+        ] {
+            session.run(&format!("{line} --addr {port}")).await;
+        }
+    }
+    session.filtered_is("ports", HUNG_UP);
+    cluster.assert_running();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_beside_a_running_one_changes_nothing() {
+    let mut cluster = Cluster::start(1).await;
+    let mut session = Session::of(&cluster);
+    for line in [
+        "cp node-0.toml before.toml",
+        "coterie local --nodes 1 --data . --port 17400",
+        "cmp node-0.toml before.toml",
+    ] {
+        session.run(line).await;
+    }
+    session.is("beside");
+    cluster.assert_running();
+}
+
+/// Figures of a measurement, and places that the system chose.
+const FIGURES: &[(&str, &str)] = &[
+    (r"127\.0\.0\.1:\d+", "[host]:[port]"),
+    (r"--port \d+", "--port [port]"),
+    (r"\b\d[\d,.]*\b", "[n]"),
+    (r"\[n\] (s|ms|µs|GB|MB|KB)\b", "[n]"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_ones_own_runs_until_it_is_stopped_and_is_measured() {
+    let mut cluster = Cluster::start(1).await;
+    let mut session = Session::of(&cluster);
+    let measured = "coterie bench --workload get --keys 10 --clients 1 --duration 100ms";
+    for line in [measured, &format!("{measured} -o json")] {
+        session.run(line).await;
+    }
+    let port = free_port();
+    for more in ["", " -o json"] {
+        let line = format!(
+            "coterie local --nodes 1 --port {port}{more} > said 2>&1 & \
+             until grep -qs Ctrl-C said; do sleep 0.1; done; kill -TERM $!; wait $! && cat said"
+        );
+        session.run(&line).await;
+        session.unrecorded("rm said").await;
+    }
+    session.filtered_is("local", FIGURES);
+    cluster.assert_running();
+}
+
+/// A port that is free with the two after it, below those that the system gives away.
+fn free_port() -> u16 {
+    let is_free =
+        |port: u16| (port..port + 3).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    (first..).step_by(10).find(|port| is_free(*port)).expect("three free ports in a row")
 }

@@ -11,13 +11,20 @@ async fn a_cluster_that_is_not_there_is_named() {
         "coterie get key",
         "coterie set key value --request-id 00000000000000000000000000000001",
         "coterie delete key --request-id 00000000000000000000000000000001",
+        "coterie scan --timeout 1s",
+        "coterie export --timeout 1s",
         "coterie status",
         "coterie members",
-        "printf 'key\\tvalue\\n' | coterie import - --format tsv --timeout 1s",
-        "coterie export --timeout 1s",
+        "coterie ring",
+        "coterie locate key",
+        "coterie explain key",
+        "coterie hints",
+        "coterie repair",
     ] {
         session.run(line).await;
+        session.run(&format!("{line} -o json")).await;
     }
+    session.run("printf 'key\\tvalue\\n' | coterie import - --format tsv --timeout 1s").await;
     session.is("offline");
 }
 
@@ -32,6 +39,14 @@ async fn a_node_that_cannot_start_says_why() {
         "coterie serve --config wrong.toml --set replication.replicas=none",
         "coterie local --nodes 0",
         "coterie local --nodes 3 --port 65530",
+        "coterie local --nodes 3 --port 65530 -o json",
+        "printf '[node]\\nname = \"node-0\"\\ndata = \"wrong.toml/node-0\"\\n' > node.toml",
+        "coterie serve --check --config node.toml --set bootstrap.expect=2",
+        "coterie serve --check --config node.toml --set bootstrap.expect=2 -o json",
+        "coterie serve --check --config node.toml",
+        "coterie serve --check --config node.toml -o json",
+        "coterie serve --check --config wrong.toml -o json",
+        "coterie config show --config wrong.toml -o json",
     ] {
         session.run(line).await;
     }
@@ -47,7 +62,7 @@ async fn settings_are_told_with_where_they_came_from() {
         "coterie config show --config node.toml",
         "COTERIE__LOG__LEVEL=debug coterie config show --config node.toml --set node.weight=2 \
          --origin | grep -v defaults",
-        "coterie config show --config node.toml -o json | head -6",
+        "coterie config show --config node.toml -o json | head -21",
         "coterie config show",
         "coterie config show --config node.toml --set node.wieght=2",
     ] {
@@ -80,6 +95,8 @@ async fn clusters_have_names() {
         "COTERIE_CLIENT_CONFIG=absent.toml COTERIE_CONTEXT=dev coterie get key",
         "printf '[contexts.dev]\\naddr = [\"7400\"]\\n' > wrong.toml",
         "COTERIE_CLIENT_CONFIG=wrong.toml coterie get key",
+        "COTERIE_CLIENT_CONFIG=wrong.toml coterie config contexts",
+        "COTERIE_CLIENT_CONFIG=wrong.toml coterie config contexts -o json",
     ] {
         session.run(line).await;
     }
@@ -122,8 +139,11 @@ async fn simulated_worlds_come_to_a_verdict() {
         "coterie sim --seed 7",
         "coterie sim --seed 7 -o json",
         "coterie sim --trace",
+        "coterie sim --trace -o json",
         "coterie demo --nodes 1",
+        "coterie demo --nodes 1 -o json",
         "coterie bench --duration never",
+        "coterie bench --duration never -o json",
     ] {
         session.run(line).await;
     }

@@ -28,6 +28,8 @@ const FILTERS: &[(&str, &str)] = &[
     (r"OK \[dot\] on [^\n]*", "OK [dot] on [homes]"),
     (r#""homes": \[\s+"node-[^{\]]*\]"#, r#""homes": [homes]"#),
     (r"asked \[host\]:74\d0", "asked [host]:[port]"),
+    // How often there was time to.
+    (r", one of \d+ attempts", ""),
     // Columns are as wide as what was in them.
     (r"(\S) {2,}", "$1  "),
     (r"(?m) +$", ""),

@@ -74,6 +74,7 @@ impl Cluster {
     /// # Errors
     /// As [`Cluster::start`].
     pub async fn start_as(program: PathBuf, plan: Plan) -> anyhow::Result<Self> {
+        plan.check_folders()?;
         plan.check_ports()?;
         plan.write_configs()?;
         let nodes: Vec<Node> =

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 
+use crate::store::DataFolder;
+use crate::types::NodeName;
+
 /// The ports of neighbouring nodes are this far apart.
 const PORT_STEP: u16 = 10;
 /// More nodes than this on one machine are a mistake.
@@ -124,6 +127,19 @@ impl Plan {
         REPLICAS.min(self.nodes)
     }
 
+    /// Finds out whether every node could open its data folder. Changes nothing.
+    ///
+    /// # Errors
+    /// If a process runs on one of them, or it is no folder of that node.
+    pub fn check_folders(&self) -> anyhow::Result<()> {
+        for place in self.places() {
+            let name = NodeName::new(&place.name).context("a node's name")?;
+            DataFolder::look(&place.data, &name)
+                .with_context(|| format!("{} could not run; nothing was changed", place.name))?;
+        }
+        Ok(())
+    }
+
     /// Finds out whether every port is free.
     ///
     /// # Errors
@@ -201,6 +217,7 @@ impl Plan {
              seeds = {seeds:?}\n\
              \n\
              [replication]\n\
+             # Fixed when the cluster is founded; no more than there are nodes.\n\
              replicas = {replicas}\n\
              \n\
              [storage]\n\

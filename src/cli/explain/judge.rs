@@ -16,6 +16,8 @@ use crate::types::Dot;
 pub enum State {
     /// It holds all that anyone holds.
     Current,
+    /// It holds nothing, and nor does anyone else.
+    Nothing,
     /// It lacks writes that others hold, or shows some that others know to be superseded.
     Stale {
         /// The dots of the writes that it lacks.
@@ -85,7 +87,7 @@ pub fn judge(findings: &Findings) -> Verdict {
     let mut states: Vec<State> = findings.homes.iter().map(|home| state(home, &merged)).collect();
     tell_bytes_apart(findings, &mut states);
     let rebuilding = |home: &Home| home.own.as_ref().is_ok_and(|own| own.rebuilding);
-    let all_current = states.iter().all(|state| *state == State::Current);
+    let all_current = states.iter().all(|state| matches!(state, State::Current | State::Nothing));
     let agree = all_current && !findings.homes.iter().any(rebuilding);
     let damaged = findings.elsewhere.iter().any(|copy| copy.held == Held::Damaged);
     let nobody = agree && merged.is_empty() && findings.silent.is_empty() && !damaged;
@@ -112,7 +114,7 @@ fn state(home: &Home, merged: &Writes) -> State {
         Held::Record(record) => &record.writes,
     };
     if writes == merged {
-        return State::Current;
+        return if *held == Held::Nothing { State::Nothing } else { State::Current };
     }
     let dots = |record: &Writes, but: &dyn Fn(Dot) -> bool| {
         let dots = record.siblings().iter().map(|sibling| sibling.dot);
@@ -190,8 +192,8 @@ fn trouble(findings: &Findings, home: &Home, state: &State) -> Option<String> {
     let name = &home.name;
     let rebuilding = home.own.as_ref().is_ok_and(|own| own.rebuilding);
     let said = match state {
-        State::Current if rebuilding => format!("{name} is being rebuilt"),
-        State::Current => return None,
+        State::Current | State::Nothing if rebuilding => format!("{name} is being rebuilt"),
+        State::Current | State::Nothing => return None,
         State::Stale { lacks, superseded } if lacks.is_empty() => match superseded.len() {
             0 => format!("{name} is stale: it has not seen what was superseded"),
             1 => format!("{name} is stale: it still shows 1 superseded write"),

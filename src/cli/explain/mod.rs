@@ -14,10 +14,11 @@ use std::ffi::OsString;
 
 use clap::Args;
 
-use super::args::Target;
+use super::args::Show;
 use super::exit::Exit;
 use super::kv::key_of;
-use super::nodes::{Answer, ask_any, ask_each, client};
+use super::nodes::{Answer, ask_each, client};
+use super::ring::locate_by;
 use super::term::Output;
 use crate::client::Client;
 use crate::proto::{InspectResponse, LocateResponse};
@@ -42,11 +43,8 @@ Examples:
 pub struct ExplainArgs {
     /// The key, 1 to 4096 bytes
     key: OsString,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 /// Runs the command.
@@ -55,9 +53,8 @@ pub struct ExplainArgs {
 /// If the key is none, no node answers, or standard output is closed.
 pub async fn explain(args: ExplainArgs) -> anyhow::Result<Exit> {
     let key = key_of(&args.key)?;
-    let client = client(&args.target)?;
-    let ask = async |client: &Client, address: &str| client.locate(address, key.clone()).await;
-    let (_, located) = ask_any(&client, ask).await?;
+    let client = client(&args.show.target)?;
+    let located = locate_by(&client, &key).await?;
     let members = located.homes.iter().chain(&located.fallbacks);
     let members = members.map(|place| (place.name.clone(), place.client_address.clone()));
     let inspect = |client: Client, address: String| {
@@ -67,7 +64,7 @@ pub async fn explain(args: ExplainArgs) -> anyhow::Result<Exit> {
     let answers = ask_each(&client, members, inspect).await;
     let findings = found(&located, &answers);
     let verdict = judge(&findings);
-    match args.output {
+    match args.show.output {
         Output::Json => show::json(&args.key, &located, &findings, &verdict)?,
         Output::Text => show::text(&args.key, &located, &findings, &verdict)?,
     }

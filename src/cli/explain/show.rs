@@ -10,11 +10,15 @@ use super::judge::{Findings, State, Verdict};
 use crate::cli::hints::now_ms;
 use crate::cli::status::{coarse, table};
 use crate::cli::term;
+use crate::cli::transfer::ndjson::text_or_base64;
 use crate::proto::LocateResponse;
 
 #[derive(Serialize)]
 struct Document<'a> {
-    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_b64: Option<String>,
     verdict: &'a str,
     agree: bool,
     partition: u32,
@@ -83,8 +87,10 @@ pub(super) fn json(
         damaged: copy.held == Held::Damaged,
         copy: CopyDocument::of(&copy.held),
     });
+    let (key, key_b64) = text_or_base64(key.as_encoded_bytes());
     term::json(&Document {
-        key: key.to_string_lossy().into_owned(),
+        key,
+        key_b64,
         verdict: &verdict.sentence,
         agree: verdict.agree,
         partition: located.partition,
@@ -111,13 +117,14 @@ pub(super) fn text(
         located.placement_number,
         located.name
     ))?;
-    let header = ["NODE", "ROLE", "STATE", "HASH", "WRITE", "KIND", "BYTES", "WRITTEN", "REQUEST"];
-    let mut rows = table(&header);
+    let mut rows = table(&[
+        "NODE", "ROLE", "STATE", "HASH", "WRITE", "KIND", "BYTES", "WRITTEN", "EXPIRES", "REQUEST",
+    ]);
     for (number, (home, state)) in (1..).zip(findings.homes.iter().zip(&verdict.states)) {
         let rebuilding = home.own.as_ref().is_ok_and(|own| own.rebuilding);
         let rebuilding = if rebuilding { ", being rebuilt" } else { "" };
         let held = home.own.as_ref().map_or(&Held::Nothing, |own| &own.held);
-        let place = [home.name.clone(), format!("home {number}"), word(state, held) + rebuilding];
+        let place = [home.name.clone(), format!("home {number}"), word(state) + rebuilding];
         add(&mut rows, place, held);
     }
     for copy in &findings.elsewhere {
@@ -140,9 +147,9 @@ pub(super) fn text(
     Ok(())
 }
 
-fn word(state: &State, held: &Held) -> String {
+fn word(state: &State) -> String {
     match state {
-        State::Current if *held == Held::Nothing => "nothing".to_owned(),
+        State::Nothing => "nothing".to_owned(),
         State::Current => "current".to_owned(),
         State::Stale { lacks, superseded } if lacks.is_empty() => {
             format!("STALE (shows {} superseded)", superseded.len())
@@ -171,12 +178,18 @@ fn add(rows: &mut Table, place: [String; 3], held: &Held) {
     }
 }
 
-fn sibling_cells(sibling: &Described) -> [String; 5] {
+fn sibling_cells(sibling: &Described) -> [String; 6] {
+    let now = now_ms();
+    let expires = sibling.expires_ms.map_or("-".to_owned(), |at| match at.checked_sub(now) {
+        Some(left) => format!("in {}", coarse(left)),
+        None => format!("{} ago", coarse(now - at)),
+    });
     [
         format!("{:?}", sibling.dot),
         sibling.kind.to_owned(),
         term::grouped(sibling.value_bytes),
-        format!("{} ago", coarse(now_ms().saturating_sub(sibling.written_ms))),
+        format!("{} ago", coarse(now.saturating_sub(sibling.written_ms))),
+        expires,
         sibling.request_id.as_ref().map_or("-".to_owned(), |id| id.chars().take(8).collect()),
     ]
 }

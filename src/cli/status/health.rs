@@ -197,6 +197,7 @@ fn sentences(asked: &StatusResponse, rows: &[Row]) -> (String, String, bool) {
     };
     let (down, impaired) = (names(Grade::Down), names(Grade::Impaired));
     let summary = match (down.is_empty(), impaired.is_empty()) {
+        (true, true) if rows.len() == 1 => "OK: the only node is as it should be".to_owned(),
         (true, true) => format!("OK: all {} nodes are as they should be", rows.len()),
         (true, false) => format!("DEGRADED: look at {}", impaired.join(", ")),
         (false, true) => format!("DEGRADED: down: {}", down.join(", ")),
@@ -227,6 +228,10 @@ fn tolerance(replicas: usize, out: usize) -> (String, bool) {
             );
             (sentence, true)
         }
+        Ordering::Equal if replicas == 1 => {
+            let sentence = "No: each key has one home only (N = 1).";
+            (sentence.to_owned(), false)
+        }
         Ordering::Equal => {
             let sentence = format!(
                 "No: if another node is lost, some keys have fewer than {quorum} of their \
@@ -235,10 +240,15 @@ fn tolerance(replicas: usize, out: usize) -> (String, bool) {
             (sentence, false)
         }
         Ordering::Greater => {
+            let nodes = term::count(out as u64, "node");
+            let homes = match replicas {
+                1 => "lack their only home".to_owned(),
+                _ => format!("have fewer than {quorum} of their {replicas} homes"),
+            };
+            let them = if out == 1 { "it" } else { "them" };
             let sentence = format!(
-                "No: with {out} nodes out, some keys already have fewer than {quorum} of their \
-                 {replicas} homes. Nothing acknowledged is lost while the disks are whole: bring \
-                 the nodes back."
+                "No: with {nodes} out, some keys already {homes}. Nothing acknowledged is lost \
+                 while the disks are whole: bring {them} back."
             );
             (sentence, false)
         }
@@ -345,5 +355,7 @@ mod tests {
         assert!(tolerance(5, 1).1);
         assert!(!tolerance(5, 2).1);
         assert!(!tolerance(1, 0).1);
+        let (sentence, _) = tolerance(1, 1);
+        assert!(sentence.starts_with("No: with 1 node out, some keys already lack"), "{sentence}");
     }
 }

@@ -9,11 +9,11 @@ use comfy_table::presets;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
-use super::args::{self, Target};
+use super::args::{self, Show};
 use super::exit::Exit;
-use super::nodes::{ask_any, ask_each, client};
+use super::nodes::{ask_any, ask_each, client, status_of};
 use super::term::{self, Output};
-use crate::client::{Client, Error};
+use crate::client::Client;
 use crate::proto::{MemberStatus, StatusResponse};
 use health::{Answers, Grade, Health, Row, judge};
 
@@ -44,11 +44,8 @@ pub struct StatusArgs {
         requires = "exit_when_healthy",
     )]
     timeout: Duration,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 /// Every member, as one node sees it
@@ -58,11 +55,8 @@ Examples:
   coterie members
   coterie members --addr 127.0.0.1:7420 -o json")]
 pub struct MembersArgs {
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t)]
-    output: Output,
     #[command(flatten)]
-    target: Target,
+    show: Show,
 }
 
 #[derive(Serialize)]
@@ -98,7 +92,7 @@ struct MemberDocument<'a> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
-    let client = client(&args.target)?;
+    let client = client(&args.show.target)?;
     let until = Instant::now() + args.timeout;
     let mut told = String::new();
     let (asked, health) = loop {
@@ -111,13 +105,13 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
             Ok((_, health)) => health.summary,
             Err(error) => error.to_string(),
         };
-        if summary != told {
+        if summary != told && args.show.output == Output::Text {
             term::note(format_args!("waiting: {summary}"));
             told = summary;
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };
-    match args.output {
+    match args.show.output {
         Output::Json => term::json(&StatusDocument {
             cluster_id: &asked.cluster_id,
             cluster_name: &asked.cluster_name,
@@ -138,8 +132,8 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
-    let (_, asked) = ask_any(&client(&args.target)?, ask_status).await?;
-    match args.output {
+    let asked = ask_any(&client(&args.show.target)?, status_of).await?;
+    match args.show.output {
         Output::Json => {
             let documents: Vec<_> = asked.members.iter().map(MemberDocument::new).collect();
             term::json(&documents)?;
@@ -178,22 +172,17 @@ pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
 }
 
 async fn look(client: &Client) -> anyhow::Result<(StatusResponse, Health)> {
-    let (_, asked) = ask_any(client, ask_status).await?;
+    let asked = ask_any(client, status_of).await?;
     let answers = ask_all(client, &asked).await;
     let health = judge(&asked, &answers);
     Ok((asked, health))
-}
-
-async fn ask_status(client: &Client, address: &str) -> Result<StatusResponse, Error> {
-    client.status(address).await
 }
 
 /// The status of every member that `asked` knows, all asked at once.
 async fn ask_all(client: &Client, asked: &StatusResponse) -> Answers {
     let others = asked.members.iter().filter(|member| member.name != asked.name);
     let others = others.map(|member| (member.name.clone(), member.client_address.clone()));
-    let status = |client: Client, address: String| async move { client.status(&address).await };
-    let answers = ask_each(client, others, status).await;
+    let answers = ask_each(client, others, status_of).await;
     let mut all: Answers =
         answers.into_iter().map(|answer| (answer.address, answer.said.ok())).collect();
     let own = asked.members.iter().find(|member| member.name == asked.name);

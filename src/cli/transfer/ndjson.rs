@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{LineError, Record};
 
-/// A line as it is written: exactly one of the two names of each field is there.
-#[derive(Serialize, Deserialize, Default)]
+/// A record as a line has it: at most one of the two names of each field is there.
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+pub struct Line {
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,11 +23,19 @@ struct Line {
     value_b64: Option<String>,
 }
 
+impl Line {
+    /// The line of a key, with its value if it is to be shown.
+    #[must_use]
+    pub fn of(key: &[u8], value: Option<&[u8]>) -> Self {
+        let (key, key_b64) = text_or_base64(key);
+        let (value, value_b64) = value.map_or((None, None), text_or_base64);
+        Self { key, key_b64, value, value_b64 }
+    }
+}
+
 /// Appends the record's line, line feed included.
 pub fn encode(record: &Record, out: &mut Vec<u8>) {
-    let (key, key_b64) = text_or_base64(&record.key);
-    let (value, value_b64) = text_or_base64(&record.value);
-    let line = Line { key, key_b64, value, value_b64 };
+    let line = Line::of(&record.key, Some(&record.value));
     // Strings under fixed names always serialise, and a Vec takes every write.
     let _ = serde_json::to_writer(&mut *out, &line);
     out.push(b'\n');
