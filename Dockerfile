@@ -9,7 +9,8 @@ FROM ${BUILDER} AS builder
 WORKDIR /source
 COPY . .
 # The names of functions stay for backtraces; the tables of lines are four fifths of the binary.
-RUN CARGO_PROFILE_RELEASE_STRIP=debuginfo cargo build --release --locked --package coterie \
+RUN cargo build --release --locked --package coterie \
+    && strip --strip-debug target/release/coterie \
     && install -D -m 755 target/release/coterie /image/usr/local/bin/coterie \
     && install -D -m 644 LICENSE /image/usr/share/doc/coterie/LICENSE \
     # A new volume takes its owner from here.

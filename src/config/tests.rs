@@ -315,7 +315,8 @@ fn variables(manifest: &str) -> Vec<(String, String)> {
             ("$(POD_IP)", "10.42.0.7"),
             ("\"", ""),
         ];
-        let filled = values.iter().fold(value.to_owned(), |text, (from, to)| text.replace(from, to));
+        let filled =
+            values.iter().fold(value.to_owned(), |text, (from, to)| text.replace(from, to));
         Some((format!("COTERIE__{name}"), filled))
     });
     pairs.collect()

@@ -139,7 +139,8 @@ fn documented() -> BTreeMap<String, &'static str> {
     let mut documented = BTreeMap::new();
     for (place, text) in places {
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let metrics = words.filter(|word| word.starts_with("coterie_") || word.starts_with("rpc_s"));
+        let metrics =
+            words.filter(|word| word.starts_with("coterie_") || word.starts_with("rpc_s"));
         let families: BTreeSet<&str> = metrics.map(family).collect();
         assert!(families.len() > 8, "hardly anything is spoken of by {place}: {families:?}");
         documented.extend(families.into_iter().map(|name| (name.to_owned(), place)));
