@@ -107,6 +107,14 @@ pub struct TraceContext {
     pub flags: u8,
 }
 
+impl TraceContext {
+    /// Whether the trace is recorded: then whoever works on it adds spans of its own.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.flags & 1 != 0
+    }
+}
+
 /// Why a text or a byte string is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {

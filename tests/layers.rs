@@ -25,6 +25,8 @@ const NEIGHBOURS: &[(&str, &str)] = &[
     ("api", "config"),
     ("http", "config"),
     ("telemetry", "config"),
+    // Requests have spans.
+    ("api", "telemetry"),
     // The admin port shows what the services' backend knows.
     ("http", "api"),
     // Gossip and streams share the control core's driver.

@@ -14,6 +14,7 @@ use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{MergedPage, ReadFailed, Stats};
 use crate::protocol::worker::inspect::Inspection;
+use crate::telemetry::Traces;
 use crate::types::{ClusterId, Key, NodeName, Partition, TraceContext, Wall};
 
 /// A node, as its services see it. Cheap to clone.
@@ -71,6 +72,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Where the calls of clients are counted.
     fn calls(&self) -> Arc<Calls>;
+
+    /// Where the spans of requests go; by default nowhere.
+    fn traces(&self) -> Traces {
+        Traces::default()
+    }
 
     /// Everything that the node counts: the body of `/metrics`.
     fn metrics(&self) -> Page;

@@ -163,6 +163,12 @@ fn list(names: &[NodeName], between: &str) -> String {
     names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(between)
 }
 
+/// The name of a reason that is not the client's fault; none if it is.
+pub(super) fn of_server(reason: Reason) -> Option<&'static str> {
+    let told = told(reason);
+    matches!(told.code, Code::Unavailable | Code::ResourceExhausted).then_some(told.name)
+}
+
 fn told(reason: Reason) -> Told {
     let at_once = Some(Duration::ZERO);
     let soon = Some(Duration::from_millis(200));

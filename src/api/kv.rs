@@ -16,7 +16,7 @@ use super::batch::{self, Batch};
 use super::error;
 use super::request::{self, Fields};
 use super::scan;
-use super::trace::Sampling;
+use super::trace::{Ended, Sampling};
 use crate::proto;
 use crate::proto::kv_server::Kv;
 use crate::protocol::context::Context;
@@ -98,7 +98,8 @@ impl<B: Backend> KvService<B> {
     pub(super) fn new(backend: B, settings: Settings) -> Self {
         let requests = Gate::new("requests", settings.in_flight_max);
         let scans = Arc::new(Gate::new("scans", SCANS_MAX));
-        let sampling = Sampling::new(settings.sample_ratio);
+        let (ratio, slow) = (settings.sample_ratio, settings.slow_request);
+        let sampling = Sampling::new(backend.traces(), ratio, slow);
         Self { backend, settings, requests, scans, sampling }
     }
 
@@ -113,15 +114,15 @@ impl<B: Backend> KvService<B> {
         name: &'static str,
         metadata: &MetadataMap,
         run: impl FnOnce(Duration, Option<TraceContext>) -> R,
-    ) -> R::Output {
+    ) -> R::Output
+    where
+        R::Output: Ended,
+    {
         let timeout = request::timeout(metadata, self.settings.request_timeout);
-        let caller = request::trace(metadata);
-        match self.sampling.span(name, caller) {
-            None => run(timeout, caller).await,
-            Some((span, own)) => {
-                tracing::Instrument::instrument(run(timeout, Some(own)), span).await
-            }
-        }
+        let traced = self.sampling.begin(name, request::trace(metadata));
+        let ended = run(timeout, traced.context()).await;
+        self.sampling.end(traced, ended.failure());
+        ended
     }
 
     async fn run(&self, name: &'static str, metadata: &MetadataMap, op: Op) -> Outcome {
@@ -178,7 +179,7 @@ impl<B: Backend> Kv for KvService<B> {
         let (cluster, _) = self.cluster()?;
         let op = Op { key, consistency, strict: message.strict, action: Action::Get };
         let asked = Answering::of(&op);
-        let outcome = self.run("Get", &metadata, op).await;
+        let outcome = self.run("coterie.v1.Kv/Get", &metadata, op).await;
         shown(outcome, cluster, &asked, message.all_siblings).map(Response::new)
     }
 
@@ -191,7 +192,7 @@ impl<B: Backend> Kv for KvService<B> {
         let how = (message.consistency, message.strict);
         let proto::SetRequest { key, value, context, ttl_ms, request_id, .. } = message;
         let parts = PutParts { key, value: Some(value), ttl_ms, request_id, context };
-        let (context, receipt) = self.write("Set", &metadata, parts, how).await?;
+        let (context, receipt) = self.write("coterie.v1.Kv/Set", &metadata, parts, how).await?;
         Ok(Response::new(proto::SetResponse { context, receipt: Some(receipt) }))
     }
 
@@ -204,7 +205,7 @@ impl<B: Backend> Kv for KvService<B> {
         let how = (message.consistency, message.strict);
         let proto::DeleteRequest { key, context, request_id, .. } = message;
         let parts = PutParts { key, value: None, ttl_ms: 0, request_id, context };
-        let (context, receipt) = self.write("Delete", &metadata, parts, how).await?;
+        let (context, receipt) = self.write("coterie.v1.Kv/Delete", &metadata, parts, how).await?;
         Ok(Response::new(proto::DeleteResponse { context, receipt: Some(receipt) }))
     }
 
@@ -222,7 +223,7 @@ impl<B: Backend> Kv for KvService<B> {
         let _place = Gate::enter(&self.requests, message.keys.len())?;
         let common = self.common(message.consistency, message.strict)?;
         let mut batch = Batch::of_gets(message.keys, common);
-        let outcomes = self.run_batch("BatchGet", &metadata, &mut batch).await;
+        let outcomes = self.run_batch("coterie.v1.Kv/BatchGet", &metadata, &mut batch).await;
         let results = batch.got(outcomes, common.cluster, message.all_siblings);
         Ok(Response::new(proto::BatchGetResponse { results }))
     }
@@ -242,7 +243,7 @@ impl<B: Backend> Kv for KvService<B> {
         let _place = Gate::enter(&self.requests, message.entries.len())?;
         let common = self.common(message.consistency, message.strict)?;
         let mut batch = Batch::of_sets(message.entries, common);
-        let outcomes = self.run_batch("BatchSet", &metadata, &mut batch).await;
+        let outcomes = self.run_batch("coterie.v1.Kv/BatchSet", &metadata, &mut batch).await;
         let results = batch.written(outcomes, common.cluster);
         Ok(Response::new(proto::BatchSetResponse { results }))
     }

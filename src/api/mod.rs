@@ -84,9 +84,10 @@ pub struct Settings {
     pub in_flight_max: usize,
     /// Connections at a time.
     pub connections_max: usize,
-    /// Which part of the requests is traced if the caller has not decided, 0 to 1; none: spans go
-    /// nowhere.
-    pub sample_ratio: Option<f64>,
+    /// Which part of the requests is traced if the caller has not decided, 0 to 1.
+    pub sample_ratio: f64,
+    /// A request that takes longer is traced all the same.
+    pub slow_request: Duration,
     /// How long calls under way may take to end when the node stops.
     pub grace: Duration,
 }
@@ -101,7 +102,8 @@ impl Settings {
             request_timeout: settings.timeouts.request,
             in_flight_max: settings.limits.in_flight,
             connections_max: CONNECTIONS_MAX,
-            sample_ratio: telemetry.otlp_endpoint.is_some().then_some(telemetry.sample_ratio),
+            sample_ratio: telemetry.sample_ratio,
+            slow_request: telemetry.slow_request,
             grace: settings.timeouts.request + Duration::from_secs(1),
         }
     }

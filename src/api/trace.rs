@@ -1,79 +1,132 @@
-//! Whether a request is traced, and under which span.
+//! Which requests are traced, and the span of each.
 //!
 //! The decision comes before any span is built, since most requests are not traced: the caller's,
-//! if it has made one, else by chance.
+//! if it has made one, else by chance. A request that was not chosen and then fails, or is slow, gets
+//! its one span when it has ended.
 
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use std::time::{Duration, Instant, SystemTime};
 
+use opentelemetry::trace::SpanKind;
+
+use super::error;
+use crate::protocol::op::{Failure, Outcome};
+use crate::telemetry::{OpenSpan, Origin, Traces};
 use crate::types::TraceContext;
 
-/// The flag of a trace context that says that the trace is recorded.
-const SAMPLED: u8 = 1;
-
 /// Decides which requests are traced.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sampling {
-    /// Of 2^32 requests without a caller's decision, this many are traced; none: tracing is off.
-    of_all: Option<u64>,
+    traces: Traces,
+    /// Of 2^32 requests without a caller's decision, this many are chosen.
+    of_all: u64,
+    /// A request that takes longer is traced all the same.
+    slow: Duration,
+}
+
+/// One request, traced or not.
+pub(super) struct Traced {
+    method: &'static str,
+    caller: Option<TraceContext>,
+    state: State,
+}
+
+enum State {
+    /// Spans go nowhere.
+    Off,
+    Unsampled(Instant),
+    Sampled(OpenSpan),
+}
+
+/// How a request, or each of a batch, has ended.
+pub(super) trait Ended {
+    /// The first failure among them.
+    fn failure(&self) -> Option<&Failure>;
+}
+
+impl Ended for Outcome {
+    fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            Self::Read(_) | Self::Written(_) => None,
+        }
+    }
+}
+
+impl Ended for Vec<Outcome> {
+    fn failure(&self) -> Option<&Failure> {
+        self.iter().find_map(Ended::failure)
+    }
 }
 
 impl Sampling {
-    /// `ratio` is none if spans go nowhere.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
-    pub(super) fn new(ratio: Option<f64>) -> Self {
-        let of_all = ratio.map(|ratio| (ratio.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u64 + 1);
-        // The smallest ratio is none at all.
-        Self { of_all: of_all.map(|count| if ratio == Some(0.0) { 0 } else { count }) }
+    pub(super) fn new(traces: Traces, ratio: f64, slow: Duration) -> Self {
+        let ratio = ratio.clamp(0.0, 1.0);
+        Self { traces, of_all: (ratio * (1u64 << 32) as f64) as u64, slow }
     }
 
-    /// The span of a request, if it is traced, and the context that its work goes on under.
-    pub(super) fn span(
-        self,
-        name: &'static str,
-        caller: Option<TraceContext>,
-    ) -> Option<(Span, TraceContext)> {
-        let sampled = match (self.of_all?, caller) {
-            (_, Some(caller)) => caller.flags & SAMPLED != 0,
-            (of_all, None) => u64::from(rand::random::<u32>()) < of_all,
+    /// Begins a request's span, if it is chosen.
+    pub(super) fn begin(&self, method: &'static str, caller: Option<TraceContext>) -> Traced {
+        let state = if !self.traces.are_on() {
+            State::Off
+        } else if caller.map_or_else(|| self.by_chance(), |caller| caller.is_sampled()) {
+            self.span(method, caller, None).map_or(State::Off, State::Sampled)
+        } else {
+            State::Unsampled(Instant::now())
         };
-        if !sampled {
-            return None;
+        Traced { method, caller, state }
+    }
+
+    /// Ends a request, and with it its span.
+    pub(super) fn end(&self, traced: Traced, failure: Option<&Failure>) {
+        // What the client has done wrong is no failure of the store.
+        let failure =
+            failure.and_then(|failure| Some((error::of_server(failure.reason)?, failure)));
+        let mut span = match traced.state {
+            State::Off => return,
+            State::Sampled(span) => span,
+            State::Unsampled(began) => {
+                let took = began.elapsed();
+                if failure.is_none() && took <= self.slow {
+                    return;
+                }
+                let at = SystemTime::now().checked_sub(took);
+                let Some(span) = self.span(traced.method, traced.caller, at) else { return };
+                span
+            }
+        };
+        if let Some((name, failure)) = failure {
+            span.tell("error.type", name);
+            span.fail(failure.reason.to_string());
         }
-        let span = tracing::info_span!(
-            "request",
-            otel.name = name,
-            otel.kind = "server",
-            rpc.system = "grpc",
-            rpc.service = "coterie.v1.Kv",
-            rpc.method = name,
-        );
-        if let Some(caller) = caller {
-            let parent = opentelemetry::Context::new().with_remote_span_context(remote(caller));
-            // It fails only if no layer takes spans; then there is nothing to lose.
-            let _ = span.set_parent(parent);
-        }
-        let own = own_context(&span)?;
-        Some((span, own))
+    }
+
+    fn by_chance(&self) -> bool {
+        u64::from(rand::random::<u32>()) < self.of_all
+    }
+
+    fn span(
+        &self,
+        method: &'static str,
+        caller: Option<TraceContext>,
+        at: Option<SystemTime>,
+    ) -> Option<OpenSpan> {
+        let origin = caller.map_or(Origin::Root, Origin::Within);
+        let mut span = self.traces.begin_at(method, SpanKind::Server, origin, at)?;
+        span.tell("rpc.system.name", "grpc");
+        span.tell("rpc.method", method);
+        Some(span)
     }
 }
 
-fn remote(caller: TraceContext) -> SpanContext {
-    let flags = TraceFlags::new(caller.flags);
-    let (trace, span) = (TraceId::from(caller.trace), SpanId::from(caller.span));
-    SpanContext::new(trace, span, flags, true, TraceState::default())
-}
-
-/// What the span's work is to be told; none if no layer has taken the span.
-fn own_context(span: &Span) -> Option<TraceContext> {
-    let context = span.context();
-    let own = context.span().span_context().clone();
-    own.is_valid().then(|| TraceContext {
-        trace: u128::from_be_bytes(own.trace_id().to_bytes()),
-        span: u64::from_be_bytes(own.span_id().to_bytes()),
-        flags: own.trace_flags().to_u8(),
-    })
+impl Traced {
+    /// What the request's work is to be told.
+    pub(super) fn context(&self) -> Option<TraceContext> {
+        match &self.state {
+            State::Sampled(span) => Some(span.context()),
+            State::Off | State::Unsampled(_) => self.caller,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -82,35 +135,18 @@ mod tests {
 
     #[test]
     fn chance_keeps_to_its_bounds() {
-        assert_eq!(Sampling::new(None).of_all, None);
-        assert_eq!(Sampling::new(Some(0.0)).of_all, Some(0));
-        assert_eq!(Sampling::new(Some(1.0)).of_all, Some(1 << 32));
-        assert!(Sampling::new(Some(0.01)).of_all.unwrap().abs_diff((1 << 32) / 100) < 2);
+        let of_all = |ratio| Sampling::new(Traces::default(), ratio, Duration::MAX).of_all;
+        assert_eq!([of_all(0.0), of_all(1.0), of_all(7.0)], [0, 1 << 32, 1 << 32]);
+        assert!(of_all(0.01).abs_diff((1 << 32) / 100) < 2);
     }
 
     #[test]
-    fn a_sampled_request_goes_on_under_a_span_of_its_own_in_the_callers_trace() {
-        use opentelemetry::trace::TracerProvider;
-        use tracing_subscriber::layer::SubscriberExt;
-
-        let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        let subscriber = tracing_subscriber::registry().with(layer);
-        tracing::subscriber::with_default(subscriber, || {
-            let caller = TraceContext { trace: 7 << 64, span: 2, flags: SAMPLED };
-            let (_span, own) = Sampling::new(Some(0.0)).span("Get", Some(caller)).unwrap();
-            assert_eq!((own.trace, own.flags), (caller.trace, SAMPLED));
-            assert!(own.span != caller.span && own.span != 0);
-            let unsampled = TraceContext { flags: 0, ..caller };
-            assert!(Sampling::new(Some(1.0)).span("Get", Some(unsampled)).is_none());
-            assert!(Sampling::new(Some(1.0)).span("Get", None).is_some());
-            assert!(Sampling::new(Some(0.0)).span("Get", None).is_none());
-        });
-    }
-
-    #[test]
-    fn without_a_place_for_spans_no_span_is_built() {
-        let caller = TraceContext { trace: 1, span: 2, flags: SAMPLED };
-        assert!(Sampling::new(None).span("Get", Some(caller)).is_none());
+    fn without_a_place_for_spans_the_callers_context_goes_on() {
+        let sampling = Sampling::new(Traces::default(), 1.0, Duration::ZERO);
+        let caller = TraceContext { trace: 1, span: 2, flags: 1 };
+        let traced = sampling.begin("Get", Some(caller));
+        assert!(matches!(traced.state, State::Off));
+        assert_eq!(traced.context(), Some(caller));
+        sampling.end(traced, None);
     }
 }

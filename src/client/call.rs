@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::nodes::{Node, pause_before_attempt};
-use super::{Error, Options, Shared, error, follow};
+use super::{Error, Options, Shared, error, follow, trace};
 use crate::proto;
 use crate::proto::admin_client::AdminClient;
 use crate::proto::kv_client::KvClient;
@@ -104,6 +104,7 @@ where
     let limit = end.saturating_duration_since(Instant::now());
     let mut request = Request::new(message);
     request.set_timeout(limit);
+    trace::tell(request.metadata_mut());
     match timeout_at(end, send(node.kv(), request)).await {
         Ok(Ok(answer)) => {
             node.answered();

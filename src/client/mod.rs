@@ -47,6 +47,7 @@ mod follow;
 mod nodes;
 mod options;
 mod scan;
+mod trace;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -243,6 +243,8 @@ pub struct Telemetry {
     pub otlp_endpoint: Option<String>,
     /// Which part of the requests is traced if the caller has not decided, 0 to 1.
     pub sample_ratio: f64,
+    /// A request that takes longer is traced all the same.
+    pub slow_request: Duration,
 }
 
 impl Settings {
@@ -373,6 +375,7 @@ impl Settings {
             telemetry: Telemetry {
                 otlp_endpoint: layers.get::<Option<Url>>("telemetry.otlp_endpoint").map(|u| u.0),
                 sample_ratio: layers.get::<Ratio>("telemetry.sample_ratio").0,
+                slow_request: slow_request(layers),
             },
         };
         let problems = std::mem::take(&mut layers.problems);
@@ -557,6 +560,10 @@ impl Timeouts {
             hedge: duration(layers, "timeouts.hedge", least, request),
         }
     }
+}
+
+fn slow_request(layers: &mut Layers) -> Duration {
+    duration(layers, "telemetry.slow_request", Duration::from_millis(1), seconds(600))
 }
 
 fn seconds(seconds: u64) -> Duration {

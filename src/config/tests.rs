@@ -317,3 +317,54 @@ fn every_setting_is_told_with_the_layer_that_has_set_it() {
         DEFAULTS.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')).count()
     );
 }
+
+/// The variables that a manifest gives a node: `NAME: value`, or a name and a value line by line.
+fn variables(manifest: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+    let pairs = lines.iter().enumerate().filter_map(|(at, line)| {
+        let name = line.strip_prefix("- name: ").unwrap_or(line);
+        let name = name.strip_prefix("COTERIE__").filter(|_| !line.starts_with('#'))?;
+        let (name, value) = match name.split_once(": ") {
+            Some((name, value)) => (name, value),
+            None => (name, lines[at + 1].strip_prefix("value: ")?),
+        };
+        let values = [
+            ("$(POD_NAMESPACE)", "coterie"),
+            ("$(POD_NAME)", "coterie-2"),
+            ("$(POD_IP)", "10.42.0.7"),
+            ("\"", ""),
+        ];
+        let filled =
+            values.iter().fold(value.to_owned(), |text, (from, to)| text.replace(from, to));
+        Some((format!("COTERIE__{name}"), filled))
+    });
+    pairs.collect()
+}
+
+#[test]
+fn the_pods_of_the_manifests_have_settings_that_hold() {
+    let pod = variables(include_str!("../../k8s/base/stateful-set.yaml"));
+    let traces = variables(include_str!("../../k8s/components/tracing/kustomization.yaml"));
+    assert!(pod.len() > 3 && traces.len() == 1, "{pod:?} {traces:?}");
+    let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/k8s/base/coterie.toml"));
+    let settings = Settings::load(&[file], pod.into_iter().chain(traces), &[]).unwrap();
+    assert_eq!(settings.advertise.internal, "10.42.0.7:7401".parse().unwrap());
+    let client = settings.advertise.client.to_string();
+    assert_eq!(client, "coterie-2.coterie-gossip.coterie.svc:7400");
+    let founders: Vec<&str> = settings.bootstrap.founders.iter().map(NodeName::as_str).collect();
+    assert_eq!(founders, ["coterie-0", "coterie-1", "coterie-2"]);
+    assert!(matches!(&settings.bootstrap.seeds[..], [Seed::Dns(at)] if at.port() == 7401));
+}
+
+#[test]
+fn the_containers_of_the_compose_file_have_settings_that_hold() {
+    let compose = include_str!("../../docker-compose.yaml");
+    let (shared, nodes) = compose.split_once("\nservices:\n").unwrap();
+    let shared = variables(shared);
+    let mut names = BTreeSet::new();
+    for node in nodes.split("ports: ").take(3) {
+        let settings = Settings::load(&[], shared.iter().cloned().chain(variables(node)), &[]);
+        names.insert(settings.unwrap().node.name);
+    }
+    assert_eq!(names.len(), 3);
+}

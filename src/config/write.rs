@@ -77,6 +77,7 @@ impl Settings {
         let endpoint = self.telemetry.otlp_endpoint.as_deref().unwrap_or_default();
         all.push(("telemetry.otlp_endpoint", quoted(endpoint)));
         all.push(("telemetry.sample_ratio", ratio(self.telemetry.sample_ratio)));
+        all.push(("telemetry.slow_request", quoted(&duration_text(self.telemetry.slow_request))));
         all
     }
 

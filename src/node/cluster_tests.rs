@@ -13,6 +13,7 @@ use crate::protocol::control::Control;
 use crate::protocol::op::{Op, Outcome};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::worker::Worker;
+use crate::telemetry::Traces;
 use crate::types::Key;
 
 type Handle = NodeHandle<Worker, Control>;
@@ -41,7 +42,8 @@ fn all_settings(folder: &Path) -> Vec<Settings> {
 fn start(settings: &Settings) -> Node<Worker, Control> {
     let ports = Ports::bind(&settings.listen).unwrap();
     let prepared = Prepared::open(settings).unwrap();
-    Node::start(settings, prepared, ports.internal, ports.gossip, &RealCores).unwrap()
+    Node::start(settings, prepared, ports.internal, ports.gossip, &RealCores, Traces::default())
+        .unwrap()
 }
 
 async fn until(what: &str, handles: &[&Handle], is: impl Fn(&Handle) -> bool) {

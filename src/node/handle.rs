@@ -23,6 +23,7 @@ use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{MergedPage, ReadFailed};
 use crate::protocol::worker::inspect::Inspection;
 use crate::store::{Beat, Durability, Store};
+use crate::telemetry::Traces;
 use crate::types::{ClusterId, Key, Mono, NodeId, NodeName, Now, Partition, TraceContext};
 
 /// A loop that has not turned for so long is stuck: whoever watches the process should end it.
@@ -234,6 +235,10 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
 
     fn calls(&self) -> Arc<Calls> {
         self.0.meters.calls.clone()
+    }
+
+    fn traces(&self) -> Traces {
+        self.0.node.host.traces()
     }
 
     fn metrics(&self) -> Page {

@@ -26,6 +26,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::ending::Ending;
+use super::spans::Spans;
 use crate::gossip::{Mailbox, SystemClock};
 use crate::peers::quiet::Quiet;
 use crate::peers::{Peers, Wake};
@@ -39,6 +40,7 @@ use crate::protocol::step::{
     Token,
 };
 use crate::store::{Store, StoreError};
+use crate::telemetry::Traces;
 use crate::types::{CommitNumber, Mono, NodeId, Now, Partition, Stamp, TraceContext};
 
 /// What the host needs of a worker.
@@ -84,6 +86,8 @@ pub struct Surroundings {
     pub runtime: tokio::runtime::Handle,
     /// How a defect stops the node.
     pub ending: Ending,
+    /// Where spans go.
+    pub traces: Traces,
 }
 
 /// All workers of a node. Cheap to clone.
@@ -127,6 +131,7 @@ struct State<C> {
     next_ticket: u64,
     /// The placement that the worker knows.
     placement: PlacementTag,
+    spans: Spans,
 }
 
 /// Who waits for an answer.
@@ -147,6 +152,7 @@ impl<C: DataCore> Host<C> {
     #[must_use]
     pub fn new(around: Surroundings, cores: Vec<C>) -> Self {
         assert!(cores.len().is_power_of_two(), "{} workers: not a power of two", cores.len());
+        let traces = around.traces.clone();
         let slot = |core: C| Slot {
             next: AtomicU64::new(core.next_timer().map_or(NEVER, |next| next.0)),
             state: Mutex::new(State {
@@ -156,6 +162,7 @@ impl<C: DataCore> Host<C> {
                 waiting: HashMap::new(),
                 next_ticket: 0,
                 placement: PlacementTag::default(),
+                spans: Spans::new(traces.clone()),
             }),
         };
         Self(Arc::new(Inner {
@@ -336,6 +343,12 @@ impl<C: DataCore> Host<C> {
         self.0.view.read().ok()?.clone()
     }
 
+    /// Where spans go.
+    #[must_use]
+    pub fn traces(&self) -> Traces {
+        self.0.around.traces.clone()
+    }
+
     /// Sum over the workers.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -473,6 +486,7 @@ impl<C: DataCore> Turn<'_, C> {
     fn message(&mut self, envelope: Envelope) {
         let Envelope { from, placement, trace, message, synced: _ } = envelope;
         if let Message::Data(partition, message) = message {
+            let trace = self.state.spans.received(self.now.mono, from, trace, partition, &message);
             self.input(Input::Message { from, placement, trace, partition, message });
         }
     }
@@ -480,12 +494,14 @@ impl<C: DataCore> Turn<'_, C> {
     /// Steps the worker, and carries out what it says until nothing is left.
     fn input(&mut self, input: Input) {
         let mut effects = std::mem::take(&mut self.state.effects);
+        self.state.spans.before(&input);
         let mut next = Some(input);
         while let Some(input) = next {
             self.state.core.step(self.now, input, &mut effects);
             effects.drain(..).for_each(|effect| self.carry_out(effect));
             next = self.state.answers.pop_front();
         }
+        self.state.spans.after();
         self.state.effects = effects;
     }
 
@@ -497,10 +513,13 @@ impl<C: DataCore> Turn<'_, C> {
                 self.scan(token, space, prefix, after, bytes_max);
             }
             Effect::Commit { id, changes, clock } => {
+                self.state.spans.committing(id, &changes);
                 around.commits.submit(self.index, id.0, changes, clock);
                 self.queued = true;
             }
             Effect::Send { to, trace, partition, message } => {
+                let spans = &mut self.state.spans;
+                let trace = spans.sent(self.now.mono, to, trace, partition, &message);
                 let message = Message::Data(partition, message);
                 let (placement, synced) = (self.state.placement, self.synced);
                 let envelope = Envelope { from: around.me, placement, synced, trace, message };

@@ -22,6 +22,7 @@ use crate::protocol::step::{
     Change, CommitId, Effect, Input, MergedPage, Page, Space, Stats, Ticket, Token,
 };
 use crate::store::{Durability, Store, StoreError};
+use crate::telemetry::Traces;
 use crate::types::{
     Boot, ClusterId, CommitNumber, Key, Mono, NodeId, NodeName, Now, Partition, Stamp,
 };
@@ -178,6 +179,7 @@ fn rig(workers: usize) -> (Host<Toy>, Arc<Queue>, Ending) {
         control: Mailbox::new().0,
         runtime,
         ending: ending.clone(),
+        traces: Traces::default(),
     };
     (Host::new(around, (0..workers).map(|_| Toy::default()).collect()), commits, ending)
 }

@@ -25,6 +25,7 @@ mod inspect;
 mod metrics;
 mod ports;
 mod run;
+mod spans;
 mod start;
 #[cfg(test)]
 mod tests;

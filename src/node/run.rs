@@ -99,7 +99,8 @@ async fn live<C: Cores>(
         Err(TelemetryError::Twice(_)) => None,
         logs => Some(logs?),
     };
-    let node = Node::start(settings, prepared, ports.internal, ports.gossip, cores)?;
+    let traces = logs.as_ref().map(telemetry::Guard::traces).unwrap_or_default();
+    let node = Node::start(settings, prepared, ports.internal, ports.gossip, cores, traces)?;
     let listen = &settings.listen;
     tracing::info!(
         name = %settings.node.name, client = %listen.client, internal = %listen.internal,

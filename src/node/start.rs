@@ -18,6 +18,7 @@ use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemC
 use crate::peers::{Inbox, Limits, Peers};
 use crate::protocol::control::{ControlInput, Identity};
 use crate::store::{self, COMMIT_KEY, Committer, DataFolder, Opened, Store, StoreOptions};
+use crate::telemetry::Traces;
 use crate::types::{Boot, LANES, NodeId, Now, Stamp};
 
 /// The data path's loop turns at least this often, so that one can see that it does.
@@ -125,6 +126,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         internal: std::net::TcpListener,
         gossip: std::net::UdpSocket,
         cores: &C,
+        traces: Traces,
     ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Handle::current();
         let Prepared { opened: Opened { folder, store, recovered, mark }, meta } = prepared;
@@ -166,6 +168,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
             control: mailbox.clone(),
             runtime,
             ending: ending.clone(),
+            traces,
         };
         let (news, news_of_control) = mpsc::unbounded_channel();
         let switchboard = Arc::new(Switchboard {

@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::protocol::control::{ControlEffect, ControlInput};
 use crate::protocol::step::{Change, Conditions, Space};
+use crate::telemetry::Traces;
 use crate::types::{Mono, Now};
 
 /// Stores one entry at the start, is ready once that is durable, and drains when told to.
@@ -207,7 +208,15 @@ fn a_node_serves_stops_and_finds_what_it_stored_when_it_starts_again() {
     let found = runtime.block_on(async {
         let ports = Ports::bind(&settings.listen).unwrap();
         let prepared = Prepared::open(&settings).unwrap();
-        let node = Node::start(&settings, prepared, ports.internal, ports.gossip, &Toys).unwrap();
+        let node = Node::start(
+            &settings,
+            prepared,
+            ports.internal,
+            ports.gossip,
+            &Toys,
+            Traces::default(),
+        )
+        .unwrap();
         let found = node.handle.gossip()["found"].as_u64();
         node.stop();
         found

@@ -194,6 +194,13 @@ impl Cluster {
         &self.nodes[node].0
     }
 
+    /// Lines of configuration for every node.
+    pub fn tell_all(&mut self, more: &str) {
+        for (place, _) in &mut self.nodes {
+            more.clone_into(&mut place.more);
+        }
+    }
+
     pub fn process(&mut self, node: usize) -> &mut Process {
         self.nodes[node].1.as_mut().expect("the node runs")
     }

@@ -28,6 +28,7 @@ mod load;
 mod logs;
 mod metrics;
 mod notice;
+mod otlp;
 mod pause;
 mod process;
 mod shutdown;
@@ -36,5 +37,6 @@ mod startup;
 #[path = "../../examples/tour.rs"]
 #[expect(dead_code, reason = "its main is for people")]
 mod tour;
+mod traces;
 mod transfer;
 mod turn;

@@ -129,14 +129,29 @@ impl Scrape {
     }
 }
 
-/// Every metric that the guide for operators speaks of.
-fn documented() -> BTreeSet<String> {
-    let guide = include_str!("../../docs/operate.md");
-    let words = guide.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let metrics = words.filter(|word| word.starts_with("coterie_") || word.starts_with("rpc_s"));
-    let family =
-        |name: &str| name.trim_end_matches("_count").trim_end_matches("_bucket").to_owned();
-    metrics.map(family).collect()
+/// Every metric that the guide for operators, the alarms or the dashboard speak of, with where.
+fn documented() -> BTreeMap<String, &'static str> {
+    let places = [
+        ("docs/operate.md", include_str!("../../docs/operate.md")),
+        ("the alarms", include_str!("../../k8s/components/prometheus/alerts.yaml")),
+        ("the dashboard", include_str!("../../k8s/components/prometheus/dashboard.json")),
+    ];
+    let mut documented = BTreeMap::new();
+    for (place, text) in places {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics =
+            words.filter(|word| word.starts_with("coterie_") || word.starts_with("rpc_s"));
+        let families: BTreeSet<&str> = metrics.map(family).collect();
+        assert!(families.len() > 8, "hardly anything is spoken of by {place}: {families:?}");
+        documented.extend(families.into_iter().map(|name| (name.to_owned(), place)));
+    }
+    documented
+}
+
+/// The metric that a sample is of.
+fn family(name: &str) -> &str {
+    let endings = ["_count", "_bucket", "_sum"];
+    endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name)
 }
 
 fn is_name(name: &str) -> bool {
@@ -267,10 +282,8 @@ async fn a_node_shows_who_it_is_and_what_it_sees() {
     assert!(scrape.value("coterie_stuck").abs() < 0.5);
     assert!((scrape.value("coterie_members{state=\"alive\"}") - 3.0).abs() < 0.5);
 
-    let documented = documented();
-    assert!(documented.len() > 8, "hardly anything is documented: {documented:?}");
-    for name in documented {
-        assert!(scrape.families.contains_key(&name), "docs/operate.md speaks of {name}");
+    for (name, place) in documented() {
+        assert!(scrape.families.contains_key(&name), "{place} speaks of {name}");
     }
 
     cluster.kill(2);

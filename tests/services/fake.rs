@@ -75,7 +75,8 @@ pub fn settings() -> Settings {
         request_timeout: Duration::from_secs(5),
         in_flight_max: 100,
         connections_max: 100,
-        sample_ratio: None,
+        sample_ratio: 0.0,
+        slow_request: Duration::from_secs(1),
         grace: Duration::from_millis(200),
     }
 }
