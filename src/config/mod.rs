@@ -40,6 +40,8 @@ const VALUE_BYTES_MAX: u64 = 16 << 20;
 const RECORD_BYTES_MAX: u64 = 48 << 20;
 /// What a record holds beside one value: its version vector and the sibling's own fields.
 const RECORD_BYTES_BESIDE: u64 = 64 << 10;
+/// Bytes a second below which comparing, rebuilding or scrubbing would take for ever.
+const RATE_MIN: u64 = 64 << 10;
 /// The most nodes that may found a cluster: all of them must have been seen once.
 const FOUNDERS_MAX: u64 = 100;
 
@@ -68,6 +70,10 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// `[hints]`
     pub hints: Hints,
+    /// `[anti_entropy]`
+    pub anti_entropy: AntiEntropy,
+    /// `[scrub]`
+    pub scrub: Scrub,
     /// `[runtime]`
     pub runtime: Runtime,
     /// `[log]`
@@ -211,6 +217,26 @@ pub struct Hints {
     pub replay_window: usize,
 }
 
+/// How homes compare what they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AntiEntropy {
+    /// From one round to the next.
+    pub interval: Duration,
+    /// Bytes a second that this node exchanges for it.
+    pub bytes_per_second: u64,
+    /// Bytes a second that this node fetches to rebuild what its disk lost.
+    pub rebuild_bytes_per_second: u64,
+}
+
+/// How records are read again and verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scrub {
+    /// All of them once in this time.
+    pub interval: Duration,
+    /// Bytes a second that are read for it.
+    pub bytes_per_second: u64,
+}
+
 /// How the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
@@ -319,6 +345,14 @@ impl Settings {
             recent_bytes_max: usize::try_from(self.storage.record_cache).unwrap_or(usize::MAX)
                 / workers,
             in_flight_max: self.limits.in_flight.div_ceil(workers),
+            sync_interval: micros(self.anti_entropy.interval),
+            sync_bytes_per_second: self.anti_entropy.bytes_per_second.div_ceil(workers as u64),
+            rebuild_bytes_per_second: self
+                .anti_entropy
+                .rebuild_bytes_per_second
+                .div_ceil(workers as u64),
+            scrub_interval: micros(self.scrub.interval),
+            scrub_bytes_per_second: self.scrub.bytes_per_second.div_ceil(workers as u64),
         }
     }
 
@@ -367,6 +401,15 @@ impl Settings {
                 max_bytes: layers.get::<Size>("hints.max_bytes").0,
                 replay_window: layers.number("hints.replay_window", 1, 65_536),
             },
+            anti_entropy: AntiEntropy {
+                interval: duration(layers, "anti_entropy.interval", seconds(1), seconds(86_400)),
+                bytes_per_second: rate(layers, "anti_entropy.bytes_per_second"),
+                rebuild_bytes_per_second: rate(layers, "anti_entropy.rebuild_bytes_per_second"),
+            },
+            scrub: Scrub {
+                interval: duration(layers, "scrub.interval", seconds(60), seconds(366 * 86_400)),
+                bytes_per_second: rate(layers, "scrub.bytes_per_second"),
+            },
             runtime: Runtime { threads: layers.number("runtime.threads", 0, 256) },
             log: Log {
                 level: layers.get::<Filter>("log.level").0,
@@ -381,6 +424,15 @@ impl Settings {
         let problems = std::mem::take(&mut layers.problems);
         if problems.is_empty() { Ok(settings) } else { Err(ConfigError { problems }) }
     }
+}
+
+/// Bytes a second.
+fn rate(layers: &mut Layers, key: &'static str) -> u64 {
+    let Size(rate) = layers.get(key);
+    if rate < RATE_MIN && !layers.has_refused(key) {
+        layers.refuse(key, format!("{}: at least 64KiB", size_text(rate)));
+    }
+    rate.max(RATE_MIN)
 }
 
 fn environment_here() -> impl Iterator<Item = (String, String)> {

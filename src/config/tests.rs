@@ -104,7 +104,9 @@ fn an_unknown_key_names_the_nearest_and_where_it_came_from() {
 
     let text = problems("node = 3\n");
     assert!(text.contains("it is a section, written as [node]"), "{text}");
-    assert!(problems("[entirely]\nelse = 1\n").contains("the sections are advertise, bootstrap"));
+    assert!(
+        problems("[entirely]\nelse = 1\n").contains("the sections are advertise, anti_entropy")
+    );
     assert!(problems("[limits]\nfrobnication_level = 1\n").contains("[limits] has in_flight"));
 }
 

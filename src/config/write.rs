@@ -70,6 +70,17 @@ impl Settings {
             ("timeouts.hedge", quoted(&duration_text(self.timeouts.hedge))),
             ("hints.max_bytes", quoted(&size_text(self.hints.max_bytes))),
             ("hints.replay_window", self.hints.replay_window.to_string()),
+            ("anti_entropy.interval", quoted(&duration_text(self.anti_entropy.interval))),
+            (
+                "anti_entropy.bytes_per_second",
+                quoted(&size_text(self.anti_entropy.bytes_per_second)),
+            ),
+            (
+                "anti_entropy.rebuild_bytes_per_second",
+                quoted(&size_text(self.anti_entropy.rebuild_bytes_per_second)),
+            ),
+            ("scrub.interval", quoted(&duration_text(self.scrub.interval))),
+            ("scrub.bytes_per_second", quoted(&size_text(self.scrub.bytes_per_second))),
             ("runtime.threads", self.runtime.threads.to_string()),
             ("log.level", quoted(&self.log.level)),
             ("log.format", quoted(format(self.log.format))),

@@ -539,7 +539,7 @@ impl<C: DataCore> Turn<'_, C> {
             Effect::Reachable(peer, reachable) => {
                 around.control.input(ControlInput::Answering(peer, reachable));
             }
-            Effect::Event(event) => log(&event),
+            Effect::Event(event) => self.host.log(&event),
         }
     }
 
@@ -568,6 +568,52 @@ impl<C> Host<C> {
         }
         ReadFailed
     }
+
+    /// A node as people know it.
+    fn name(&self, id: NodeId) -> String {
+        let view = self.0.view.read().ok();
+        let name = view.as_ref().and_then(|view| view.as_ref()?.name_of(id));
+        name.map_or_else(|| id.to_string(), ToString::to_string)
+    }
+
+    fn log(&self, event: &Event) {
+        match event {
+            Event::RecordLost(partition, key) => {
+                tracing::error!(%partition, ?key, "a stored record is damaged; it is being rebuilt");
+            }
+            Event::RecordRebuilt(partition, key) => {
+                tracing::warn!(%partition, ?key, "a damaged record was rebuilt from the other homes");
+            }
+            Event::TenureEnded(partition, why) => {
+                tracing::info!(%partition, why, "writes go on under a new actor");
+            }
+            Event::ReplayStarted(target) => tracing::info!(peer = %target, "replaying hints"),
+            Event::ReplayDone(target, delivered) => {
+                tracing::info!(peer = %target, delivered, "no hint is left for this node");
+            }
+            Event::Mended(peer, records) => {
+                let peer = self.name(*peer);
+                tracing::debug!(peer, records, "records that differed were exchanged");
+            }
+            Event::PartitionRebuilt(partition) => {
+                tracing::info!(%partition, "a lost partition was rebuilt from the other homes");
+            }
+            Event::SyncRefused(peer, why) => {
+                if let Some(others) = self.0.quiet.allow() {
+                    let peer = self.name(*peer);
+                    tracing::warn!(
+                        peer,
+                        why,
+                        others,
+                        "a comparison was ended: the peer's part made no sense"
+                    );
+                }
+            }
+            Event::TreeRebuilt(partition) => {
+                tracing::warn!(%partition, "a hash tree disagreed with the store, and was made anew");
+            }
+        }
+    }
 }
 
 /// The answer to a request that the node's end has cut off.
@@ -576,24 +622,6 @@ fn cut_off(is_put: bool) -> Failure {
         Failure { maybe_applied: true, ..Failure::before(Reason::QuorumNotReached) }
     } else {
         Failure::before(Reason::ShuttingDown)
-    }
-}
-
-fn log(event: &Event) {
-    match event {
-        Event::RecordLost(partition, key) => {
-            tracing::error!(%partition, ?key, "a stored record is damaged; it is being rebuilt");
-        }
-        Event::RecordRebuilt(partition, key) => {
-            tracing::warn!(%partition, ?key, "a damaged record was rebuilt from the other homes");
-        }
-        Event::TenureEnded(partition, why) => {
-            tracing::info!(%partition, why, "writes go on under a new actor");
-        }
-        Event::ReplayStarted(target) => tracing::info!(peer = %target, "replaying hints"),
-        Event::ReplayDone(target, delivered) => {
-            tracing::info!(peer = %target, delivered, "no hint is left for this node");
-        }
     }
 }
 
@@ -611,6 +639,17 @@ fn add(sum: &mut Stats, of: &Stats) {
         passed,
         records_lost,
         in_flight,
+        syncs,
+        syncs_equal,
+        syncs_failed,
+        syncs_refused,
+        sync_records,
+        sync_bytes,
+        partitions_rebuilding,
+        partitions_rebuilt,
+        trees_unknown,
+        trees_rebuilt,
+        records_scrubbed,
     } = of;
     sum.gets += gets;
     sum.puts += puts;
@@ -624,4 +663,15 @@ fn add(sum: &mut Stats, of: &Stats) {
     sum.passed += passed;
     sum.records_lost += records_lost;
     sum.in_flight += in_flight;
+    sum.syncs += syncs;
+    sum.syncs_equal += syncs_equal;
+    sum.syncs_failed += syncs_failed;
+    sum.syncs_refused += syncs_refused;
+    sum.sync_records += sync_records;
+    sum.sync_bytes += sync_bytes;
+    sum.partitions_rebuilding += partitions_rebuilding;
+    sum.partitions_rebuilt += partitions_rebuilt;
+    sum.trees_unknown += trees_unknown;
+    sum.trees_rebuilt += trees_rebuilt;
+    sum.records_scrubbed += records_scrubbed;
 }

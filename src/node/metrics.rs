@@ -63,6 +63,17 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         passed,
         records_lost,
         in_flight,
+        syncs,
+        syncs_equal,
+        syncs_failed,
+        syncs_refused,
+        sync_records,
+        sync_bytes,
+        partitions_rebuilding,
+        partitions_rebuilt,
+        trees_unknown,
+        trees_rebuilt,
+        records_scrubbed,
     } = stats;
     page.counter("coterie_gets_total", "Reads answered.", gets);
     page.counter("coterie_puts_total", "Writes and deletes acknowledged.", puts);
@@ -82,6 +93,27 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     let help = "Stored records found damaged, and set aside to be rebuilt.";
     page.counter("coterie_records_lost_total", help, records_lost);
     page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);
+    let help = "Comparisons with another home that this node led: those that found all equal, that \
+                exchanged what differed, that came to no end, that the other's part made no sense of.";
+    let mut family = page.family("coterie_syncs_total", Kind::Counter, help);
+    family.sample(&[("result", "equal")], syncs_equal);
+    family.sample(&[("result", "mended")], syncs.saturating_sub(*syncs_equal));
+    family.sample(&[("result", "failed")], syncs_failed);
+    family.sample(&[("result", "refused")], syncs_refused);
+    let help = "Records fetched from, or sent to, another home because they differed.";
+    page.counter("coterie_sync_records_total", help, sync_records);
+    let help = "Bytes of those records.";
+    page.counter("coterie_sync_bytes_total", help, sync_bytes);
+    let help = "Lost partitions that are being rebuilt from the other homes.";
+    page.gauge("coterie_partitions_rebuilding", help, partitions_rebuilding);
+    let help = "Lost partitions that were rebuilt.";
+    page.counter("coterie_partitions_rebuilt_total", help, partitions_rebuilt);
+    let help = "Partitions that cannot be compared yet, because they have to be read first.";
+    page.gauge("coterie_trees_unknown", help, trees_unknown);
+    let help = "Hash trees that disagreed with the store, and were made anew.";
+    page.counter("coterie_trees_rebuilt_total", help, trees_rebuilt);
+    let help = "Records that scrubs have read again and verified.";
+    page.counter("coterie_records_scrubbed_total", help, records_scrubbed);
 }
 
 /// What the committer has done.

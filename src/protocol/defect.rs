@@ -35,11 +35,17 @@ pub enum Defect {
     KeepLateRead,
     /// Answer a scan with what the first home holds.
     ScanFirstHome,
+    /// Skip the first leaf that differs when two trees are compared.
+    SkipLeaf,
+    /// Change a leaf of the tree when a commit is queued, not when it is done.
+    TreeBeforeCommit,
+    /// Let a copy that is being rebuilt count toward R.
+    CountRebuilding,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -54,5 +60,8 @@ impl Defect {
         Self::DropHintBeforeAck,
         Self::KeepLateRead,
         Self::ScanFirstHome,
+        Self::SkipLeaf,
+        Self::TreeBeforeCommit,
+        Self::CountRebuilding,
     ];
 }

@@ -11,4 +11,5 @@ pub mod placement;
 pub mod quorum;
 pub mod record;
 pub mod step;
+pub mod tree;
 pub mod worker;

@@ -122,6 +122,8 @@ pub enum Input {
     Reachability(NodeId, bool),
     /// The cluster as it is now.
     View(Arc<View>),
+    /// This node's copies of these partitions are not whole: a `lost/` marker is durable for each.
+    Lost(Vec<Partition>),
     /// Conditions of the whole node.
     Conditions(Conditions),
     /// A timer may be due: see [`super::worker::Worker::next_timer`].
@@ -216,6 +218,14 @@ pub enum Event {
     ReplayStarted(NodeId),
     /// No hint is left for a target; how many were delivered since the start.
     ReplayDone(NodeId, u64),
+    /// What was found to differ from a peer's copies was exchanged: this many records.
+    Mended(NodeId, u64),
+    /// A lost partition has been merged from every other home.
+    PartitionRebuilt(Partition),
+    /// A peer's part in an exchange made no sense, and why; the exchange was ended.
+    SyncRefused(NodeId, &'static str),
+    /// A partition's hash tree disagreed with the store, and was made anew from it.
+    TreeRebuilt(Partition),
 }
 
 /// What a worker has done since its start.
@@ -245,6 +255,28 @@ pub struct Stats {
     pub records_lost: u64,
     /// Ops under way now.
     pub in_flight: u64,
+    /// Comparisons with another home, of a lane each, that came to their end.
+    pub syncs: u64,
+    /// Those of them that found everything equal at once.
+    pub syncs_equal: u64,
+    /// Exchanges with another home that came to no end: silence, or a refusal.
+    pub syncs_failed: u64,
+    /// Exchanges that were ended because the other home's part made no sense.
+    pub syncs_refused: u64,
+    /// Records fetched from, and sent to, other homes because they differed.
+    pub sync_records: u64,
+    /// Bytes of records fetched and sent so.
+    pub sync_bytes: u64,
+    /// Lost partitions that are being rebuilt now.
+    pub partitions_rebuilding: u64,
+    /// Lost partitions that were rebuilt.
+    pub partitions_rebuilt: u64,
+    /// Partitions whose hash tree is not known yet, because they have to be read first.
+    pub trees_unknown: u64,
+    /// Hash trees that disagreed with the store, and were made anew.
+    pub trees_rebuilt: u64,
+    /// Records that were read again and verified by scrubs.
+    pub records_scrubbed: u64,
 }
 
 /// What a worker is told of the configuration; durations in microseconds.
@@ -270,6 +302,16 @@ pub struct Tuning {
     pub recent_bytes_max: usize,
     /// Ops that may be under way at a time; beyond, requests are refused as overload.
     pub in_flight_max: usize,
+    /// How often two homes compare what they hold.
+    pub sync_interval: u64,
+    /// Bytes a second that this worker exchanges for that, or reads to know its trees; at least 1.
+    pub sync_bytes_per_second: u64,
+    /// Bytes a second that this worker fetches to rebuild lost partitions; at least 1.
+    pub rebuild_bytes_per_second: u64,
+    /// How often every record is read again and verified.
+    pub scrub_interval: u64,
+    /// Bytes a second that this worker reads for that; at least 1.
+    pub scrub_bytes_per_second: u64,
 }
 
 impl Default for Tuning {
@@ -285,6 +327,11 @@ impl Default for Tuning {
             replay_window: 128,
             recent_bytes_max: 16 << 20,
             in_flight_max: 16_384,
+            sync_interval: 600_000_000,
+            sync_bytes_per_second: 16 << 20,
+            rebuild_bytes_per_second: 128 << 20,
+            scrub_interval: 7 * 86_400_000_000,
+            scrub_bytes_per_second: 4 << 20,
         }
     }
 }

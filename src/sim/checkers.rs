@@ -39,6 +39,11 @@ impl World {
         self.nodes.iter().map(|node| node.disk.len(Space::Hints)).sum()
     }
 
+    /// How many records homes have exchanged because they differed, since they started.
+    pub(super) fn exchanged(&self) -> u64 {
+        self.nodes.iter().map(|node| node.stats().sync_records).sum()
+    }
+
     /// The first key whose homes differ.
     pub(super) fn divergent(&self, keys: &BTreeSet<Key>) -> Option<Copies> {
         let copies = keys.iter().map(|key| self.copies(key));

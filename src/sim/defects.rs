@@ -20,6 +20,8 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::LoseContext => &[C3],
         Defect::KeepLateRead => &[C1, C2, C3, Z, D1],
         Defect::ScanFirstHome => &[S],
+        Defect::SkipLeaf | Defect::TreeBeforeCommit => &[C6],
+        Defect::CountRebuilding => &[C1, C2, C3, S],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::node::SimNode;
 use crate::protocol::message::{
-    DataMessage, Message, PassAnswer, ReadAnswer, ScanAnswer, WriteAnswer,
+    DataMessage, Message, PassAnswer, ReadAnswer, ScanAnswer, SyncAnswer, SyncAsk, WriteAnswer,
 };
 use crate::protocol::op::{Action, Failure, Op, Outcome, Put};
 use crate::protocol::record::{Content, Record, Sealed, VersionVector};
@@ -172,7 +172,44 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
         DataMessage::ScanReply(call, ScanAnswer::NotMine) => {
             format!("ScanReply not mine, call {}", call.0)
         }
+        DataMessage::Sync(call, asked) => {
+            format!("Sync {partition} {}, call {}", ask(asked), call.0)
+        }
+        DataMessage::SyncReply(call, answer) => {
+            format!("SyncReply {partition} {}, call {}", sync_answer(answer), call.0)
+        }
     }
+}
+
+fn ask(ask: &SyncAsk) -> String {
+    match ask {
+        SyncAsk::Fold(fold) => format!("fold {:08x}", fold >> 96),
+        SyncAsk::Leaves => "leaves?".into(),
+        SyncAsk::Page(range) => {
+            let end = range.end.as_ref().map_or("the end".into(), key);
+            format!("{} keys in {:x} up to {end}", range.held.len(), range.leaves.0)
+        }
+        SyncAsk::Push(records) => format!("push {}", keys(records)),
+        SyncAsk::Key(lost) => format!("lost {}", key(lost)),
+    }
+}
+
+fn sync_answer(answer: &SyncAnswer) -> String {
+    match answer {
+        SyncAnswer::Roots(roots) => format!("{} roots", roots.len()),
+        SyncAnswer::Leaves(tree) => format!("root {:08x}", tree.root() >> 96),
+        SyncAnswer::Page(page) => {
+            format!("{}, wants {} keys", keys(&page.records), page.wanted.len())
+        }
+        SyncAnswer::Key(held) => if held.is_some() { "a record" } else { "nothing" }.into(),
+        SyncAnswer::Equal | SyncAnswer::Stored | SyncAnswer::NotNow | SyncAnswer::NotMine => {
+            format!("{answer:?}")
+        }
+    }
+}
+
+fn keys(records: &[(Key, Sealed)]) -> String {
+    records.iter().map(|record| key(&record.0)).collect::<Vec<_>>().join(" ")
 }
 
 fn sealed_len(sealed: &Sealed) -> usize {
@@ -214,5 +251,9 @@ pub(super) fn event(event: &Event, nodes: &[SimNode]) -> String {
         Event::ReplayDone(target, count) => {
             format!("has no hint left for {} ({count} delivered)", name(*target))
         }
+        Event::Mended(peer, count) => format!("has exchanged {count} records with {}", name(*peer)),
+        Event::PartitionRebuilt(partition) => format!("has rebuilt {partition}"),
+        Event::SyncRefused(peer, why) => format!("ends a comparison with {}: {why}", name(*peer)),
+        Event::TreeRebuilt(partition) => format!("replaces its tree of {partition}"),
     }
 }

@@ -37,6 +37,8 @@ mod scans;
 mod scenario;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod scenarios_sync;
 mod streams;
 mod trace;
 mod workload;

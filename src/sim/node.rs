@@ -128,6 +128,9 @@ impl SimNode {
             sum.hints_replayed += stats.hints_replayed;
             sum.repairs_sent += stats.repairs_sent;
             sum.in_flight += stats.in_flight;
+            sum.sync_records += stats.sync_records;
+            sum.trees_rebuilt += stats.trees_rebuilt;
+            sum.partitions_rebuilding += stats.partitions_rebuilding;
         }
         sum
     }

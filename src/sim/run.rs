@@ -1,8 +1,8 @@
 //! One seed, one run; many seeds on many threads.
 //!
 //! ```text
-//!   start ── safety: clients and faults ── heal ── hints drain ── ALL read of every key ── judge
-//!            5 to 30 s                             bounded         bounded
+//!   start ── safety: clients and faults ── heal ── hints drain ── homes agree ── ALL read of every key ── judge
+//!            5 to 30 s                             bounded        bounded        bounded
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +35,14 @@ const WARM_UP: Time = 8 * SECOND;
 const LATE: Time = 12 * SECOND;
 /// Hints must be gone this long after the healing.
 const DRAIN_MAX: Time = 90 * SECOND;
+/// Homes must agree this long after the hints are gone, by what they do of their own accord: two
+/// rounds of comparisons, and the scrub that finds what was damaged behind their backs.
+const AGREE_MAX: Time = 150 * SECOND;
+/// From one round of comparisons to the next, and one scrub: a twentieth of the usual, and less.
+const ROUND: Time = 30 * SECOND;
+const SCRUB: Time = 60 * SECOND;
+/// Exchanges that are under way when homes agree are over by then.
+const EXCHANGE: Time = 3 * SECOND;
 /// Every key must have been read at ALL within this, and every replica repaired.
 const REPAIR_MAX: Time = 60 * SECOND;
 /// A run has at most so many events: a core that never rests is a finding, not a hang.
@@ -225,7 +233,9 @@ impl Runner {
         if self.exhausted {
             return;
         }
-        if !drained {
+        if drained {
+            self.agree();
+        } else {
             self.violate_hints("after the healing");
         }
         self.read_all();
@@ -240,6 +250,25 @@ impl Runner {
             }
         }
         self.overwritten = self.world.judge(&self.workload.keys, &self.final_reads);
+    }
+
+    /// Homes come to agree without a reader's help, and the next round finds nothing to do.
+    fn agree(&mut self) {
+        let until = self.world.time + AGREE_MAX;
+        let divergent = |runner: &Self| runner.world.divergent(&runner.workload.keys);
+        if !self.until(until, |runner| divergent(runner).is_none()) {
+            let copies = divergent(self).map(|copies| copies.describe());
+            let what = format!("homes still differ: {}", copies.unwrap_or_default());
+            return self.world.observer.violate(Check::C6, self.world.time, what);
+        }
+        self.until(self.world.time + EXCHANGE, |_| false);
+        let before = self.world.exchanged();
+        self.until(self.world.time + ROUND + EXCHANGE, |_| false);
+        let more = self.world.exchanged() - before;
+        if more > 0 {
+            let what = format!("homes agreed, and {more} records were exchanged all the same");
+            self.world.observer.violate(Check::C6, self.world.time, what);
+        }
     }
 
     fn begin(&mut self) {
@@ -402,7 +431,12 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         partitions: *[4, 16, 64].get(rng.random_range(0..3)).unwrap_or(&16),
         workers: rng.random_range(1..=2),
         control: rng.random_ratio(1, 2),
-        tuning: Tuning { recent_bytes_max, ..Tuning::default() },
+        tuning: Tuning {
+            recent_bytes_max,
+            sync_interval: ROUND,
+            scrub_interval: SCRUB,
+            ..Tuning::default()
+        },
         trace: options.trace,
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,

@@ -16,15 +16,19 @@
 //!      │◀──────────── PassReply{outcome}
 //! ```
 //!
+//! How two homes compare what they hold is drawn in `sync`.
+//!
 //! A message is lost, duplicated, delayed or reordered at will: nothing here relies on the
 //! stream it travels on. Records travel sealed, whole. The envelope carries a format version,
 //! the sender's placement, its highest synced commit number and a trace context; a node that
 //! cannot read an envelope drops it and counts it.
 
+mod sync;
 mod wire;
 
 use bytes::Bytes;
 
+pub use self::sync::{SyncAnswer, SyncAsk, SyncDifference, SyncRange};
 use super::codec::DecodeError;
 use super::op::{Outcome, Put};
 use super::quorum::Consistency;
@@ -96,6 +100,10 @@ pub enum DataMessage {
     Scan(ScanRequest),
     /// The answer.
     ScanReply(CallId, ScanAnswer),
+    /// Do we hold the same?
+    Sync(CallId, SyncAsk),
+    /// The answer.
+    SyncReply(CallId, SyncAnswer),
 }
 
 /// A question for what a replica holds durably of a key.

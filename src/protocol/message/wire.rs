@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::{
     CallId, DataMessage, Envelope, FORMAT, Known, Message, OpenSession, PartialRecord,
     PartialSibling, Pass, PassAnswer, PlacementTag, ReadAnswer, ReadRequest, Refusal, ScanAnswer,
-    ScanRequest, Session, WriteAnswer, WriteRequest,
+    ScanRequest, Session, WriteAnswer, WriteRequest, sync,
 };
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::context::ContextError;
@@ -127,6 +127,14 @@ fn encode_data(message: &DataMessage, out: &mut impl Write) {
             out.put_u64_le(call.0);
             encode_scan_answer(answer, out);
         }
+        DataMessage::Sync(call, ask) => {
+            out.put_u8(11);
+            sync::encode_ask(*call, ask, out);
+        }
+        DataMessage::SyncReply(call, answer) => {
+            out.put_u8(12);
+            sync::encode_answer(*call, answer, out);
+        }
     }
 }
 
@@ -155,6 +163,14 @@ fn decode_data(r: &mut Reader) -> Result<DataMessage, DecodeError> {
             bytes_max: r.u32()?,
         }),
         10 => DataMessage::ScanReply(CallId(r.u64()?), decode_scan_answer(r)?),
+        11 => {
+            let (call, ask) = sync::decode_ask(r)?;
+            DataMessage::Sync(call, ask)
+        }
+        12 => {
+            let (call, answer) = sync::decode_answer(r)?;
+            DataMessage::SyncReply(call, answer)
+        }
         _ => return Err(DecodeError::Malformed("message")),
     })
 }
@@ -417,11 +433,11 @@ fn decode_failure(r: &mut Reader) -> Result<Failure, DecodeError> {
     })
 }
 
-fn encode_sealed(record: &Sealed, out: &mut impl Write) {
+pub(super) fn encode_sealed(record: &Sealed, out: &mut impl Write) {
     out.bytes(record.stored());
 }
 
-fn decode_sealed(r: &mut Reader) -> Result<Sealed, DecodeError> {
+pub(super) fn decode_sealed(r: &mut Reader) -> Result<Sealed, DecodeError> {
     Sealed::from_stored(r.bytes()?)
 }
 
@@ -434,7 +450,7 @@ fn decode_dot(r: &mut Reader) -> Result<Dot, DecodeError> {
     Ok(Dot::new(Actor(r.u64()?), Stamp(r.u64()?)))
 }
 
-fn decode_key(r: &mut Reader) -> Result<Key, DecodeError> {
+pub(super) fn decode_key(r: &mut Reader) -> Result<Key, DecodeError> {
     Key::new(r.bytes()?).map_err(|_| DecodeError::Malformed("key"))
 }
 
@@ -454,14 +470,14 @@ fn decode_name(r: &mut Reader) -> Result<NodeName, DecodeError> {
     NodeName::new(&r.text()?).map_err(|_| DecodeError::Malformed("name"))
 }
 
-fn option<T>(
+pub(super) fn option<T>(
     r: &mut Reader,
     read: impl FnOnce(&mut Reader) -> Result<T, DecodeError>,
 ) -> Result<Option<T>, DecodeError> {
     if r.bool()? { read(r).map(Some) } else { Ok(None) }
 }
 
-fn list<T>(
+pub(super) fn list<T>(
     r: &mut Reader,
     each: usize,
     mut read: impl FnMut(&mut Reader) -> Result<T, DecodeError>,
@@ -588,6 +604,7 @@ mod tests {
         all.extend(Refusal::ALL.map(refused));
         let ended = |reason| PassAnswer::Ended(Outcome::Failed(failure(reason)));
         all.extend(REASONS.map(|reason| DataMessage::PassReply(call, ended(reason))));
+        all.extend(sync::samples(&key, &sealed));
         all
     }
 

@@ -27,6 +27,8 @@ use super::Worker;
 use super::hints::HintChange;
 use super::recent::Since;
 use super::replica::answer_write;
+use super::sync::BatchId;
+use super::trees::TreeChange;
 use crate::protocol::defect::Defect;
 use crate::protocol::message::CallId;
 use crate::protocol::record::{Record, Sealed};
@@ -52,6 +54,8 @@ pub(super) enum Cell {
     },
     Held {
         record: Arc<Record>,
+        /// The hash of `record`, for the hash tree; none: of nothing, or of a hint.
+        hash: Option<RecordHash>,
         outstanding: u32,
         /// The newest commit of it.
         last: CommitId,
@@ -89,6 +93,8 @@ pub(super) enum Waiter {
     Peer { to: NodeId, call: CallId, trace: Option<TraceContext>, hash: RecordHash },
     /// The rebuilding of this key.
     Rebuilt,
+    /// Whoever merges many records together.
+    Batch(BatchId),
 }
 
 /// A commit on its way.
@@ -101,6 +107,8 @@ pub(super) struct Pending {
     waiters: Vec<Waiter>,
     /// How the hint in it changes; to be taken back if the commit is refused.
     hint: HintChange,
+    /// How it changes the partition's hash tree, once it is durable; none: not at all.
+    tree: Option<TreeChange>,
 }
 
 impl From<Record> for Incoming {
@@ -202,17 +210,20 @@ impl Worker {
         tasks: Vec<Task>,
         out: &mut Vec<Effect>,
     ) {
+        let own = stored.as_ref().filter(|_| id.hint_for.is_none());
+        let hash = own.and_then(stored_hash);
         let opened = stored.map_or(Ok(Record::default()), |bytes| open_stored(id, bytes));
         let is_damaged = opened.is_err();
+        let hash = hash.filter(|_| !is_damaged);
         let record = Arc::new(opened.unwrap_or_default());
         // No commit is outstanding yet: the zero marks a view that must not outlive the tasks.
-        let view = Cell::Held { record, outstanding: 0, last: CommitId(0) };
+        let view = Cell::Held { record, hash, outstanding: 0, last: CommitId(0) };
         self.cells.insert(id.clone(), view);
         // The view is there first: what follows from the damage may come back to this cell.
         if is_damaged && id.hint_for.is_some() {
             self.drop_damaged_hint(now, id, out);
         } else if is_damaged {
-            self.drop_damaged_record(id, out);
+            self.drop_damaged_record(now, id, out);
             self.record_lost(now, id, out);
         }
         for task in tasks {
@@ -278,7 +289,8 @@ impl Worker {
     ) {
         let Incoming { record, sealed } = new;
         let early = self.has(Defect::AckEqualMergeEarly);
-        let Some(Cell::Held { record: held, outstanding, last }) = self.cells.get_mut(id) else {
+        let Some(Cell::Held { record: held, hash, outstanding, last }) = self.cells.get_mut(id)
+        else {
             unreachable!("a cell is read before it is changed: {id:?}");
         };
         if *held == record {
@@ -302,12 +314,16 @@ impl Worker {
         let after = value.is_some().then_some(&sealed);
         let hint =
             HintChange { before: before.as_ref().and_then(size), after: after.and_then(size) };
+        let hash_after = after.filter(|_| !is_hint).map(Sealed::hash);
+        let hash_before = std::mem::replace(hash, hash_after);
         self.count_hint(now, id, hint);
-        let change = Change { space: id.space(), key: id.store_key(), value };
+        let mut changes = vec![Change { space: id.space(), key: id.store_key(), value }];
+        let tree =
+            (!is_hint).then(|| self.tree_write(now, id, hash_before, hash_after, &mut changes));
         let waiters = self.acknowledge_early(now, id, waiter, out);
-        let pending = Pending { cell: Some(id.clone()), stored, waiters, hint };
+        let pending = Pending { cell: Some(id.clone()), stored, waiters, hint, tree };
         self.commits.insert(self.last_commit, pending);
-        self.push_commit(vec![change], out);
+        self.push_commit(changes, out);
     }
 
     /// The waiters of a new commit: `waiter`, unless a seeded defect answers it too early.
@@ -327,7 +343,12 @@ impl Worker {
 
     /// Commits a change that is not of a record; nobody waits for it.
     pub(super) fn commit_meta(&mut self, key: Bytes, value: Option<Bytes>, out: &mut Vec<Effect>) {
-        self.commit_unawaited(None, Change { space: Space::Meta, key, value }, out);
+        self.commit_all_meta(vec![Change { space: Space::Meta, key, value }], out);
+    }
+
+    /// Commits changes of [`Space::Meta`], whole or not at all; nobody waits for them.
+    pub(super) fn commit_all_meta(&mut self, changes: Vec<Change>, out: &mut Vec<Effect>) {
+        self.commit_unawaited(None, changes, None, out);
     }
 
     /// A hint does not pass its checksum: it is of no use to its target. The homes that did take
@@ -337,27 +358,46 @@ impl Worker {
         out.push(Effect::Event(Event::RecordLost(id.partition, id.key.clone())));
         self.uncount_hint(now, id, HintChange::default());
         let change = Change { space: Space::Hints, key: id.store_key(), value: None };
-        self.commit_unawaited(None, change, out);
+        self.commit_unawaited(None, vec![change], None, out);
     }
 
     /// The own copy does not pass its checksum: what is left of it must not be met again if the
     /// other homes have nothing to put in its place. Nothing of the cell is queued before this.
-    fn drop_damaged_record(&mut self, id: &CellId, out: &mut Vec<Effect>) {
-        let change = Change { space: Space::Records, key: id.store_key(), value: None };
-        self.commit_unawaited(Some(id.clone()), change, out);
+    fn drop_damaged_record(&mut self, now: Now, id: &CellId, out: &mut Vec<Effect>) {
+        let mut changes = vec![Change { space: Space::Records, key: id.store_key(), value: None }];
+        // What the record was when it was counted is not known any more.
+        self.doubt_tree(now, id.partition);
+        let tree = self.tree_write(now, id, None, None, &mut changes);
+        self.commit_unawaited(Some(id.clone()), changes, Some(tree), out);
         if let Some(Cell::Held { outstanding, last, .. }) = self.cells.get_mut(id) {
             *outstanding += 1;
             *last = self.last_commit;
         }
     }
 
-    /// Commits one change, of this cell if of any; nobody waits for it yet.
-    fn commit_unawaited(&mut self, cell: Option<CellId>, change: Change, out: &mut Vec<Effect>) {
+    /// Commits changes, which leave nothing in this cell if in any; nobody waits for it yet.
+    fn commit_unawaited(
+        &mut self,
+        cell: Option<CellId>,
+        changes: Vec<Change>,
+        tree: Option<TreeChange>,
+        out: &mut Vec<Effect>,
+    ) {
         self.last_commit.0 += 1;
-        let stored = change.value.clone();
-        let pending = Pending { cell, stored, waiters: vec![], hint: HintChange::default() };
+        let hint = HintChange::default();
+        let pending = Pending { cell, stored: None, waiters: vec![], hint, tree };
         self.commits.insert(self.last_commit, pending);
-        self.push_commit(vec![change], out);
+        self.push_commit(changes, out);
+    }
+
+    /// What the commits that are under way of a partition's records are based on: the first of
+    /// each key, in order.
+    pub(super) fn based_on(&self, partition: Partition) -> Vec<(Key, Option<RecordHash>)> {
+        let of = |pending: &Pending| {
+            let cell = pending.cell.as_ref().filter(|cell| cell.partition == partition)?;
+            Some((cell.key.clone(), pending.tree?.before))
+        };
+        self.commits.values().filter_map(of).collect()
     }
 
     fn push_commit(&mut self, changes: Vec<Change>, out: &mut Vec<Effect>) {
@@ -374,6 +414,9 @@ impl Worker {
             let pending = entry.remove();
             self.release(pending.cell.as_ref());
             self.keep_committed(&pending);
+            if let (Some(cell), Some(change)) = (&pending.cell, pending.tree) {
+                self.tree_changed(cell, change);
+            }
             for waiter in pending.waiters {
                 self.tell(now, waiter, pending.cell.as_ref(), true, out);
             }
@@ -387,10 +430,25 @@ impl Worker {
         if let Some(cell) = &pending.cell {
             self.end_tenure(cell.partition, "a commit was refused", out);
             self.uncount_hint(now, cell, pending.hint);
+            if let Some(change) = pending.tree {
+                self.tree_refused(cell.partition);
+                self.rebase(cell, change);
+            }
         }
         self.release(pending.cell.as_ref());
         for waiter in pending.waiters {
             self.tell(now, waiter, pending.cell.as_ref(), false, out);
+        }
+    }
+
+    /// A commit of a cell was refused: the next one of it changes what was there before both.
+    fn rebase(&mut self, id: &CellId, refused: TreeChange) {
+        if !matches!(self.cells.get(id), Some(Cell::Held { outstanding: 2.., .. })) {
+            return;
+        }
+        let next = self.commits.values_mut().find(|pending| pending.cell.as_ref() == Some(id));
+        if let Some(change) = next.and_then(|pending| pending.tree.as_mut()) {
+            change.before = refused.before;
         }
     }
 
@@ -445,6 +503,7 @@ impl Worker {
                     self.rebuild_later(now, cell);
                 }
             }
+            Waiter::Batch(batch) => self.batch_told(now, batch, durable, out),
         }
     }
 

@@ -104,6 +104,12 @@ impl Worker {
         self.hints.total().bytes + more as u64 > self.config.tuning.hint_bytes_max
     }
 
+    /// Whether hints wait here for a node.
+    pub(super) fn keeps_hints_for(&self, node: NodeId) -> bool {
+        let target = self.view.as_ref().and_then(|view| view.name_of(node));
+        target.is_some_and(|target| self.hints.any_for(target))
+    }
+
     /// Counts a change of a hint from `before` bytes to `after`.
     pub(super) fn count_hint(&mut self, now: Now, cell: &CellId, change: HintChange) {
         let Some(target) = &cell.hint_for else { return };

@@ -5,8 +5,10 @@
 //!            ┌ put ── gather ┐                     ┌ replica  answers peers' reads and writes
 //!   client ──┤ get ── gather ├── spread ── peers ──┤ hints    replays what it keeps for others
 //!            │ pass          │                     │ repair   sends what a reader found missing
-//!            └ scan          ┘                     └ rebuild  fetches what this disk lost
-//!                        cells: the view of the store
+//!            └ scan          ┘                     ├ rebuild  fetches records that this disk lost
+//!                                                  ├ lost     fetches partitions that it lost
+//!                                                  └ sync     compares with other homes
+//!              cells: the view of the store · trees: hashes of it · rescan: reads all of it
 //! ```
 //!
 //! One file, one state machine; this one routes inputs to them. Nothing in here does I/O, reads
@@ -24,6 +26,7 @@ mod get;
 mod hashing;
 mod hints;
 pub mod inspect;
+mod lost;
 mod pass;
 mod peers;
 mod put;
@@ -31,11 +34,14 @@ mod rebuild;
 mod recent;
 mod repair;
 mod replica;
+mod rescan;
 mod scan;
 mod spread;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod trees;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -120,6 +126,10 @@ pub struct Worker {
     hints: hints::Hints,
     repairs: repair::Repairs,
     rebuilding: BTreeSet<(Partition, Key)>,
+    lost: lost::Lost,
+    trees: trees::Trees,
+    rescans: rescan::Rescans,
+    sync: sync::Sync,
 }
 
 /// Names an op under way within the worker.
@@ -155,6 +165,20 @@ enum Reading {
     Replay(NodeName),
     /// To learn at the start which records are being rebuilt.
     Markers,
+    /// To learn at the start which partitions are being rebuilt.
+    LostMarkers,
+    /// To learn at the start which trees were not saved after their last change.
+    UnsavedTrees,
+    /// To learn the trees that were saved.
+    SavedTrees,
+    /// To work out a tree from the store.
+    Rescan(Partition),
+    /// As this node's own part of a comparison that it leads.
+    SyncOwn(sync::SessionId),
+    /// As an answer to a peer that compares a range.
+    SyncPage(Box<sync::ServedPage>),
+    /// As an answer to a peer that has lost its copy.
+    SyncKey(sync::ServedKey),
 }
 
 /// A question that a peer has not answered yet.
@@ -178,6 +202,7 @@ enum Purpose {
     Rebuild { op: OpKey },
     Repair { key: Key },
     Replay { cell: CellId },
+    Sync { session: sync::SessionId },
 }
 
 /// Who is told how an op ended.
@@ -223,6 +248,10 @@ impl Worker {
             hints: hints::Hints::default(),
             repairs: repair::Repairs::default(),
             rebuilding: BTreeSet::new(),
+            lost: lost::Lost::default(),
+            trees: trees::Trees::default(),
+            rescans: rescan::Rescans::default(),
+            sync: sync::Sync::default(),
             config,
         }
     }
@@ -247,7 +276,8 @@ impl Worker {
             Input::Committed(through) => self.committed(now, through, out),
             Input::Refused(id) => self.refused(now, id, out),
             Input::Reachability(node, up) => self.reachability(now, node, up, out),
-            Input::View(view) => self.viewed(view, out),
+            Input::View(view) => self.viewed(now, view, out),
+            Input::Lost(partitions) => self.partitions_lost(now, partitions, out),
             Input::Conditions(conditions) => self.conditions = conditions,
             Input::Tick => {}
         }
@@ -268,6 +298,8 @@ impl Worker {
             in_flight: self.ops.len() as u64,
             hints_held: held.count,
             hint_bytes: held.bytes,
+            partitions_rebuilding: self.lost.count() as u64,
+            trees_unknown: self.trees.unknown() as u64,
             ..self.stats
         }
     }
@@ -293,9 +325,6 @@ impl Worker {
                 Some(Purpose::Gather { op, ask }) => {
                     self.gather_answered(now, op, ask, answer, out);
                 }
-                Some(Purpose::Rebuild { op }) => {
-                    self.rebuild_answered(now, op, answer, out);
-                }
                 _ => {}
             },
             DataMessage::WriteReply(call, answer) => match self.answered(now, sender.from, call) {
@@ -318,6 +347,14 @@ impl Worker {
                     self.scan_answered(now, op, answer, out);
                 }
             }
+            DataMessage::Sync(call, ask) => {
+                self.serve_sync(now, sender, partition, call, ask, out);
+            }
+            DataMessage::SyncReply(call, answer) => match self.answered(now, sender.from, call) {
+                Some(Purpose::Sync { session }) => self.sync_answered(now, session, answer, out),
+                Some(Purpose::Rebuild { op }) => self.rebuild_answered(now, op, answer, out),
+                _ => {}
+            },
         }
     }
 
@@ -334,6 +371,7 @@ impl Worker {
                 self.gather_read(now, op, ask, since, result, out);
             }
             Some(Reading::Replica(read)) => self.replica_read(now, read, result, out),
+            Some(Reading::SyncKey(asked)) => self.answer_sync_key(now, asked, result, out),
             _ => {}
         }
     }
@@ -351,25 +389,33 @@ impl Worker {
             Some(Reading::CountHints) => self.hints_counted(now, result, out),
             Some(Reading::Replay(target)) => self.replay_scanned(now, &target, result, out),
             Some(Reading::Markers) => self.markers_read(now, result, out),
+            Some(Reading::LostMarkers) => self.lost_markers_read(now, result, out),
+            Some(Reading::UnsavedTrees) => self.unsaved_trees_read(now, result, out),
+            Some(Reading::SavedTrees) => self.saved_trees_read(now, result, out),
+            Some(Reading::Rescan(partition)) => self.rescanned(now, partition, result, out),
+            Some(Reading::SyncOwn(session)) => self.sync_own_read(now, session, result, out),
+            Some(Reading::SyncPage(asked)) => self.answer_sync_page(now, &asked, result, out),
             _ => {}
         }
     }
 
     /// The cluster has changed, or is known for the first time. Before the first view is taken,
     /// the worker counts the hints that it keeps and learns which of its records are not whole.
-    fn viewed(&mut self, view: Arc<View>, out: &mut Vec<Effect>) {
+    fn viewed(&mut self, now: Now, view: Arc<View>, out: &mut Vec<Effect>) {
         let Some(before) = &self.view else {
             if self.arriving.replace(view).is_none() {
                 self.start_counting_hints(out);
             }
             return;
         };
-        if before.placement.tag != view.placement.tag {
-            // Partitions may have been gained or given up.
-            self.tenures.clear();
-        }
+        let moved = before.placement.tag != view.placement.tag;
         self.view = Some(view);
         self.routes.clear();
+        if moved {
+            // Partitions may have been gained or given up.
+            self.tenures.clear();
+            self.learn_trees(now);
+        }
     }
 
     /// What the store held at the start is known: the worker begins to serve.
@@ -379,6 +425,10 @@ impl Worker {
         for (partition, key) in self.rebuilding.clone() {
             self.start_rebuild(now, partition, &key, out);
         }
+        self.learn_trees(now);
+        self.begin_rounds(now);
+        self.begin_scrubs(now);
+        self.rebuild_lost(now, out);
     }
 
     /// Whether the worker serves: it has a view, and knows what its store held at the start.
@@ -391,6 +441,7 @@ impl Worker {
         self.peers.set_up(node, up);
         if up {
             self.replay_to(node, out);
+            self.round_soon(now, node);
         } else {
             self.reachability_lost(now, node, out);
         }
@@ -419,6 +470,7 @@ impl Worker {
             Purpose::Rebuild { op } => self.rebuild_failed(now, op, out),
             Purpose::Repair { key } => self.repairs.done(to, &key),
             Purpose::Replay { cell } => self.replay_failed(now, &cell, out),
+            Purpose::Sync { session } => self.sync_silent(now, session, out),
         }
     }
 
@@ -432,6 +484,15 @@ impl Worker {
                 Timer::Session(node, lane) => self.session_timer(now, node, lane, out),
                 Timer::Arrive => self.start_counting_hints(out),
                 Timer::Rebuild(partition, key) => self.start_rebuild(now, partition, &key, out),
+                Timer::SaveTrees => self.save_trees(now, out),
+                Timer::LoadTrees => self.load_trees(out),
+                Timer::Rescan => self.rescan_page(out),
+                Timer::Scrub => self.scrub_due(now),
+                Timer::Round => self.round_due(now, out),
+                Timer::RoundWith(node) => self.round_with(now, node, out),
+                Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
+                Timer::Sync(session) => self.sync_resume(now, session, out),
+                Timer::Lost => self.rebuild_lost(now, out),
             }
         }
     }
@@ -489,10 +550,27 @@ impl Worker {
         message: impl FnOnce(CallId) -> DataMessage,
         out: &mut Vec<Effect>,
     ) -> CallId {
+        let patience = self.config.tuning.replica_timeout;
+        self.call_within(now, to, patience, purpose, partition, trace, message, out)
+    }
+
+    /// Asks a peer, and gives it so many microseconds.
+    #[expect(clippy::too_many_arguments, reason = "a call and how long it may take")]
+    fn call_within(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        patience: u64,
+        purpose: Purpose,
+        partition: Partition,
+        trace: Option<TraceContext>,
+        message: impl FnOnce(CallId) -> DataMessage,
+        out: &mut Vec<Effect>,
+    ) -> CallId {
         // The boot keeps an answer to an earlier process from passing for one to this one.
         self.last_call += 1;
         let call = CallId(self.config.boot.0 ^ (self.last_call << 6) ^ self.config.index as u64);
-        let due = now.mono.after_micros(self.config.tuning.replica_timeout);
+        let due = now.mono.after_micros(patience);
         let timer = self.timers.set(due, Timer::Call(call));
         self.calls.insert(call, Call { to, sent: now.mono, late: false, timer, purpose });
         out.push(Effect::Send { to, trace, partition, message: message(call) });

@@ -3,13 +3,17 @@
 //! A record that does not pass its checksum is *lost here*. It is never served, the tenure over
 //! its partition ends, and its key is durably marked until the copies of all other homes have
 //! been merged: until then this node takes writes of the key, but no answer of it counts toward R.
+//!
+//! Another home may have lost its own copy of the key. It tells all the same what it holds, and
+//! each of the two is done when it has merged all others: neither waits for the other to be whole.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::cells::{CellId, Task, Waiter};
 use super::timers::Timer;
 use super::{Op, OpKey, Purpose, Reading, Worker};
-use crate::protocol::message::{DataMessage, ReadAnswer, ReadRequest};
+use crate::protocol::defect::Defect;
+use crate::protocol::message::{DataMessage, SyncAnswer, SyncAsk};
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
 use crate::types::{Key, Now, Partition};
@@ -50,12 +54,17 @@ fn from_marker(marker: &Bytes) -> Option<(Partition, Key)> {
 impl Worker {
     /// Whether this node's copy of a key is not whole.
     pub(super) fn is_rebuilding(&self, partition: Partition, key: &Key) -> bool {
-        !self.rebuilding.is_empty() && self.rebuilding.contains(&(partition, key.clone()))
+        let whole = !self.is_lost(partition) && !self.is_record_lost(partition, key);
+        !whole && !self.has(Defect::CountRebuilding)
     }
 
     /// Whether any copy of a partition is not whole.
     pub(super) fn is_any_rebuilding(&self, partition: Partition) -> bool {
-        self.rebuilding.iter().any(|(lost, _)| *lost == partition)
+        self.is_lost(partition) || self.rebuilding.iter().any(|(lost, _)| *lost == partition)
+    }
+
+    fn is_record_lost(&self, partition: Partition, key: &Key) -> bool {
+        !self.rebuilding.is_empty() && self.rebuilding.contains(&(partition, key.clone()))
     }
 
     /// What is stored in a cell is damaged.
@@ -85,7 +94,7 @@ impl Worker {
         key: &Key,
         out: &mut Vec<Effect>,
     ) {
-        if !self.is_rebuilding(partition, key) {
+        if !self.is_record_lost(partition, key) {
             return;
         }
         let Some(route) = self.route(partition) else {
@@ -110,8 +119,7 @@ impl Worker {
             };
             let key = key.clone();
             let purpose = Purpose::Rebuild { op };
-            let message =
-                |call| DataMessage::Read(ReadRequest { call, key, hint_for: None, known: None });
+            let message = |call| DataMessage::Sync(call, SyncAsk::Key(key));
             self.call(now, node, purpose, partition, None, message, out);
         }
         if others.is_empty() {
@@ -124,19 +132,21 @@ impl Worker {
         &mut self,
         now: Now,
         op: OpKey,
-        answer: ReadAnswer,
+        answer: SyncAnswer,
         out: &mut Vec<Effect>,
     ) {
         let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
         let (partition, key) = (rebuild.partition, rebuild.key.clone());
         let record = match answer {
-            ReadAnswer::Record(sealed) => sealed.open(partition, &key).ok(),
-            ReadAnswer::Absent => Some(Record::default()),
-            ReadAnswer::Equal
-            | ReadAnswer::Partial(_)
-            | ReadAnswer::NoHint
-            | ReadAnswer::NotMine
-            | ReadAnswer::Rebuilding => None,
+            SyncAnswer::Key(Some(sealed)) => sealed.open(partition, &key).ok(),
+            SyncAnswer::Key(None) => Some(Record::default()),
+            SyncAnswer::Equal
+            | SyncAnswer::Roots(_)
+            | SyncAnswer::Leaves(_)
+            | SyncAnswer::Page(_)
+            | SyncAnswer::Stored
+            | SyncAnswer::NotNow
+            | SyncAnswer::NotMine => None,
         };
         let Some(record) = record else { return self.rebuild_failed(now, op, out) };
         rebuild.merged = rebuild.merged.merge(&record);
@@ -211,6 +221,6 @@ impl Worker {
         let lost = page.entries.iter().filter_map(|(key, _)| from_marker(key));
         let mine = lost.filter(|(p, _)| p.worker(self.config.workers) == self.config.index);
         self.rebuilding.extend(mine);
-        self.arrive(now, out);
+        self.start_reading_lost(out);
     }
 }

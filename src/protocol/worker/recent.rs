@@ -97,6 +97,14 @@ impl Recent {
         }
     }
 
+    /// Nothing of what is stored is known any more.
+    pub fn forget_all(&mut self) {
+        self.changes += 1;
+        if let Some(copies) = &mut self.copies {
+            copies.clear();
+        }
+    }
+
     fn insert(&mut self, key: &Key, stored: &Bytes) {
         let Some(copies) = &mut self.copies else { return };
         if stored.len() > RECORD_BYTES_MAX {

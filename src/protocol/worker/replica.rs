@@ -47,7 +47,7 @@ pub(super) struct ReplicaScan {
 
 impl Worker {
     /// Whether this node is home to a partition.
-    fn is_home(&self, partition: Partition) -> bool {
+    pub(super) fn is_home(&self, partition: Partition) -> bool {
         self.view.as_ref().is_some_and(|view| {
             let me = view.my_member();
             partition.0 < view.partitions() && view.homes(partition).iter().any(|&m| Some(m) == me)

@@ -16,7 +16,7 @@ use super::cells::{CellId, Incoming, Task, Waiter};
 use super::gather::Route;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
-use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
+use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
@@ -249,7 +249,11 @@ impl Worker {
         let ask = spread.asked.len();
         // A hint of this node for itself would be kept by the very store that refused the record.
         let for_itself = spread.route.own == Some(slot);
-        if for_itself || self.hints_full(spread.sealed.stored().len()) {
+        let full = !for_itself && self.hints_full(spread.sealed.stored().len());
+        if full {
+            self.spread_owes(now, spread, slot);
+        }
+        if for_itself || full {
             spread.asked.push(Asked { slot, node: me, hint: true, state: State::Failed });
             return;
         }
@@ -257,6 +261,13 @@ impl Worker {
         let cell = CellId::hint(&target, spread.route.partition, &spread.key);
         let task = Task::Merge(spread.incoming(), Waiter::Spread { op, ask });
         self.later.push((cell, task));
+    }
+
+    /// Nobody keeps a hint for a slot's home: comparing with it has to do what a hint would have.
+    fn spread_owes(&mut self, now: Now, spread: &Spread, slot: usize) {
+        if let Some(node) = spread.route.slots[slot].1.filter(|_| spread.route.own.is_some()) {
+            self.round_soon(now, node);
+        }
     }
 
     /// A slot's home or fallback has failed: the next in line is asked.
@@ -307,8 +318,11 @@ impl Worker {
     ) {
         match answer {
             WriteAnswer::Stored(_) => self.with_spread(op, out, |_, spread, _| spread.hold(ask)),
-            WriteAnswer::Refused(_) => {
+            WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
+                    if refusal == Refusal::HintsFull {
+                        worker.spread_owes(now, spread, spread.asked[ask].slot);
+                    }
                     worker.spread_next(now, op, spread, ask, State::Failed, out);
                 });
             }

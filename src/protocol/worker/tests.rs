@@ -1,6 +1,10 @@
 //! Workers of a few nodes on a perfect network: what each rule looks like from outside. Faults
 //! of every kind are the simulator's part.
 
+mod lost;
+mod sync;
+mod trees;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -44,6 +48,28 @@ struct Cluster {
     pages: Vec<Result<MergedPage, Failure>>,
     events: Vec<(usize, Event)>,
     tickets: u64,
+}
+
+impl Node {
+    fn page(&self, space: Space, prefix: &Bytes, after: Bytes, bytes_max: usize) -> Page {
+        let mut page = Page { entries: vec![], done: true };
+        let first = (space, after.clone().max(prefix.clone()));
+        let mut bytes = 0;
+        for ((found, key), value) in self.disk.range(first..) {
+            if *found != space || !key.starts_with(prefix) {
+                break;
+            }
+            if *key > after {
+                page.done = bytes <= bytes_max;
+                if !page.done {
+                    break;
+                }
+                bytes += key.len() + value.len();
+                page.entries.push((key.clone(), value.clone()));
+            }
+        }
+        page
+    }
 }
 
 fn id(node: usize) -> NodeId {
@@ -128,13 +154,9 @@ impl Cluster {
                 let value = self.nodes[node].disk.get(&(space, key)).cloned();
                 return vec![Input::ReadDone(token, Ok(value))];
             }
-            Effect::Scan { token, space, prefix, after, .. } => {
-                let inside =
-                    |(s, k): &(Space, Bytes)| *s == space && k.starts_with(&prefix) && *k > after;
-                let disk = &self.nodes[node].disk;
-                let found = disk.iter().filter(|(key, _)| inside(key));
-                let entries = found.map(|(key, value)| (key.1.clone(), value.clone())).collect();
-                let answer = Input::Scanned(token, Ok(Page { entries, done: true }));
+            Effect::Scan { token, space, prefix, after, bytes_max } => {
+                let page = self.nodes[node].page(space, &prefix, after, bytes_max);
+                let answer = Input::Scanned(token, Ok(page));
                 match &mut self.nodes[node].late_scans {
                     Some(late) => late.push(answer),
                     None => return vec![answer],
@@ -318,6 +340,10 @@ impl Cluster {
         let cell = CellId::own(partition, key);
         let stored = self.nodes[node].disk.get(&(Space::Records, cell.store_key()))?;
         Some(Sealed::from_stored(stored.clone()).unwrap().open(partition, key).unwrap())
+    }
+
+    fn is_rebuilding(&self, node: usize) -> bool {
+        self.nodes[node].disk.keys().any(|key| key.1.starts_with(b"rebuilding/"))
     }
 
     fn hints(&self, node: usize) -> usize {
@@ -554,7 +580,7 @@ fn damage_that_a_write_meets_where_nobody_can_be_asked_is_over_with_it() {
     cluster.nodes[0].disk.insert(place, Bytes::from_static(b"damaged"));
     cluster.set(0, &key, "b");
     assert_eq!(cluster.get(0, &key, Consistency::One), ["b"]);
-    assert!(!cluster.nodes[0].disk.keys().any(|(space, _)| *space == Space::Meta));
+    assert!(!cluster.is_rebuilding(0));
 }
 
 #[test]
@@ -580,7 +606,7 @@ fn a_damaged_record_is_never_served_and_is_rebuilt_from_the_others() {
     assert_eq!(cluster.stored(0, &key), cluster.stored(1, &key));
     let rebuilt = |(_, event): &(usize, Event)| matches!(event, Event::RecordRebuilt(..));
     assert!(cluster.events.iter().any(rebuilt), "{:?}", cluster.events);
-    assert!(!cluster.nodes[0].disk.keys().any(|(space, _)| *space == Space::Meta));
+    assert!(!cluster.is_rebuilding(0));
 }
 
 #[test]

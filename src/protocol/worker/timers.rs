@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::OpKey;
+use super::sync::{Goal, SessionId};
 use crate::protocol::message::CallId;
 use crate::types::{Key, Mono, NodeId, NodeName, Partition};
 
@@ -19,6 +20,17 @@ pub(super) enum Timer {
     Session(NodeId, u16),
     Rebuild(Partition, Key),
     Arrive,
+    /// Trees that are not saved yet.
+    SaveTrees,
+    LoadTrees,
+    Rescan,
+    Scrub,
+    /// A round of comparisons with all peers, or one with a peer that has come back.
+    Round,
+    RoundWith(NodeId),
+    SyncAgain(Goal, NodeId),
+    Sync(SessionId),
+    Lost,
 }
 
 /// Names a timer, to take it back.

@@ -1,0 +1,175 @@
+//! Rebuilding what this disk lost: whole partitions.
+//!
+//! A partition that is marked lost takes writes, but no answer of it counts toward R until
+//! everything that any other home holds of it has been merged and is durable here. The homes are
+//! those of the placement with the disks that they have now: a disk that was fenced is none of
+//! them, and one that took its place has to be asked anew.
+//!
+//! Another home may be rebuilding, too. It tells what it holds all the same, and each is done when
+//! it has merged all others: neither waits for the other to be whole. That is enough: a write
+//! was acknowledged by W homes, so that after the loss of up to W-1 disks some home that was
+//! asked held it when it was asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::sync::Goal;
+use super::timers::Timer;
+use super::trees::partition_of;
+use super::{Reading, Worker};
+use crate::protocol::step::{Effect, Event, Page, ReadFailed};
+use crate::types::{NodeId, NodeName, Now, Partition};
+
+/// Keys of `Space::Meta` that mark lost partitions: `prefix ‖ partition (2, big-endian)`.
+const MARKER_PREFIX: &[u8] = b"lost/";
+/// How often homes that could not be asked are tried again, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// The partitions that are not whole here, each with the disks that were merged since.
+#[derive(Debug, Default)]
+pub(super) struct Lost {
+    partitions: BTreeMap<Partition, BTreeSet<NodeId>>,
+    is_armed: bool,
+}
+
+impl Lost {
+    pub fn count(&self) -> usize {
+        self.partitions.len()
+    }
+}
+
+fn marker(partition: Partition) -> Bytes {
+    let mut out = BytesMut::with_capacity(MARKER_PREFIX.len() + 2);
+    out.put_slice(MARKER_PREFIX);
+    out.put_u16(partition.0);
+    out.freeze()
+}
+
+impl Worker {
+    /// Whether this node's copy of a partition is not whole.
+    pub(super) fn is_lost(&self, partition: Partition) -> bool {
+        !self.lost.partitions.is_empty() && self.lost.partitions.contains_key(&partition)
+    }
+
+    /// At the start, before anything is served: learns which partitions are not whole.
+    pub(super) fn start_reading_lost(&mut self, out: &mut Vec<Effect>) {
+        self.scan_meta(MARKER_PREFIX, Bytes::new(), Reading::LostMarkers, out);
+    }
+
+    pub(super) fn lost_markers_read(
+        &mut self,
+        now: Now,
+        result: Result<Page, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Ok(page) = result else {
+            return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
+        };
+        for (key, _) in &page.entries {
+            let mine = partition_of(key, MARKER_PREFIX)
+                .filter(|partition| partition.worker(self.config.workers) == self.config.index);
+            if let Some(partition) = mine {
+                self.lost.partitions.entry(partition).or_default();
+            }
+        }
+        match page.entries.last() {
+            Some((last, _)) if !page.done => {
+                self.scan_meta(MARKER_PREFIX, last.clone(), Reading::LostMarkers, out);
+            }
+            _ => self.start_reading_unsaved(out),
+        }
+    }
+
+    /// Partitions were lost in mid-run, and are durably marked.
+    pub(super) fn partitions_lost(
+        &mut self,
+        now: Now,
+        partitions: Vec<Partition>,
+        out: &mut Vec<Effect>,
+    ) {
+        for partition in partitions {
+            if partition.worker(self.config.workers) != self.config.index {
+                continue;
+            }
+            // What was merged before the loss may be among what was lost.
+            self.lost.partitions.insert(partition, BTreeSet::new());
+            self.end_tenure(partition, "the partition was lost", out);
+            self.recent.forget_all();
+            self.doubt_tree(now, partition);
+        }
+        self.rebuild_lost(now, out);
+    }
+
+    /// Asks every home that has not been merged yet, as far as it can be reached.
+    pub(super) fn rebuild_lost(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.lost.is_armed = false;
+        if self.view.is_none() {
+            return;
+        }
+        for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
+            match self.unmerged(partition) {
+                Some(nodes) if nodes.is_empty() => self.partition_rebuilt(partition, out),
+                Some(nodes) => {
+                    for node in nodes.into_iter().flatten() {
+                        self.sync_with(now, Goal::Rebuild(partition), node, out);
+                    }
+                }
+                // No home of it any more, or not yet.
+                None => {}
+            }
+        }
+        if !self.lost.partitions.is_empty() && !self.lost.is_armed {
+            self.lost.is_armed = true;
+            self.arm(now.mono.after_millis(RETRY_MS), Timer::Lost);
+        }
+    }
+
+    /// The other homes of a lost partition that have not been merged, where their disk is known;
+    /// none if this node is no home of it.
+    fn unmerged(&mut self, partition: Partition) -> Option<Vec<Option<NodeId>>> {
+        let route = self.route(partition)?;
+        let (own, merged) = (route.own?, self.lost.partitions.get(&partition)?);
+        let others = route.slots.iter().enumerate().filter(|&(slot, _)| slot != own);
+        let nodes = others.map(|(_, &(_, node))| node);
+        Some(nodes.filter(|node| node.is_none_or(|node| !merged.contains(&node))).collect())
+    }
+
+    /// All that a home held of a lost partition has been merged, and is durable.
+    pub(super) fn lost_merged(
+        &mut self,
+        partition: Partition,
+        node: NodeId,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(merged) = self.lost.partitions.get_mut(&partition) else { return };
+        merged.insert(node);
+        if self.unmerged(partition).is_some_and(|left| left.is_empty()) {
+            self.partition_rebuilt(partition, out);
+        }
+    }
+
+    fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
+        if self.lost.partitions.remove(&partition).is_some() {
+            self.stats.partitions_rebuilt += 1;
+            self.commit_meta(marker(partition), None, out);
+            out.push(Effect::Event(Event::PartitionRebuilt(partition)));
+        }
+    }
+
+    /// The homes that lost partitions still wait for, each with how many of them; sorted.
+    #[must_use]
+    pub fn waits_for(&mut self) -> BTreeMap<NodeName, u64> {
+        let mut waits = BTreeMap::new();
+        for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
+            let Some(route) = self.route(partition) else { continue };
+            let Some(merged) = self.lost.partitions.get(&partition) else { continue };
+            for (slot, &(member, node)) in route.slots.iter().enumerate() {
+                if Some(slot) != route.own && node.is_none_or(|node| !merged.contains(&node)) {
+                    *waits.entry(route.view.member_name(member).clone()).or_default() += 1;
+                }
+            }
+        }
+        waits
+    }
+}

@@ -1,0 +1,179 @@
+//! Anti-entropy: two homes compare what they hold, and exchange what differs.
+//!
+//! ```text
+//!   round, peer is back ─┐                          ┌ session  leads a comparison, page by page
+//!   lost partition ──────┴─▶ queue ─▶ ≤ 16 at once ─┤ serve    answers another's questions
+//!                                                   └ batch    waits until a page is durable
+//! ```
+//!
+//! Of two homes the one whose name comes first leads. A *comparison* is about the partitions of a
+//! lane that both are home to, for a lane is what one worker owns on either side, however many
+//! workers there are. It costs two small messages if nothing differs. The same exchange, with
+//! nothing compared first, rebuilds a lost partition; there, whoever has lost it leads.
+//!
+//! Whoever leads keeps the state of it and the pace: what it asks for, and what it sends, is
+//! counted against a rate.
+
+mod batch;
+mod serve;
+mod session;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub(super) use self::batch::BatchId;
+pub(super) use self::serve::{ServedKey, ServedPage};
+use self::session::Session;
+use super::Worker;
+use super::timers::Timer;
+use crate::protocol::placement::View;
+use crate::protocol::step::Effect;
+use crate::types::{LANES, Mono, NodeId, Now, Partition};
+
+/// Sessions that one worker leads at a time: each may hold a page of each side in memory.
+const SESSIONS_MAX: usize = 16;
+/// A peer that has come back is left alone for this part of the time between two rounds, in which
+/// hints are replayed to it: for half a minute of ten. What failed is tried again after it, too.
+const SOON_PART: u64 = 20;
+
+/// What a session is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Goal {
+    /// That two homes hold the same of a lane.
+    Compare(u16),
+    /// That a lost partition has all that the other home holds.
+    Rebuild(Partition),
+}
+
+/// Names a session within the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SessionId(u64);
+
+/// All exchanges of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Sync {
+    /// What is to be compared with whom. Bounded: each pair comes once, under way or queued.
+    queue: VecDeque<(Goal, NodeId)>,
+    wanted: BTreeSet<(Goal, NodeId)>,
+    /// What has failed, and is tried again in a while.
+    again: BTreeSet<(Goal, NodeId)>,
+    /// Peers that are compared with in a while.
+    soon: BTreeSet<NodeId>,
+    sessions: BTreeMap<SessionId, Session>,
+    last_session: u64,
+    /// Nothing more is asked for before this.
+    free_at: Mono,
+    batches: batch::Batches,
+    /// Pages that are being read for others.
+    serving: usize,
+}
+
+#[cfg(test)]
+impl Sync {
+    /// Whether no session is led, and none is to be.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.queue.is_empty()
+    }
+}
+
+impl Worker {
+    /// The worker serves: rounds begin, at different times on different nodes.
+    pub(super) fn begin_rounds(&mut self, now: Now) {
+        let first = self.random() % self.config.tuning.sync_interval.max(1);
+        self.arm(now.mono.after_micros(first), Timer::Round);
+    }
+
+    /// The time for a round has come.
+    pub(super) fn round_due(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.arm(now.mono.after_micros(self.config.tuning.sync_interval), Timer::Round);
+        let Some(view) = self.view.clone() else { return };
+        let others: Vec<NodeId> = view.ids.values().copied().collect();
+        others.into_iter().for_each(|node| self.compare_with(now, node, out));
+    }
+
+    /// A peer has come back, or what it lacks was not kept for it: it is compared with soon.
+    pub(super) fn round_soon(&mut self, now: Now, node: NodeId) {
+        if !self.sync.soon.insert(node) {
+            return;
+        }
+        self.arm(now.mono.after_micros(self.soon()), Timer::RoundWith(node));
+    }
+
+    fn soon(&self) -> u64 {
+        self.config.tuning.sync_interval / SOON_PART
+    }
+
+    /// Compares with a peer that has come back, once the hints that wait for it here are gone.
+    pub(super) fn round_with(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        self.sync.soon.remove(&node);
+        if self.peers.reachable(node) && self.keeps_hints_for(node) {
+            return self.round_soon(now, node);
+        }
+        self.compare_with(now, node, out);
+    }
+
+    /// Compares every lane that is shared with a node, if it is for this one to lead.
+    fn compare_with(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        let Some(view) = self.view.clone() else { return };
+        let leads = view.name_of(node).is_some_and(|name| view.name < *name);
+        if !leads || !self.peers.reachable(node) {
+            return;
+        }
+        for lane in 0..LANES {
+            if Partition(lane).worker(self.config.workers) == self.config.index
+                && !shared(&view, lane, node).is_empty()
+            {
+                self.sync_with(now, Goal::Compare(lane), node, out);
+            }
+        }
+    }
+
+    /// Tries again in a while.
+    fn sync_later(&mut self, now: Now, goal: Goal, node: NodeId) {
+        if self.sync.again.insert((goal, node)) {
+            self.arm(now.mono.after_micros(self.soon()), Timer::SyncAgain(goal, node));
+        }
+    }
+
+    /// What has failed is tried again.
+    pub(super) fn sync_again(&mut self, now: Now, goal: Goal, node: NodeId, out: &mut Vec<Effect>) {
+        self.sync.again.remove(&(goal, node));
+        self.sync_with(now, goal, node, out);
+    }
+
+    /// Begins a session, now or once there is room.
+    pub(super) fn sync_with(&mut self, now: Now, goal: Goal, node: NodeId, out: &mut Vec<Effect>) {
+        if self.peers.reachable(node) && self.sync.wanted.insert((goal, node)) {
+            self.sync.queue.push_back((goal, node));
+            self.sync_more(now, out);
+        }
+    }
+
+    fn sync_more(&mut self, now: Now, out: &mut Vec<Effect>) {
+        while self.sync.sessions.len() < SESSIONS_MAX {
+            let Some((goal, node)) = self.sync.queue.pop_front() else { return };
+            self.session_start(now, goal, node, out);
+        }
+    }
+
+    /// Counts bytes against the rate of what they are for.
+    fn sync_spend(&mut self, now: Now, goal: Goal, bytes: usize) {
+        let rate = match goal {
+            Goal::Compare(_) => self.config.tuning.sync_bytes_per_second,
+            Goal::Rebuild(_) => self.config.tuning.rebuild_bytes_per_second,
+        };
+        let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
+        self.sync.free_at = self.sync.free_at.max(now.mono).after_micros(micros);
+    }
+}
+
+/// The partitions of a lane that this node and another are both home to, in order.
+fn shared(view: &View, lane: u16, node: NodeId) -> Vec<Partition> {
+    let member = view.name_of(node).and_then(|name| view.placement.member(name));
+    let (Some(me), Some(other)) = (view.my_member(), member) else { return vec![] };
+    let lane = (lane..view.partitions()).step_by(LANES.into()).map(Partition);
+    let both = |partition: &Partition| {
+        let homes = view.homes(*partition);
+        homes.contains(&me) && homes.contains(&other)
+    };
+    lane.filter(both).collect()
+}

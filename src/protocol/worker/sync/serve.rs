@@ -1,0 +1,225 @@
+//! Answering another home that compares. Nothing is kept between two of its questions.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::batch::Then;
+use super::shared;
+use crate::protocol::message::{
+    CallId, DataMessage, SyncAnswer, SyncAsk, SyncDifference, SyncRange,
+};
+use crate::protocol::record::{Record, Sealed};
+use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
+use crate::protocol::tree::{fold, leaf_of};
+use crate::protocol::worker::cells::{CellId, open_stored};
+use crate::protocol::worker::replica::{Sender, scan_effect};
+use crate::protocol::worker::{Reading, Worker};
+use crate::types::{Key, LANES, Now, Partition, RecordHash};
+
+/// Pages that are read, and pushes that are kept, for others at a time; past it they ask again.
+const SERVED_MAX: usize = 32;
+/// Bytes that are read for a page; what differs of it is what travels.
+pub(super) const PAGE_BYTES: u32 = 256 << 10;
+
+/// A question about a range whose answer waits for the store.
+#[derive(Debug)]
+pub(in crate::protocol::worker) struct ServedPage {
+    sender: Sender,
+    call: CallId,
+    partition: Partition,
+    range: SyncRange,
+}
+
+/// A question about a key whose answer waits for the store.
+#[derive(Debug)]
+pub(in crate::protocol::worker) struct ServedKey {
+    sender: Sender,
+    call: CallId,
+    id: CellId,
+}
+
+impl Worker {
+    pub(in crate::protocol::worker) fn serve_sync(
+        &mut self,
+        now: Now,
+        sender: Sender,
+        partition: Partition,
+        call: CallId,
+        ask: SyncAsk,
+        out: &mut Vec<Effect>,
+    ) {
+        let same = self.view.as_ref().is_some_and(|view| view.placement.tag == sender.placement);
+        let mine = same && (matches!(ask, SyncAsk::Fold(_)) || self.is_home(partition));
+        let busy = self.sync.serving + self.sync.batches.len() >= SERVED_MAX;
+        let answer = match ask {
+            _ if !mine => SyncAnswer::NotMine,
+            SyncAsk::Fold(fold) => self.answer_fold(now, sender, partition, fold),
+            SyncAsk::Leaves => {
+                let tree = self.trees.known(partition).cloned();
+                tree.map_or(SyncAnswer::NotNow, SyncAnswer::Leaves)
+            }
+            SyncAsk::Page(_) | SyncAsk::Push(_) if busy => SyncAnswer::NotNow,
+            SyncAsk::Page(range) => {
+                self.sync.serving += 1;
+                let token = self.next_token();
+                out.push(scan_effect(token, partition, &range.after, PAGE_BYTES));
+                let asked = ServedPage { sender, call, partition, range };
+                self.reads.insert(token, Reading::SyncPage(Box::new(asked)));
+                return;
+            }
+            SyncAsk::Push(records) => {
+                let Some(records) = self.opened(partition, &records) else {
+                    self.sync_refused(sender, "a record does not pass its checksum", out);
+                    return answer_sync(sender, partition, call, SyncAnswer::NotMine, out);
+                };
+                let then = Then::Peer { to: sender.from, call, partition };
+                return self.merge_all(now, partition, records, then, out);
+            }
+            SyncAsk::Key(key) if !self.lies_in(partition, &key) => SyncAnswer::NotMine,
+            SyncAsk::Key(key) => {
+                let token = self.next_token();
+                let id = CellId::own(partition, &key);
+                let (space, key) = (Space::Records, id.store_key());
+                self.reads.insert(token, Reading::SyncKey(ServedKey { sender, call, id }));
+                out.push(Effect::Read { token, space, key });
+                return;
+            }
+        };
+        answer_sync(sender, partition, call, answer, out);
+    }
+
+    /// Compares another home's fold of a lane, named by its first partition, with the own one.
+    fn answer_fold(
+        &mut self,
+        now: Now,
+        sender: Sender,
+        lane: Partition,
+        theirs: u128,
+    ) -> SyncAnswer {
+        let Some(view) = self.view.as_ref().filter(|_| lane.0 < LANES) else {
+            return SyncAnswer::NotMine;
+        };
+        let shared = shared(view, lane.0, sender.from);
+        let Some(roots) = self.roots(&shared) else { return SyncAnswer::NotNow };
+        if fold(roots.iter().copied()) != theirs {
+            return SyncAnswer::Roots(roots);
+        }
+        self.agreed(now, sender.from, &shared);
+        SyncAnswer::Equal
+    }
+
+    /// The roots of some partitions; none if one of their trees is not known.
+    pub(super) fn roots(&self, partitions: &[Partition]) -> Option<Vec<(Partition, u128)>> {
+        let root = |&partition: &Partition| Some((partition, self.trees.known(partition)?.root()));
+        partitions.iter().map(root).collect()
+    }
+
+    /// A page of the own store has been read: tells in what it differs from the asker's.
+    pub(in crate::protocol::worker) fn answer_sync_page(
+        &mut self,
+        now: Now,
+        asked: &ServedPage,
+        result: Result<Page, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.sync.serving -= 1;
+        let ServedPage { sender, call, partition, range } = asked;
+        let answer = match result {
+            Err(ReadFailed) => SyncAnswer::NotNow,
+            Ok(page) => {
+                let done = page.done;
+                let entries = self.verified(now, *partition, page, out);
+                SyncAnswer::Page(difference(range, &entries, done))
+            }
+        };
+        answer_sync(*sender, *partition, *call, answer, out);
+    }
+
+    /// A key that another home has lost has been read. What cannot be opened is lost here, too.
+    pub(in crate::protocol::worker) fn answer_sync_key(
+        &mut self,
+        now: Now,
+        asked: ServedKey,
+        result: Result<Option<Bytes>, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let ServedKey { sender, call, id } = asked;
+        let answer = match result {
+            Err(ReadFailed) => SyncAnswer::NotNow,
+            Ok(None) => SyncAnswer::Key(None),
+            Ok(Some(stored)) => {
+                if open_stored(&id, stored.clone()).is_err() {
+                    self.record_lost(now, &id, out);
+                    SyncAnswer::Key(None)
+                } else {
+                    SyncAnswer::Key(Sealed::from_stored(stored).ok())
+                }
+            }
+        };
+        answer_sync(sender, id.partition, call, answer, out);
+    }
+
+    /// Records that another home sent, opened; none if one of them is not what it should be.
+    pub(super) fn opened(
+        &self,
+        partition: Partition,
+        records: &[(Key, Sealed)],
+    ) -> Option<Vec<(Key, Record)>> {
+        let open = |(key, sealed): &(Key, Sealed)| {
+            let record = sealed.open(partition, key).ok()?;
+            self.lies_in(partition, key).then(|| (key.clone(), record))
+        };
+        records.iter().map(open).collect()
+    }
+
+    fn sync_refused(&mut self, sender: Sender, why: &'static str, out: &mut Vec<Effect>) {
+        self.stats.syncs_refused += 1;
+        out.push(Effect::Event(Event::SyncRefused(sender.from, why)));
+    }
+}
+
+fn answer_sync(
+    sender: Sender,
+    partition: Partition,
+    call: CallId,
+    answer: SyncAnswer,
+    out: &mut Vec<Effect>,
+) {
+    let message = DataMessage::SyncReply(call, answer);
+    out.push(Effect::Send { to: sender.from, trace: sender.trace, partition, message });
+}
+
+/// How a page of the own store (`done`: the last one) differs from what an asker holds of a range.
+pub(super) fn difference(
+    range: &SyncRange,
+    page: &[(Key, Option<Sealed>)],
+    done: bool,
+) -> SyncDifference {
+    let asked = |key: &Key| range.end.as_ref().is_none_or(|end| key <= end);
+    let last = page.last().map(|(key, _)| key).filter(|_| !done);
+    // The page may end before the range does.
+    let end = last.filter(|last| range.end.as_ref().is_none_or(|end| *last < end)).cloned();
+    let inside = |key: &Key| {
+        asked(key)
+            && end.as_ref().is_none_or(|end| key <= end)
+            && range.leaves.contains(leaf_of(key))
+    };
+    let held = range.held.iter().filter(|(key, _)| inside(key));
+    let mut held: BTreeMap<&Key, RecordHash> = held.map(|(key, hash)| (key, *hash)).collect();
+    let mut records = Vec::new();
+    let mut wanted = Vec::new();
+    for (key, sealed) in page.iter().filter(|(key, _)| inside(key)) {
+        let Some(sealed) = sealed else { continue };
+        match held.remove(key) {
+            Some(hash) if hash == sealed.hash() => {}
+            theirs => {
+                records.push((key.clone(), sealed.clone()));
+                wanted.extend(theirs.map(|_| key.clone()));
+            }
+        }
+    }
+    wanted.extend(held.into_keys().cloned());
+    wanted.sort_unstable();
+    SyncDifference { end, records, wanted }
+}

@@ -1,0 +1,457 @@
+//! Leading an exchange with another home: one session.
+//!
+//! ```text
+//!   Comparing ──Roots──▶ Leafing(partition) ──Leaves──▶ Reading ─▶ Asking ─▶ Merging ─┐
+//!       │                    ▲    a partition is done      ▲     page by page         │
+//!       └─Equal─▶ end        └────────────────────────────┴──────────────────────────┘
+//! ```
+//!
+//! A page is done when what the other home sent is durable here, and what was sent to it is
+//! durable there. A step that fails (silence, a store that does not take it) is done again from
+//! the page's start; all of it may be done twice.
+
+use super::batch::Then;
+use super::serve::PAGE_BYTES;
+use super::{Goal, SessionId, shared};
+use crate::protocol::defect::Defect;
+use crate::protocol::message::{DataMessage, SyncAnswer, SyncAsk, SyncDifference, SyncRange};
+use crate::protocol::record::{Record, Sealed};
+use crate::protocol::step::{Effect, Event, Page, ReadFailed};
+use crate::protocol::tree::{LeafSet, fold, leaf_of};
+use crate::protocol::worker::replica::scan_effect;
+use crate::protocol::worker::timers::Timer;
+use crate::protocol::worker::{Purpose, Reading, Worker};
+use crate::types::{Key, NodeId, Now, Partition};
+
+/// How long one step may take, in microseconds: a page is read, or committed, on a slow disk.
+const PATIENCE: u64 = 5_000_000;
+/// A step is tried so often in a row.
+const TRIES_MAX: u32 = 4;
+/// How long to wait before a step is tried again, in milliseconds.
+const RETRY_MS: u64 = 500;
+/// Pages of one partition in one session: 16 GiB of records. A list of pages that goes on beyond
+/// that is cut off.
+pub(super) const PAGES_MAX: u32 = 1 << 16;
+
+/// An exchange that this node leads.
+#[derive(Debug)]
+pub(super) struct Session {
+    goal: Goal,
+    node: NodeId,
+    stage: Stage,
+    /// Partitions whose roots differ and that are not done, the next one last.
+    todo: Vec<Partition>,
+    walk: Option<Walk>,
+    tries: u32,
+    /// Records that were fetched or sent.
+    mended: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// To go on once the rate allows it, or after a failure.
+    Paused,
+    Comparing,
+    Leafing(Partition),
+    Reading,
+    Asking,
+    Merging,
+}
+
+/// The walk through the keys of a partition, in some leaves.
+#[derive(Debug)]
+struct Walk {
+    partition: Partition,
+    leaves: LeafSet,
+    /// All up to this key is done; empty: nothing.
+    after: bytes::Bytes,
+    pages: u32,
+    /// What this node holds of the page, in order.
+    own: Vec<(Key, Sealed)>,
+    /// Where the page ends; none: with the partition.
+    end: Option<Key>,
+    /// What the page still waits for: the own disk, the other home.
+    waits: u32,
+    failed: bool,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Equal,
+    Mended,
+    Failed,
+    Refused(&'static str),
+}
+
+impl Session {
+    fn new(goal: Goal, node: NodeId) -> Self {
+        let walk = match goal {
+            Goal::Compare(_) => None,
+            Goal::Rebuild(partition) => Some(Walk::new(partition, LeafSet::ALL)),
+        };
+        Self { goal, node, stage: Stage::Paused, todo: vec![], walk, tries: 0, mended: 0 }
+    }
+}
+
+impl Walk {
+    fn new(partition: Partition, leaves: LeafSet) -> Self {
+        Self {
+            partition,
+            leaves,
+            after: bytes::Bytes::new(),
+            pages: 0,
+            own: vec![],
+            end: None,
+            waits: 0,
+            failed: false,
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn session_start(
+        &mut self,
+        now: Now,
+        goal: Goal,
+        node: NodeId,
+        out: &mut Vec<Effect>,
+    ) {
+        self.sync.last_session += 1;
+        let id = SessionId(self.sync.last_session);
+        let session = Session::new(goal, node);
+        let walks = session.walk.is_some();
+        self.sync.sessions.insert(id, session);
+        if walks {
+            return self.session_next(now, id, out);
+        }
+        let Goal::Compare(lane) = goal else { return };
+        let Some(view) = &self.view else { return self.session_end(now, id, End::Failed, out) };
+        let partitions = shared(view, lane, node);
+        match self.roots(&partitions) {
+            Some(roots) => {
+                let ask = SyncAsk::Fold(fold(roots));
+                self.session_ask(now, id, Stage::Comparing, Partition(lane), ask, out);
+            }
+            None => self.session_end(now, id, End::Failed, out),
+        }
+    }
+
+    fn session_ask(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        stage: Stage,
+        partition: Partition,
+        ask: SyncAsk,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        session.stage = stage;
+        let node = session.node;
+        let message = |call| DataMessage::Sync(call, ask);
+        let purpose = Purpose::Sync { session: id };
+        self.call_within(now, node, PATIENCE, purpose, partition, None, message, out);
+    }
+
+    /// Takes the next step, as soon as the rate allows it.
+    fn session_next(&mut self, now: Now, id: SessionId, out: &mut Vec<Effect>) {
+        let free_at = self.sync.free_at;
+        if free_at > now.mono {
+            let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+            session.stage = Stage::Paused;
+            return self.arm(free_at, Timer::Sync(id));
+        }
+        self.session_go(now, id, out);
+    }
+
+    /// A pause is over.
+    pub(in crate::protocol::worker) fn sync_resume(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        out: &mut Vec<Effect>,
+    ) {
+        let stage = self.sync.sessions.get(&id).map(|session| session.stage);
+        if stage == Some(Stage::Paused) {
+            self.session_go(now, id, out);
+        }
+    }
+
+    fn session_go(&mut self, now: Now, id: SessionId, out: &mut Vec<Effect>) {
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        if let Some(walk) = &session.walk {
+            let (partition, after) = (walk.partition, walk.after.clone());
+            session.stage = Stage::Reading;
+            let token = self.next_token();
+            self.reads.insert(token, Reading::SyncOwn(id));
+            out.push(scan_effect(token, partition, &after, PAGE_BYTES));
+        } else if let Some(partition) = session.todo.pop() {
+            self.session_ask(now, id, Stage::Leafing(partition), partition, SyncAsk::Leaves, out);
+        } else {
+            self.session_end(now, id, End::Mended, out);
+        }
+    }
+
+    /// The other home has answered.
+    pub(in crate::protocol::worker) fn sync_answered(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        answer: SyncAnswer,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        match (session.stage, answer) {
+            (Stage::Comparing, SyncAnswer::Equal) => self.session_end(now, id, End::Equal, out),
+            (Stage::Comparing, SyncAnswer::Roots(roots)) => self.compared(now, id, &roots, out),
+            (Stage::Leafing(partition), SyncAnswer::Leaves(theirs)) => {
+                let own = self.trees.known(partition).cloned().unwrap_or_default();
+                let mut leaves = own.differing(&theirs);
+                if self.has(Defect::SkipLeaf) {
+                    leaves = leaves.without_first();
+                }
+                let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+                session.walk = (!leaves.is_empty()).then(|| Walk::new(partition, leaves));
+                self.session_next(now, id, out);
+            }
+            (Stage::Asking, SyncAnswer::Page(page)) => self.page_answered(now, id, page, out),
+            (Stage::Merging, SyncAnswer::Stored) => self.session_merged(now, id, true, out),
+            (Stage::Merging, _) => self.session_merged(now, id, false, out),
+            (_, SyncAnswer::NotNow) => self.session_retry(now, id, out),
+            (_, SyncAnswer::NotMine) => self.session_end(now, id, End::Failed, out),
+            _ => self.session_end(now, id, End::Refused("an answer to another question"), out),
+        }
+    }
+
+    /// The other home's roots are known: those that differ are gone into.
+    fn compared(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        theirs: &[(Partition, u128)],
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sync.sessions.get(&id) else { return };
+        let (Goal::Compare(lane), node) = (session.goal, session.node) else { return };
+        let partitions = self.view.as_ref().map(|view| shared(view, lane, node));
+        let ours = self.roots(&partitions.unwrap_or_default()).unwrap_or_default();
+        let (mut equal, mut todo) = (vec![], vec![]);
+        for (partition, root) in ours {
+            match theirs.binary_search_by_key(&partition, |(partition, _)| *partition) {
+                Ok(at) if theirs[at].1 == root => equal.push(partition),
+                Ok(_) => todo.push(partition),
+                Err(_) => {}
+            }
+        }
+        self.agreed(now, node, &equal);
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        session.todo = todo;
+        self.session_next(now, id, out);
+    }
+
+    /// The own part of a page has been read.
+    pub(in crate::protocol::worker) fn sync_own_read(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        result: Result<Page, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(Session { walk: Some(walk), .. }) = self.sync.sessions.get(&id) else { return };
+        let (partition, leaves) = (walk.partition, walk.leaves);
+        let Ok(page) = result else { return self.session_retry(now, id, out) };
+        let done = page.done;
+        let entries = self.verified(now, partition, page, out);
+        let end = entries.last().map(|(key, _)| key.clone()).filter(|_| !done);
+        let whole = entries.into_iter().filter_map(|(key, sealed)| Some((key, sealed?)));
+        let own: Vec<_> = whole.filter(|(key, _)| leaves.contains(leaf_of(key))).collect();
+        let held: Vec<_> = own.iter().map(|(key, sealed)| (key.clone(), sealed.hash())).collect();
+        let Some(Session { walk: Some(walk), .. }) = self.sync.sessions.get_mut(&id) else {
+            return;
+        };
+        (walk.own, walk.end) = (own, end.clone());
+        let range = SyncRange { leaves, after: walk.after.clone(), end, held };
+        self.session_ask(now, id, Stage::Asking, partition, SyncAsk::Page(range), out);
+    }
+
+    /// The other home has told how it differs in a page: takes over what it holds, and sends it
+    /// what it lacks.
+    fn page_answered(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        page: SyncDifference,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(Session { walk: Some(walk), goal, .. }) = self.sync.sessions.get_mut(&id) else {
+            return;
+        };
+        let (goal, partition) = (*goal, walk.partition);
+        walk.pages += 1;
+        if let Err(why) = walk.check(&page) {
+            return self.session_end(now, id, End::Refused(why), out);
+        }
+        let Some(records) = self.opened(partition, &page.records) else {
+            let why = "a record does not pass its checksum";
+            return self.session_end(now, id, End::Refused(why), out);
+        };
+        let Some(Session { walk: Some(walk), stage, mended, .. }) = self.sync.sessions.get_mut(&id)
+        else {
+            return;
+        };
+        let push = walk.to_push(&page, &records);
+        walk.end = page.end.or(walk.end.take());
+        walk.waits = 1 + u32::from(!push.is_empty());
+        walk.failed = false;
+        walk.own.clear();
+        *stage = Stage::Merging;
+        *mended += (records.len() + push.len()) as u64;
+        let weigh = |all: &[(Key, Sealed)]| -> usize {
+            all.iter().map(|(key, sealed)| key.bytes().len() + sealed.stored().len()).sum()
+        };
+        let bytes = weigh(&page.records) + weigh(&push);
+        self.stats.sync_records += (records.len() + push.len()) as u64;
+        self.stats.sync_bytes += bytes as u64;
+        self.sync_spend(now, goal, bytes);
+        if !push.is_empty() {
+            self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(push), out);
+        }
+        self.merge_all(now, partition, records, Then::Session(id), out);
+    }
+
+    /// What was fetched is durable here, or what was sent is durable there; or it failed.
+    pub(super) fn session_merged(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        durable: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        let Some(walk) = session.walk.as_mut() else { return };
+        walk.waits = walk.waits.saturating_sub(1);
+        walk.failed |= !durable;
+        if walk.waits > 0 {
+            return;
+        }
+        if walk.failed {
+            return self.session_retry(now, id, out);
+        }
+        session.tries = 0;
+        let goal = session.goal;
+        match walk.end.take() {
+            Some(end) => walk.after = end.bytes().clone(),
+            None => session.walk = None,
+        }
+        if session.walk.is_none() && matches!(goal, Goal::Rebuild(_)) {
+            return self.session_end(now, id, End::Mended, out);
+        }
+        self.session_next(now, id, out);
+    }
+
+    /// The other home was silent.
+    pub(in crate::protocol::worker) fn sync_silent(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sync.sessions.get(&id) else { return };
+        if session.stage == Stage::Merging {
+            return self.session_merged(now, id, false, out);
+        }
+        self.session_retry(now, id, out);
+    }
+
+    /// A step has failed: it is done again from the page's start, unless it has failed too often.
+    fn session_retry(&mut self, now: Now, id: SessionId, out: &mut Vec<Effect>) {
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        session.tries += 1;
+        let reachable = self.peers.reachable(session.node);
+        if session.walk.is_none() || session.tries >= TRIES_MAX || !reachable {
+            return self.session_end(now, id, End::Failed, out);
+        }
+        session.stage = Stage::Paused;
+        self.arm(now.mono.after_millis(RETRY_MS), Timer::Sync(id));
+    }
+
+    fn session_end(&mut self, now: Now, id: SessionId, end: End, out: &mut Vec<Effect>) {
+        let Some(session) = self.sync.sessions.remove(&id) else { return };
+        let Session { goal, node, mended, .. } = session;
+        self.sync.wanted.remove(&(goal, node));
+        match end {
+            End::Equal | End::Mended => {
+                self.stats.syncs += 1;
+                self.stats.syncs_equal += u64::from(end == End::Equal);
+            }
+            End::Failed => {
+                self.stats.syncs_failed += 1;
+                self.sync_later(now, goal, node);
+            }
+            End::Refused(why) => {
+                self.stats.syncs_refused += 1;
+                out.push(Effect::Event(Event::SyncRefused(node, why)));
+            }
+        }
+        if mended > 0 {
+            out.push(Effect::Event(Event::Mended(node, mended)));
+        }
+        match (goal, end) {
+            (Goal::Compare(lane), End::Equal) => {
+                let view = self.view.as_ref();
+                let partitions = view.map(|view| shared(view, lane, node)).unwrap_or_default();
+                self.agreed(now, node, &partitions);
+            }
+            (Goal::Rebuild(partition), End::Mended) => self.lost_merged(partition, node, out),
+            _ => {}
+        }
+        self.sync_more(now, out);
+    }
+
+    /// Another home was seen to hold the same of some partitions.
+    pub(super) fn agreed(&mut self, now: Now, node: NodeId, partitions: &[Partition]) {
+        for &partition in partitions {
+            let agreed = &mut self.trees.of(partition).agreed;
+            agreed.retain(|(other, _)| *other != node);
+            agreed.push((node, now.wall));
+        }
+    }
+}
+
+impl Walk {
+    /// Whether an answer stays within its question, and gets ahead.
+    fn check(&self, page: &SyncDifference) -> Result<(), &'static str> {
+        if self.pages > PAGES_MAX {
+            return Err("its pages do not end");
+        }
+        if let Some(end) = &page.end {
+            if *end.bytes() <= self.after {
+                return Err("a page that does not get ahead");
+            }
+            if self.end.as_ref().is_some_and(|asked| end > asked) {
+                return Err("a page beyond what was asked for");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the other home lacks of the own page: merged with what it sent of the same key.
+    fn to_push(&self, page: &SyncDifference, theirs: &[(Key, Record)]) -> Vec<(Key, Sealed)> {
+        let mut push = Vec::new();
+        for key in &page.wanted {
+            let Ok(at) = self.own.binary_search_by(|(own, _)| own.cmp(key)) else { continue };
+            let own = &self.own[at].1;
+            let Ok(sent) = page.records.binary_search_by(|(sent, _)| sent.cmp(key)) else {
+                push.push((key.clone(), own.clone()));
+                continue;
+            };
+            let Ok(record) = own.open(self.partition, key) else { continue };
+            let merged = record.merge(&theirs[sent].1).seal(self.partition, key);
+            if merged != page.records[sent].1 {
+                push.push((key.clone(), merged));
+            }
+        }
+        push
+    }
+}

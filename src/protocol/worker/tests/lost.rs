@@ -1,0 +1,99 @@
+//! What a disk has lost is rebuilt from all other homes, and counts for nothing until then.
+
+use super::sync::{ROUND, name_of};
+use super::*;
+
+impl Cluster {
+    /// A node's disk loses a partition and says so.
+    fn lose(&mut self, node: usize, partition: Partition) {
+        let prefix = partition.0.to_be_bytes();
+        let gone =
+            |place: &(Space, Bytes)| place.0 == Space::Records && place.1.starts_with(&prefix);
+        self.nodes[node].disk.retain(|place, _| !gone(place));
+        let marker = [&b"lost/"[..], &prefix].concat();
+        self.nodes[node].disk.insert((Space::Meta, marker.into()), Bytes::from_static(&[1]));
+    }
+
+    fn is_marked(&self, node: usize) -> bool {
+        let meta = self.nodes[node].disk.keys().filter(|key| key.0 == Space::Meta);
+        meta.into_iter().any(|key| key.1.starts_with(b"lost/"))
+    }
+}
+
+fn reads(cluster: &mut Cluster, via: usize, key: &Key) -> bool {
+    let read = cluster.run(via, ClientOp::get(key.clone(), Consistency::All));
+    matches!(read, Outcome::Read(_))
+}
+
+#[test]
+fn a_lost_partition_does_not_answer_until_all_other_homes_are_merged() {
+    let mut cluster = Cluster::new(3, 3);
+    for number in 0..200 {
+        cluster.plant(1, &name_of(number), "one");
+        cluster.plant(2, &name_of(number), "two");
+    }
+    let mut cluster = cluster.comparing();
+    let k = name_of(7);
+    cluster.kill(2);
+    let partition = k.partition(64);
+    cluster.lose(0, partition);
+    cluster.input(0, Input::Lost(vec![partition]));
+    cluster.deliver();
+    cluster.pass(2 * ROUND);
+    assert!(cluster.stored(0, &k).is_some(), "the home that can be reached was not merged");
+    assert!(!reads(&mut cluster, 1, &k), "a copy that is not whole has counted");
+    assert_eq!(cluster.workers[0].stats().partitions_rebuilding, 1);
+    assert_eq!(cluster.workers[0].waits_for(), BTreeMap::from([(name(2), 1)]));
+    // It takes writes meanwhile.
+    cluster.set(0, &k, "three");
+    assert!(cluster.is_marked(0));
+    cluster.restart(2);
+    cluster.pass(2 * ROUND);
+    assert!(!cluster.is_marked(0));
+    assert_eq!(cluster.workers[0].stats().partitions_rebuilding, 0);
+    assert!(reads(&mut cluster, 1, &k));
+}
+
+#[test]
+fn a_restart_goes_on_rebuilding() {
+    let mut cluster = Cluster::new(2, 2);
+    let k = key("k");
+    cluster.plant(1, &k, "value");
+    cluster.lose(0, k.partition(64));
+    let mut cluster = cluster.comparing();
+    cluster.pass(100_000);
+    assert_eq!(cluster.workers[0].stats().partitions_rebuilt, 1);
+    assert!(cluster.stored(0, &k).is_some() && !cluster.is_marked(0));
+}
+
+#[test]
+fn two_that_have_lost_a_partition_serve_each_other() {
+    let mut cluster = Cluster::new(3, 3);
+    let (a, b, both) = (key("a"), key("b"), key("a").partition(64));
+    let b = (0..).map(name_of).find(|b| b.partition(64) == both).unwrap_or(b);
+    (0..2).for_each(|node| cluster.lose(node, both));
+    // Each has a rest that nobody else has.
+    cluster.plant(0, &a, "rest of 0");
+    cluster.plant(1, &b, "rest of 1");
+    let mut cluster = cluster.comparing();
+    cluster.pass(ROUND);
+    for node in 0..2 {
+        assert!(!cluster.is_marked(node), "node {node} waits for ever");
+        assert!(cluster.stored(node, &a).is_some() && cluster.stored(node, &b).is_some());
+    }
+}
+
+#[test]
+fn two_damaged_copies_of_a_key_do_not_wait_for_each_other() {
+    let mut cluster = Cluster::new(3, 3);
+    let k = key("k");
+    cluster.set(0, &k, "value");
+    (0..2).for_each(|node| cluster.damage(node, &k));
+    assert_eq!(cluster.get(0, &k, Consistency::One), ["value"]);
+    cluster.get(1, &k, Consistency::One);
+    cluster.pass(5 * SECOND);
+    for node in 0..2 {
+        assert!(cluster.workers[node].rebuilding.is_empty(), "node {node} waits for ever");
+        assert_eq!(cluster.stored(node, &k), cluster.stored(2, &k));
+    }
+}

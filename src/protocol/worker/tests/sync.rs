@@ -1,0 +1,228 @@
+//! Homes compare what they hold: what it costs, what it mends, what it refuses.
+
+use super::*;
+use crate::protocol::message::{Envelope, Message, SyncAnswer, SyncAsk, SyncDifference};
+use crate::protocol::record::{Content, Sibling};
+use crate::types::{Actor, CommitNumber};
+
+/// From one round to the next.
+pub(super) const ROUND: u64 = 4 * SECOND;
+
+/// A record that one write has made; equal for equal values.
+pub(super) fn record(value: &str) -> Record {
+    let stamp = Stamp(value.len() as u64 + 1);
+    let dot = Dot::new(Actor(xxhash_rust::xxh3::xxh3_64(value.as_bytes())), stamp);
+    let content = Content::Value(value.to_owned().into());
+    let sibling = Sibling { dot, content, expiry: None, request: None };
+    Record::default().write(&VersionVector::default(), sibling)
+}
+
+pub(super) fn name_of(number: usize) -> Key {
+    Key::new(format!("key-{number:06}")).unwrap()
+}
+
+impl Cluster {
+    /// All disks are as they are, and the nodes start; a round comes every [`ROUND`].
+    pub(super) fn comparing(mut self) -> Self {
+        for node in 0..self.nodes.len() {
+            self.nodes[node].boots += 1;
+            let tuning = Tuning {
+                recent_bytes_max: 0,
+                sync_interval: ROUND,
+                scrub_interval: 1_000 * ROUND,
+                ..Tuning::default()
+            };
+            self.workers[node] = self.worker_with(node, tuning);
+        }
+        (0..self.nodes.len()).for_each(|node| self.introduce(node));
+        self
+    }
+
+    /// Puts a record onto a disk, as if it had been written in an earlier life.
+    pub(super) fn plant(&mut self, node: usize, key: &Key, value: &str) {
+        let partition = key.partition(64);
+        let place = (Space::Records, CellId::own(partition, key).store_key());
+        let stored = record(value).seal(partition, key).stored().clone();
+        self.nodes[node].disk.insert(place, stored);
+    }
+
+    /// Messages of comparisons, and their bytes with envelopes.
+    fn exchanged(&self) -> (usize, usize) {
+        let mut out = Vec::new();
+        let mut count = 0;
+        for (from, _, message) in &self.sent {
+            if matches!(message, DataMessage::Sync(..) | DataMessage::SyncReply(..)) {
+                count += 1;
+                let envelope = Envelope {
+                    from: id(*from),
+                    placement: self.placement.tag,
+                    synced: CommitNumber(u64::MAX),
+                    trace: None,
+                    message: Message::Data(Partition(9), message.clone()),
+                };
+                envelope.encode(&mut out);
+            }
+        }
+        (count, out.len())
+    }
+
+    pub(super) fn records_exchanged(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.stats().sync_records).sum()
+    }
+}
+
+#[test]
+fn equal_homes_pay_two_small_messages_a_lane_however_much_they_hold() {
+    let mut cluster = Cluster::new(2, 2);
+    for number in 0..4_000 {
+        (0..2).for_each(|node| cluster.plant(node, &name_of(number), "value"));
+    }
+    let mut cluster = cluster.comparing();
+    cluster.pass(2 * ROUND);
+    cluster.sent.clear();
+    cluster.pass(ROUND);
+    // Every lane is compared: this is what a pair pays for any number of records and partitions.
+    let (messages, bytes) = cluster.exchanged();
+    assert_eq!(messages, 2 * 64, "{:?}", cluster.sent);
+    assert!(bytes <= 8 << 10, "{bytes} bytes");
+    assert_eq!(cluster.records_exchanged(), 0);
+}
+
+/// As many keys a leaf as a million records have in 4096 partitions: just that many leaves are
+/// here. What is not here are the other partitions of a lane, of which the roots are sent.
+#[test]
+fn one_record_of_a_million_that_differs_is_mended_within_a_round_by_16_kb_more() {
+    let others_of_a_lane = (4096 / 64 - 1) * 18;
+    let keys = 1_000_000 / 64;
+    let mut cluster = Cluster::new(2, 2);
+    for number in 0..keys {
+        (0..2).for_each(|node| cluster.plant(node, &name_of(number), "value"));
+    }
+    let odd = name_of(4_711);
+    cluster.plant(1, &odd, &"x".repeat(128));
+    let mut cluster = cluster.comparing();
+    // Trees are not known before a second or so: the first rounds may come to nothing.
+    let mended = |cluster: &Cluster| cluster.stored(0, &odd) == cluster.stored(1, &odd);
+    while !mended(&cluster) {
+        assert!(cluster.now.mono.0 < 10 * ROUND, "not mended");
+        cluster.sent.clear();
+        cluster.pass(ROUND);
+    }
+    let (_, bytes) = cluster.exchanged();
+    let more = bytes + others_of_a_lane;
+    assert!(more <= (8 << 10) + (16 << 10), "{more} bytes");
+    assert_eq!(cluster.stored(0, &odd), Some(record("value").merge(&record(&"x".repeat(128)))));
+    let exchanged = cluster.records_exchanged();
+    cluster.pass(2 * ROUND);
+    assert_eq!(cluster.records_exchanged(), exchanged, "the next round found something to do");
+}
+
+#[test]
+fn what_either_home_lacks_it_gets_in_pages() {
+    let mut cluster = Cluster::new(2, 2);
+    let value = |at: usize| format!("{at:0>900}");
+    // One partition, of which each home has another half: a megabyte.
+    let keys: Vec<Key> =
+        (0..80_000).map(name_of).filter(|k| k.partition(64) == Partition(5)).collect();
+    for (at, key) in keys.iter().enumerate() {
+        cluster.plant(at % 2, key, &value(at));
+    }
+    let mut cluster = cluster.comparing();
+    cluster.pass(4 * ROUND);
+    for key in &keys {
+        assert!(cluster.stored(0, key).is_some());
+        assert_eq!(cluster.stored(0, key), cluster.stored(1, key));
+    }
+    assert_eq!(cluster.records_exchanged(), keys.len() as u64);
+    let pages = cluster.sent.iter().filter_map(|(_, _, message)| match message {
+        DataMessage::SyncReply(_, SyncAnswer::Page(page)) => Some(page.records.len()),
+        DataMessage::Sync(_, SyncAsk::Push(records)) => Some(records.len()),
+        _ => None,
+    });
+    let pages: Vec<usize> = pages.collect();
+    assert!(pages.len() > 4 && pages.iter().all(|page| *page < 400), "{pages:?}");
+}
+
+#[test]
+fn a_session_that_stops_half_way_ends_and_a_later_one_mends() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.plant(1, &key("k"), "value");
+    let mut cluster = cluster.comparing();
+    cluster.pass(ROUND / 2);
+    // It cannot be heard, and nobody says so.
+    cluster.nodes[1].down = true;
+    cluster.pass(3 * ROUND);
+    assert!(cluster.workers[0].stats().syncs_failed > 0);
+    assert!(cluster.workers[0].sync.is_idle() || cluster.stored(0, &key("k")).is_some());
+    cluster.nodes[1].down = false;
+    cluster.pass(3 * ROUND);
+    assert!(cluster.stored(0, &key("k")).is_some());
+}
+
+/// Node 0 asks, and a stranger to the protocol answers in node 1's name.
+fn answered_with(answer: impl Fn(&SyncAsk) -> Option<SyncAnswer>) -> Cluster {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.plant(0, &key("k"), "value");
+    let mut cluster = cluster.comparing();
+    let until = cluster.now.mono.after_micros(3 * ROUND);
+    while cluster.now.mono < until && cluster.workers[0].stats().syncs_refused == 0 {
+        let end = cluster.now.mono.after_millis(5);
+        cluster.now.mono = end;
+        cluster.input(0, Input::Tick);
+        cluster.input(1, Input::Tick);
+        let mut told = VecDeque::new();
+        std::mem::swap(&mut told, &mut cluster.messages);
+        for (from, to, partition, message) in told {
+            if let (0, DataMessage::Sync(call, ask)) = (from, &message)
+                && let Some(answer) = answer(ask)
+            {
+                let message = DataMessage::SyncReply(*call, answer);
+                cluster.messages.push_back((1, id(0), partition, message));
+            } else {
+                cluster.messages.push_back((from, to, partition, message));
+            }
+        }
+        cluster.deliver();
+    }
+    cluster
+}
+
+#[test]
+fn an_answer_that_makes_no_sense_ends_the_session_and_is_counted() {
+    let k = key("k");
+    let other = record("other").seal(Partition(0), &key("another place"));
+    let page = |end, records| SyncAnswer::Page(SyncDifference { end, records, wanted: vec![] });
+    let bad: [(&str, SyncAnswer); 3] = [
+        ("a page beyond what was asked for", page(Some(key("zzz")), vec![])),
+        ("a record does not pass its checksum", page(None, vec![(k.clone(), other)])),
+        ("an answer to another question", SyncAnswer::Equal),
+    ];
+    for (why, answer) in bad {
+        let cluster = answered_with(|ask| match ask {
+            SyncAsk::Page(_) => Some(answer.clone()),
+            _ => None,
+        });
+        if why.contains("beyond") {
+            // The own page reaches the end: then there is no beyond.
+            assert_eq!(cluster.workers[0].stats().syncs_refused, 0);
+            continue;
+        }
+        let told = Event::SyncRefused(id(1), why);
+        assert!(cluster.events.contains(&(0, told)), "{why}: {:?}", cluster.events);
+        assert_eq!(cluster.workers[0].stats().syncs_refused, 1);
+    }
+}
+
+#[test]
+fn a_push_of_damaged_records_is_refused_and_names_its_sender() {
+    let mut cluster = Cluster::new(2, 2).comparing();
+    let k = key("k");
+    let partition = k.partition(64);
+    let sealed = record("value").seal(partition, &key("other"));
+    let (call, placement) = (CallId(1), cluster.placement.tag);
+    let message = DataMessage::Sync(call, SyncAsk::Push(vec![(k.clone(), sealed)]));
+    let input = Input::Message { from: id(1), placement, trace: None, partition, message };
+    cluster.input(0, input);
+    assert!(cluster.events.iter().any(|(_, event)| matches!(event, Event::SyncRefused(..))));
+    assert_eq!(cluster.stored(0, &k), None);
+}
