@@ -591,6 +591,8 @@ fn add(sum: &mut Stats, of: &Stats) {
         hedges,
         passed,
         records_lost,
+        partitions_lost,
+        messages_refused,
         in_flight,
     } = of;
     sum.gets += gets;
@@ -604,5 +606,7 @@ fn add(sum: &mut Stats, of: &Stats) {
     sum.hedges += hedges;
     sum.passed += passed;
     sum.records_lost += records_lost;
+    sum.partitions_lost += partitions_lost;
+    sum.messages_refused += messages_refused;
     sum.in_flight += in_flight;
 }

@@ -62,6 +62,8 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         hedges,
         passed,
         records_lost,
+        partitions_lost,
+        messages_refused,
         in_flight,
     } = stats;
     page.counter("coterie_gets_total", "Reads answered.", gets);
@@ -81,6 +83,10 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     page.counter("coterie_writes_passed_total", help, passed);
     let help = "Stored records found damaged, and set aside to be rebuilt.";
     page.counter("coterie_records_lost_total", help, records_lost);
+    let help = "Partitions that are being rebuilt: no read of them counts here.";
+    page.gauge("coterie_partitions_lost", help, partitions_lost);
+    let help = "Messages refused because their sender's disk was replaced, or has no place.";
+    page.counter("coterie_messages_refused_total", help, messages_refused);
     page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);
 }
 

@@ -35,11 +35,13 @@ pub enum Defect {
     KeepLateRead,
     /// Answer a scan with what the first home holds.
     ScanFirstHome,
+    /// Count what a node answers whose copy is not whole.
+    CountRebuilding,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -54,5 +56,6 @@ impl Defect {
         Self::DropHintBeforeAck,
         Self::KeepLateRead,
         Self::ScanFirstHome,
+        Self::CountRebuilding,
     ];
 }

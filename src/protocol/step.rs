@@ -124,6 +124,8 @@ pub enum Input {
     View(Arc<View>),
     /// Conditions of the whole node.
     Conditions(Conditions),
+    /// These partitions are not whole on this disk, and are durably marked so.
+    Lost(Vec<Partition>),
     /// A timer may be due: see [`super::worker::Worker::next_timer`].
     Tick,
 }
@@ -243,6 +245,10 @@ pub struct Stats {
     pub passed: u64,
     /// Records lost here to damage.
     pub records_lost: u64,
+    /// Partitions that are being rebuilt now.
+    pub partitions_lost: u64,
+    /// Messages of disks that were replaced, or that have no place, refused.
+    pub messages_refused: u64,
     /// Ops under way now.
     pub in_flight: u64,
 }

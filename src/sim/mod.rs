@@ -27,6 +27,7 @@ mod clock;
 mod defects;
 mod describe;
 mod disk;
+mod disks;
 mod faults;
 mod history;
 mod network;

@@ -89,6 +89,8 @@ pub(super) enum Waiter {
     Peer { to: NodeId, call: CallId, trace: Option<TraceContext>, hash: RecordHash },
     /// The rebuilding of this key.
     Rebuilt,
+    /// The rebuilding of its partition.
+    Refilled,
 }
 
 /// A commit on its way.
@@ -436,6 +438,10 @@ impl Worker {
                 let Some(cell) = cell else { return };
                 let stored = durable.then_some(hash);
                 answer_write(to, call, trace, cell.partition, stored, out);
+            }
+            Waiter::Refilled => {
+                let Some(cell) = cell else { return };
+                self.refilled(now, cell.partition, durable, out);
             }
             Waiter::Rebuilt => {
                 let Some(cell) = cell else { return };

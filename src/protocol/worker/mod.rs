@@ -5,7 +5,7 @@
 //!            ┌ put ── gather ┐                     ┌ replica  answers peers' reads and writes
 //!   client ──┤ get ── gather ├── spread ── peers ──┤ hints    replays what it keeps for others
 //!            │ pass          │                     │ repair   sends what a reader found missing
-//!            └ scan          ┘                     └ rebuild  fetches what this disk lost
+//!            └ scan          ┘                     └ rebuild, lost  fetch what this disk lost
 //!                        cells: the view of the store
 //! ```
 //!
@@ -24,6 +24,7 @@ mod get;
 mod hashing;
 mod hints;
 pub mod inspect;
+mod lost;
 mod pass;
 mod peers;
 mod put;
@@ -120,6 +121,7 @@ pub struct Worker {
     hints: hints::Hints,
     repairs: repair::Repairs,
     rebuilding: BTreeSet<(Partition, Key)>,
+    lost: lost::Lost,
 }
 
 /// Names an op under way within the worker.
@@ -155,6 +157,8 @@ enum Reading {
     Replay(NodeName),
     /// To learn at the start which records are being rebuilt.
     Markers,
+    /// To learn at the start which partitions are not whole.
+    Lost,
 }
 
 /// A question that a peer has not answered yet.
@@ -176,6 +180,7 @@ enum Purpose {
     Pass { op: OpKey },
     Scan { op: OpKey },
     Rebuild { op: OpKey },
+    Refill { partition: Partition },
     Repair { key: Key },
     Replay { cell: CellId },
 }
@@ -223,6 +228,7 @@ impl Worker {
             hints: hints::Hints::default(),
             repairs: repair::Repairs::default(),
             rebuilding: BTreeSet::new(),
+            lost: lost::Lost::default(),
             config,
         }
     }
@@ -238,6 +244,10 @@ impl Worker {
                 self.start_scan(now, ticket, page, deadline, out);
             }
             Input::Message { from, placement, trace, partition, message } => {
+                if self.is_no_peer(from) {
+                    self.stats.messages_refused += 1;
+                    return self.run_timers(now, out);
+                }
                 self.heard_from(from, out);
                 let sender = replica::Sender { from, placement, trace };
                 self.message(now, sender, partition, message, out);
@@ -247,7 +257,8 @@ impl Worker {
             Input::Committed(through) => self.committed(now, through, out),
             Input::Refused(id) => self.refused(now, id, out),
             Input::Reachability(node, up) => self.reachability(now, node, up, out),
-            Input::View(view) => self.viewed(view, out),
+            Input::View(view) => self.viewed(now, view, out),
+            Input::Lost(partitions) => self.partitions_are_lost(now, partitions, out),
             Input::Conditions(conditions) => self.conditions = conditions,
             Input::Tick => {}
         }
@@ -268,6 +279,7 @@ impl Worker {
             in_flight: self.ops.len() as u64,
             hints_held: held.count,
             hint_bytes: held.bytes,
+            partitions_lost: self.partitions_lost(),
             ..self.stats
         }
     }
@@ -314,8 +326,12 @@ impl Worker {
                 }
             }
             DataMessage::ScanReply(call, answer) => {
-                if let Some(Purpose::Scan { op }) = self.answered(now, sender.from, call) {
-                    self.scan_answered(now, op, answer, out);
+                match self.answered(now, sender.from, call) {
+                    Some(Purpose::Scan { op }) => self.scan_answered(now, op, answer, out),
+                    Some(Purpose::Refill { partition }) => {
+                        self.refill_answered(now, partition, answer, out);
+                    }
+                    _ => {}
                 }
             }
         }
@@ -351,14 +367,15 @@ impl Worker {
             Some(Reading::CountHints) => self.hints_counted(now, result, out),
             Some(Reading::Replay(target)) => self.replay_scanned(now, &target, result, out),
             Some(Reading::Markers) => self.markers_read(now, result, out),
+            Some(Reading::Lost) => self.lost_read(now, result, out),
             _ => {}
         }
     }
 
     /// The cluster has changed, or is known for the first time. Before the first view is taken,
     /// the worker counts the hints that it keeps and learns which of its records are not whole.
-    fn viewed(&mut self, view: Arc<View>, out: &mut Vec<Effect>) {
-        let Some(before) = &self.view else {
+    fn viewed(&mut self, now: Now, view: Arc<View>, out: &mut Vec<Effect>) {
+        let Some(before) = self.view.clone() else {
             if self.arriving.replace(view).is_none() {
                 self.start_counting_hints(out);
             }
@@ -368,8 +385,28 @@ impl Worker {
             // Partitions may have been gained or given up.
             self.tenures.clear();
         }
-        self.view = Some(view);
+        self.view = Some(view.clone());
         self.routes.clear();
+        for (name, id) in &view.ids {
+            if before.ids.get(name).is_some_and(|other| other != id) {
+                self.disk_replaced(now, name, &before, out);
+            }
+        }
+    }
+
+    /// A name is another disk now. What the old one acknowledged does not count any more: the new
+    /// one is rebuilt from the others, and what they take in after that must not rest on the old one.
+    fn disk_replaced(&mut self, now: Now, name: &NodeName, before: &View, out: &mut Vec<Effect>) {
+        let Some(&old) = before.ids.get(name) else { return };
+        self.peers.set_up(old, false);
+        self.reachability_lost(now, old, out);
+        self.spread_fenced(now, old, out);
+        self.replay_anew(now, name);
+    }
+
+    /// Whether a node's messages are refused: it was replaced, or is no present disk of any name.
+    fn is_no_peer(&self, node: NodeId) -> bool {
+        self.view.as_ref().is_some_and(|view| view.name_of(node).is_none())
     }
 
     /// What the store held at the start is known: the worker begins to serve.
@@ -379,6 +416,7 @@ impl Worker {
         for (partition, key) in self.rebuilding.clone() {
             self.start_rebuild(now, partition, &key, out);
         }
+        self.refill_more(now, out);
     }
 
     /// Whether the worker serves: it has a view, and knows what its store held at the start.
@@ -417,6 +455,7 @@ impl Worker {
             Purpose::Pass { op } => self.pass_silent(op, out),
             Purpose::Scan { op } => self.scan_failed(now, op, out),
             Purpose::Rebuild { op } => self.rebuild_failed(now, op, out),
+            Purpose::Refill { partition } => self.refill_failed(now, partition),
             Purpose::Repair { key } => self.repairs.done(to, &key),
             Purpose::Replay { cell } => self.replay_failed(now, &cell, out),
         }
@@ -431,6 +470,7 @@ impl Worker {
                 Timer::Probe(node) => self.probe_due(now, node, out),
                 Timer::Session(node, lane) => self.session_timer(now, node, lane, out),
                 Timer::Arrive => self.start_counting_hints(out),
+                Timer::Refill(partition) => self.refill_page(now, partition, out),
                 Timer::Rebuild(partition, key) => self.start_rebuild(now, partition, &key, out),
             }
         }

@@ -50,12 +50,14 @@ fn from_marker(marker: &Bytes) -> Option<(Partition, Key)> {
 impl Worker {
     /// Whether this node's copy of a key is not whole.
     pub(super) fn is_rebuilding(&self, partition: Partition, key: &Key) -> bool {
-        !self.rebuilding.is_empty() && self.rebuilding.contains(&(partition, key.clone()))
+        self.is_lost(partition)
+            || (!self.rebuilding.is_empty()
+                && self.rebuilding.contains(&(partition, key.clone())))
     }
 
     /// Whether any copy of a partition is not whole.
     pub(super) fn is_any_rebuilding(&self, partition: Partition) -> bool {
-        self.rebuilding.iter().any(|(lost, _)| *lost == partition)
+        self.is_lost(partition) || self.rebuilding.iter().any(|(lost, _)| *lost == partition)
     }
 
     /// What is stored in a cell is damaged.
@@ -85,7 +87,7 @@ impl Worker {
         key: &Key,
         out: &mut Vec<Effect>,
     ) {
-        if !self.is_rebuilding(partition, key) {
+        if !self.rebuilding.contains(&(partition, key.clone())) {
             return;
         }
         let Some(route) = self.route(partition) else {
@@ -211,6 +213,6 @@ impl Worker {
         let lost = page.entries.iter().filter_map(|(key, _)| from_marker(key));
         let mine = lost.filter(|(p, _)| p.worker(self.config.workers) == self.config.index);
         self.rebuilding.extend(mine);
-        self.arrive(now, out);
+        self.start_reading_lost(out);
     }
 }

@@ -19,6 +19,12 @@ use crate::types::{Key, NodeId, Now, Partition, RecordHash, TraceContext};
 /// The most that a page may weigh, whatever the asker wants.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
+/// The weight of a page by which a lost partition is read anew: work for a moment, and not many
+/// round trips.
+pub(super) const fn scan_page_bytes() -> u32 {
+    1 << 18
+}
+
 /// Who sent a message, and under which placement.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sender {

@@ -18,6 +18,7 @@ pub(super) enum Timer {
     Probe(NodeId),
     Session(NodeId, u16),
     Rebuild(Partition, Key),
+    Refill(Partition),
     Arrive,
 }
 
