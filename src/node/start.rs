@@ -17,9 +17,7 @@ use crate::config::{Seed as ConfiguredSeed, Settings};
 use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemClock};
 use crate::peers::{Inbox, Limits, Peers};
 use crate::protocol::control::{self, ControlInput, Identity};
-use crate::store::{
-    self, COMMIT_KEY, Committer, DataFolder, Loss, Opened, Store, StoreOptions,
-};
+use crate::store::{self, COMMIT_KEY, Committer, DataFolder, Loss, Opened, Store, StoreOptions};
 use crate::types::{Boot, LANES, NodeId, Now, Stamp};
 
 /// The data path's loop turns at least this often, so that one can see that it does.

@@ -38,6 +38,8 @@ mod scans;
 mod scenario;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod scenarios_disks;
 mod streams;
 mod trace;
 mod workload;

@@ -134,6 +134,8 @@ impl SimNode {
             sum.hints_replayed += stats.hints_replayed;
             sum.repairs_sent += stats.repairs_sent;
             sum.in_flight += stats.in_flight;
+            sum.partitions_lost += stats.partitions_lost;
+            sum.messages_refused += stats.messages_refused;
         }
         sum
     }

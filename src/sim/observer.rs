@@ -266,8 +266,7 @@ impl Observer {
                 let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
                 // What the target had acknowledged may have been damaged on its disk since.
                 let damaged = names.get(target).is_some_and(|&at| {
-                    self.lost.contains(&at)
-                        || self.ever_damaged.contains(&(at, place.key.clone()))
+                    self.lost.contains(&at) || self.ever_damaged.contains(&(at, place.key.clone()))
                 });
                 if !damaged && !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
                     let (hint, own) =

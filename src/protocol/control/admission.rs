@@ -367,7 +367,8 @@ mod tests {
     #[test]
     fn a_vote_of_an_earlier_number_is_none_of_a_later_one() {
         let ballot = |round| Ballot { round, boot: 1 };
-        let claim = |round, accept| Claim { ballot: ballot(round), admission: admission(0), accept };
+        let claim =
+            |round, accept| Claim { ballot: ballot(round), admission: admission(0), accept };
         let mut vote = Vote::default();
         assert_eq!(vote.judge(1, &claim(5, true)), Ruling::Accepted);
         assert_eq!(vote.judge(1, &claim(4, false)), Ruling::Outbid(ballot(5)));

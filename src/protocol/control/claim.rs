@@ -11,14 +11,14 @@
 use bytes::Bytes;
 use rand::RngExt;
 
-use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
+use super::Level;
 use super::admission::{ADMISSION_PREFIX, admission_key};
+use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
 use super::founding::{Cluster, FOUNDED_KEY, Standing, whole};
 use super::rejection::{Rejection, RejectionCode};
 use super::settle::put;
 use super::state::{Control, Pending, Timer};
 use super::wire::{ControlMessage, Founded, PeerRecord, Push, put_u64};
-use super::Level;
 use crate::protocol::codec::{DecodeError, Reader};
 use crate::protocol::lost;
 use crate::protocol::step::{Change, Space};
@@ -182,11 +182,8 @@ impl Control {
         let number = cluster.next_number();
         if claim.admission.number < number {
             let (founded, admissions) = (cluster.record.clone(), cluster.admissions.clone());
-            let push = Push {
-                founded: Some(founded),
-                admissions: Some(admissions),
-                ..Push::default()
-            };
+            let push =
+                Push { founded: Some(founded), admissions: Some(admissions), ..Push::default() };
             return self.say(from, ControlMessage::Push(Box::new(push)));
         }
         if claim.admission.number > number {
@@ -271,7 +268,8 @@ impl Control {
                 continue;
             }
             if !cluster.admit(admission.clone()) {
-                return self.refuse(by.as_str(), "it knows another history of this cluster's disks");
+                return self
+                    .refuse(by.as_str(), "it knows another history of this cluster's disks");
             }
             fresh.push(admission);
         }

@@ -63,7 +63,7 @@ impl Control {
             self.views.hear(view, known, self.now.mono);
         }
         if let Some(founded) = push.founded {
-            self.told_founded(founded, &name);
+            self.told_founded(founded, from, &name);
         }
         if let Some(admissions) = push.admissions {
             self.told_admissions(admissions, &name);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::clocks;
 use super::claim::begin_anew;
+use super::clocks;
 use super::founding::{Cluster, FOUNDED_KEY, NotAdopted, PROMISE_KEY, Standing, Step};
+use super::rejection::RejectionCode;
 use super::state::{Control, PEER_PREFIX, Pending, Timer};
 use super::wire::{ControlMessage, Founded, Push, encode_record};
 use super::{ControlEffect, Level};
@@ -125,7 +126,7 @@ impl Control {
     }
 
     /// Somebody says that the cluster is founded.
-    pub(super) fn told_founded(&mut self, record: Founded, by: &NodeName) {
+    pub(super) fn told_founded(&mut self, record: Founded, from: NodeId, by: &NodeName) {
         match self.founding.told(record) {
             Ok(step) => self.persist(step),
             Err(NotAdopted::Known) => {}
@@ -133,7 +134,16 @@ impl Control {
                 self.refuse(by.as_str(), "what it says of the founding cannot be read");
             }
             Err(NotAdopted::Another) => {
-                self.refuse(by.as_str(), "it knows this cluster founded over other disks");
+                let why = "it knows this cluster founded over other disks";
+                self.refuse(by.as_str(), why);
+                let cluster = self.founding.cluster();
+                let known = cluster.and_then(|cluster| cluster.ids.get(by));
+                let known = known.map_or("no disk".to_owned(), |id| format!("the disk {id}"));
+                let sentence = format!(
+                    "{by} is {known} in this cluster, which was founded over other disks than {by} \
+                     knows: check cluster.name and the data folder"
+                );
+                self.part(from, &RejectionCode::OtherDisk.with(sentence));
             }
             Err(NotAdopted::WithoutMe) => {
                 if !self.without_me_told {

@@ -234,8 +234,8 @@ impl Control {
 
     /// A node that we called wants us to stop.
     fn turned_away(&mut self, by: SocketAddr, rejection: Rejection) {
-        let claims = self.conditions.confirmed
-            || matches!(self.founding.standing(), Some(Standing::Member));
+        let claims =
+            self.conditions.confirmed || matches!(self.founding.standing(), Some(Standing::Member));
         match rejection.code {
             RejectionCode::DuplicateId => self.stop(rejection.sentence),
             // A member parts with its place only when a majority says so.
@@ -392,7 +392,8 @@ impl Control {
             let Some(cluster) = self.founding.cluster() else { return };
             let name = &record.descriptor.name;
             if cluster.ids.iter().any(|(n, i)| *i == id && n != name) {
-                let sentence = format!("the disk of {name} is another's in the cluster that was founded");
+                let sentence =
+                    format!("the disk of {name} is another's in the cluster that was founded");
                 self.log(Level::Warn, format!("parting with {name}: {sentence}"));
                 self.part(id, &RejectionCode::OtherDisk.with(sentence));
             }

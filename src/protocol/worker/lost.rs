@@ -119,7 +119,9 @@ impl Worker {
         loop {
             let begun = self.lost.partitions.values().filter(|refill| refill.begun).count();
             let next = self.lost.partitions.iter().find(|(_, refill)| !refill.begun);
-            let Some(partition) = next.map(|(p, _)| *p).filter(|_| begun < AT_A_TIME) else { return };
+            let Some(partition) = next.map(|(p, _)| *p).filter(|_| begun < AT_A_TIME) else {
+                return;
+            };
             self.refill(now, partition, out);
         }
     }
@@ -232,6 +234,7 @@ impl Worker {
 /// The records of a page; none if it is none, or if one of them is damaged.
 fn opened(partition: Partition, entries: &[(Key, Sealed)]) -> Option<Vec<(Key, Record)>> {
     let sorted = entries.is_sorted_by(|a, b| a.0 < b.0);
-    let open = |(key, sealed): &(Key, Sealed)| Some((key.clone(), sealed.open(partition, key).ok()?));
+    let open =
+        |(key, sealed): &(Key, Sealed)| Some((key.clone(), sealed.open(partition, key).ok()?));
     entries.iter().map(open).collect::<Option<_>>().filter(|_| sorted)
 }

@@ -325,15 +325,13 @@ impl Worker {
                     self.pass_answered(now, op, answer, out);
                 }
             }
-            DataMessage::ScanReply(call, answer) => {
-                match self.answered(now, sender.from, call) {
-                    Some(Purpose::Scan { op }) => self.scan_answered(now, op, answer, out),
-                    Some(Purpose::Refill { partition }) => {
-                        self.refill_answered(now, partition, answer, out);
-                    }
-                    _ => {}
+            DataMessage::ScanReply(call, answer) => match self.answered(now, sender.from, call) {
+                Some(Purpose::Scan { op }) => self.scan_answered(now, op, answer, out),
+                Some(Purpose::Refill { partition }) => {
+                    self.refill_answered(now, partition, answer, out);
                 }
-            }
+                _ => {}
+            },
         }
     }
 

@@ -51,8 +51,7 @@ impl Worker {
     /// Whether this node's copy of a key is not whole.
     pub(super) fn is_rebuilding(&self, partition: Partition, key: &Key) -> bool {
         self.is_lost(partition)
-            || (!self.rebuilding.is_empty()
-                && self.rebuilding.contains(&(partition, key.clone())))
+            || (!self.rebuilding.is_empty() && self.rebuilding.contains(&(partition, key.clone())))
     }
 
     /// Whether any copy of a partition is not whole.

@@ -143,7 +143,8 @@ fn a_disk_that_only_a_minority_hears_is_not_replaced() {
     world.cuts.remove(&(0, rival));
     world.run_ms(30_000);
     let id = world.nodes[1].id;
-    let ids: Vec<_> = world.nodes.iter().take(5).map(|n| n.view.as_ref().unwrap().ids.clone()).collect();
+    let ids: Vec<_> =
+        world.nodes.iter().take(5).map(|n| n.view.as_ref().unwrap().ids.clone()).collect();
     let replaced = ids.iter().filter(|ids| ids[&name("node-1")] != id).count();
     assert!(replaced == 0 || world.nodes[1].stopped.is_some(), "two disks serve under one name");
 }
