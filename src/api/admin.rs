@@ -161,6 +161,7 @@ fn status(status: NodeStatus) -> proto::StatusResponse {
         counters: Some(counters(&status.stats)),
         synced_commit: status.synced,
         uptime_ms: status.uptime_ms,
+        rebuilding: status.rebuilding.unwrap_or_default(),
     }
 }
 
@@ -194,5 +195,7 @@ fn counters(stats: &Stats) -> proto::Counters {
         passed: stats.passed,
         records_lost: stats.records_lost,
         in_flight: stats.in_flight,
+        partitions_lost: stats.partitions_rebuilding,
+        messages_refused: stats.messages_refused,
     }
 }

@@ -127,6 +127,8 @@ pub struct NodeStatus {
     pub partitions: u32,
     /// Why the node is not ready; none if it is.
     pub not_ready: Option<String>,
+    /// What its disk lacks, since when, and what that waits for; none if it is whole.
+    pub rebuilding: Option<String>,
     /// What an acknowledgement waits for.
     pub durability: String,
     /// Sorted by name.

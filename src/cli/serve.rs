@@ -1,7 +1,9 @@
 //! `serve`: one node.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use clap::Args;
 use serde::Serialize;
@@ -54,6 +56,7 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
     }
     match node::serve(&settings, asked_to_stop(args.exit_with_parent)) {
         Ok(()) => Ok(Exit::Ok),
+        Err(error) if error.is::<node::ComesBack>() => Err(start_again()),
         // Its log has said so.
         Err(error) if error.is::<node::Failed>() => Ok(Exit::Error),
         Err(error) if settings.log.format == LogFormat::Json => {
@@ -62,6 +65,18 @@ pub fn serve(args: &ServeArgs) -> anyhow::Result<Exit> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Starts this very command again, in this very process: the folder goes on as another disk. Returns
+/// only if that is not possible.
+fn start_again() -> anyhow::Error {
+    let mut words = std::env::args_os();
+    let Ok(program) = std::env::current_exe() else {
+        return anyhow::anyhow!("start this node again: it goes on as another disk");
+    };
+    let name = words.next().unwrap_or_else(|| program.clone().into());
+    let error = Command::new(&program).arg0(name).args(words).exec();
+    anyhow::Error::new(error).context("start this node again: it goes on as another disk")
 }
 
 /// The error and its causes, for programs.

@@ -258,6 +258,7 @@ impl<C: ControlCore> Driver<C> {
             ControlEffect::Log(Level::Warn, line) => tracing::warn!("{line}"),
             ControlEffect::Log(Level::Info, line) => tracing::info!("{line}"),
             ControlEffect::Stop(reason) => self.outlet.stop(reason),
+            ControlEffect::ComeBack(reason) => self.outlet.come_back(reason),
         }
     }
 

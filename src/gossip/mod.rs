@@ -81,6 +81,8 @@ pub trait Outlet: Send + Sync + 'static {
     fn conditions(&self, conditions: Conditions);
     /// The node must stop, and why.
     fn stop(&self, reason: String);
+    /// The node must stop, and start again from its folder at once; and why.
+    fn come_back(&self, reason: String);
 }
 
 /// What comes to the thread from others.

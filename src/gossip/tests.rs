@@ -71,6 +71,9 @@ impl Outlet for Log {
     fn view(&self, _: Arc<View>) {}
     fn reachability(&self, _: NodeId, _: bool) {}
     fn conditions(&self, _: Conditions) {}
+    fn come_back(&self, reason: String) {
+        self.stop(reason);
+    }
     fn stop(&self, reason: String) {
         self.note(format!("stop: {reason}"));
     }

@@ -12,7 +12,7 @@ use crate::gossip::ControlCore;
 use crate::protocol::control::{Control, ControlEffect, ControlInput, MemberReport, MemberState};
 use crate::protocol::step::{Effect, Input, Stats};
 use crate::protocol::worker::{Worker, WorkerConfig};
-use crate::types::{Mono, Now};
+use crate::types::{Mono, NodeId, Now, Wall};
 use crate::{api, http};
 
 /// Runs one node as the configuration says, until `shutdown` or until it fails: see [`run`].
@@ -104,6 +104,10 @@ impl Reports for Control {
 
     fn has_placement(&self) -> bool {
         self.cluster().is_some()
+    }
+
+    fn began_anew(&self) -> Option<(Wall, NodeId)> {
+        Control::began_anew(self)
     }
 
     fn gossip_report(&self, now: Now) -> serde_json::Value {

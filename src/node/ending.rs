@@ -10,6 +10,11 @@ use tokio_util::sync::CancellationToken;
 #[error("{0}")]
 pub struct Failed(pub(super) String);
 
+/// A node had to stop, and is to be started again from its folder: it goes on as another disk.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ComesBack(pub(super) String);
+
 /// Shared by everything that may find that the node must not go on. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Ending(Arc<Inner>);
@@ -17,6 +22,7 @@ pub struct Ending(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     failed: AtomicBool,
+    comes_back: AtomicBool,
     reason: Mutex<Option<String>>,
     token: CancellationToken,
 }
@@ -33,6 +39,18 @@ impl Ending {
         }
         drop(first);
         self.0.token.cancel();
+    }
+
+    /// The node must stop as if it had failed, and start again at once.
+    pub fn come_back(&self, reason: impl Into<String>) {
+        self.0.comes_back.store(true, Ordering::SeqCst);
+        self.fail(reason);
+    }
+
+    /// Whether it is to start again, unless it has failed for another reason before.
+    #[must_use]
+    pub fn comes_back(&self) -> bool {
+        self.0.comes_back.load(Ordering::SeqCst)
     }
 
     /// The node must stop because of a defect of this program.

@@ -24,7 +24,7 @@ use crate::protocol::step::{MergedPage, ReadFailed};
 use crate::protocol::worker::inspect::Inspection;
 use crate::store::{Beat, Durability, Store};
 use crate::telemetry::Traces;
-use crate::types::{ClusterId, Key, Mono, NodeId, NodeName, Now, Partition, TraceContext};
+use crate::types::{ClusterId, Key, Mono, NodeId, NodeName, Now, Partition, TraceContext, Wall};
 
 /// A loop that has not turned for so long is stuck: whoever watches the process should end it.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -41,6 +41,11 @@ pub trait Reports {
 
     /// Whether workers are to be told of a placement before they can serve.
     fn has_placement(&self) -> bool;
+
+    /// Since when this disk has been rebuilt, and the id of the one that it replaces.
+    fn began_anew(&self) -> Option<(Wall, NodeId)> {
+        None
+    }
 
     /// Everything that the gossip shows.
     fn gossip_report(&self, now: Now) -> serde_json::Value;
@@ -180,7 +185,12 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         let shared = &*self.0;
         let (not_ready, view, stats) =
             (self.not_ready(), shared.node.host.view(), shared.node.host.stats());
-        let members = self.core().members(shared.node.clock.now());
+        let now = shared.node.clock.now();
+        let (members, anew) = {
+            let core = self.core();
+            (core.members(now), core.began_anew())
+        };
+        let rebuilding = rebuilding(stats.partitions_rebuilding, anew, &members, now);
         let placement = view.as_ref().map(|view| &view.placement);
         NodeStatus {
             node_id: shared.about.id.to_string(),
@@ -192,6 +202,7 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
             replicas: placement.map_or(0, |placement| placement.replicas.into()),
             partitions: placement.map_or(0, |placement| placement.partitions.into()),
             not_ready,
+            rebuilding,
             durability: match shared.about.durability {
                 Durability::Fsync => "fsync".into(),
                 Durability::Buffered => "buffered".into(),
@@ -255,6 +266,29 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         process(&mut page);
         page
     }
+}
+
+/// What a disk lacks, and what that waits for.
+fn rebuilding(
+    lost: u64,
+    anew: Option<(Wall, NodeId)>,
+    members: &[MemberStatus],
+    now: Now,
+) -> Option<String> {
+    if lost == 0 {
+        return None;
+    }
+    let mut sentence = format!("{lost} partitions are being rebuilt and do not count in reads");
+    if let Some((since, old)) = anew {
+        let seconds = now.wall.0.saturating_sub(since.0) / 1000;
+        sentence = format!("{sentence}, for {seconds} s; the old disk {old} is fenced");
+    }
+    let absent = members.iter().filter(|member| member.home && !member.reachable);
+    let absent: Vec<&str> = absent.map(|member| member.name.as_str()).collect();
+    if !absent.is_empty() {
+        sentence = format!("{sentence}; waits for {} to be started", absent.join(", "));
+    }
+    Some(sentence)
 }
 
 fn micros(timeout: Duration) -> u64 {

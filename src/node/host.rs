@@ -638,6 +638,7 @@ fn add(sum: &mut Stats, of: &Stats) {
         hedges,
         passed,
         records_lost,
+        messages_refused,
         in_flight,
         syncs,
         syncs_equal,
@@ -662,6 +663,7 @@ fn add(sum: &mut Stats, of: &Stats) {
     sum.hedges += hedges;
     sum.passed += passed;
     sum.records_lost += records_lost;
+    sum.messages_refused += messages_refused;
     sum.in_flight += in_flight;
     sum.syncs += syncs;
     sum.syncs_equal += syncs_equal;

@@ -62,6 +62,7 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         hedges,
         passed,
         records_lost,
+        messages_refused,
         in_flight,
         syncs,
         syncs_equal,
@@ -92,6 +93,8 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     page.counter("coterie_writes_passed_total", help, passed);
     let help = "Stored records found damaged, and set aside to be rebuilt.";
     page.counter("coterie_records_lost_total", help, records_lost);
+    let help = "Messages refused because their sender's disk was replaced, or has no place.";
+    page.counter("coterie_messages_refused_total", help, messages_refused);
     page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);
     let help = "Comparisons with another home that this node led: those that found all equal, that \
                 exchanged what differed, that came to no end, that the other's part made no sense of.";

@@ -32,7 +32,7 @@ mod tests;
 mod wires;
 
 pub use cores::{RealCores, serve};
-pub use ending::{Ending, Failed};
+pub use ending::{ComesBack, Ending, Failed};
 pub use handle::{NodeHandle, Reports};
 pub use ports::{PortError, Ports};
 pub use run::{Serve, Served, Services, run};

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use super::ending::Failed;
+use super::ending::{ComesBack, Failed};
 use super::handle::{NodeHandle, Reports};
 use super::host::DataCore;
 use super::ports::Ports;
@@ -160,6 +160,7 @@ async fn live<C: Cores>(
         logs.flush().await;
     }
     match reason {
+        Some(reason) if ending.comes_back() => Err(ComesBack(reason).into()),
         Some(reason) => Err(Failed(reason).into()),
         None => Ok(()),
     }

@@ -265,7 +265,9 @@ fn part(message: &DataMessage) -> Part {
         DataMessage::OpenSession(_)
         | DataMessage::Session(_)
         | DataMessage::Scan(_)
-        | DataMessage::ScanReply(..) => Part::Other,
+        | DataMessage::ScanReply(..)
+        | DataMessage::Sync(..)
+        | DataMessage::SyncReply(..) => Part::Other,
     }
 }
 

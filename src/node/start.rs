@@ -16,8 +16,8 @@ use super::wires::{Completions, News, Switchboard, tell_news};
 use crate::config::{Seed as ConfiguredSeed, Settings};
 use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemClock};
 use crate::peers::{Inbox, Limits, Peers};
-use crate::protocol::control::{ControlInput, Identity};
-use crate::store::{self, COMMIT_KEY, Committer, DataFolder, Opened, Store, StoreOptions};
+use crate::protocol::control::{self, ControlInput, Identity};
+use crate::store::{self, COMMIT_KEY, Committer, DataFolder, Loss, Opened, Store, StoreOptions};
 use crate::telemetry::Traces;
 use crate::types::{Boot, LANES, NodeId, Now, Stamp};
 
@@ -62,6 +62,8 @@ pub trait Cores {
 pub struct Prepared {
     opened: Opened,
     meta: Vec<(bytes::Bytes, bytes::Bytes)>,
+    /// Acknowledged writes that the disk has lost.
+    loss: Option<Loss>,
 }
 
 /// A node that runs.
@@ -85,10 +87,21 @@ impl Prepared {
             cache_bytes: settings.storage.cache,
             min_free: settings.storage.min_free,
         };
-        let opened = store::open(&settings.node.data, &settings.node.name, &options)?;
+        let since = SystemClock::start().now().wall;
+        let partitions = settings.control().partitions;
+        let begin = |durable: &[(bytes::Bytes, bytes::Bytes)], before| {
+            let id = NodeId(rand::random());
+            (id, control::forget(durable, before, id, partitions, since))
+        };
+        let (node, name) = (&settings.node, &settings.node.name);
+        let (mut opened, loss) = store::open_anew(&node.data, name, &options, &begin)?;
         let mut meta = store::scan_meta(&*opened.store, b"").context("reading the data folder")?;
         meta.retain(|(key, _)| key != COMMIT_KEY);
-        Ok(Self { opened, meta })
+        // A disk that has forgotten something says so before it is known under another id.
+        if let Some(id) = control::goes_on_as(&meta).filter(|id| *id != opened.folder.id()) {
+            opened.folder.become_disk(id)?;
+        }
+        Ok(Self { opened, meta, loss })
     }
 }
 
@@ -129,7 +142,14 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         traces: Traces,
     ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Handle::current();
-        let Prepared { opened: Opened { folder, store, recovered, mark }, meta } = prepared;
+        let Prepared { opened: Opened { folder, store, recovered, mark }, meta, loss } = prepared;
+        if let Some(loss) = loss {
+            tracing::warn!(
+                "{loss}: writes that this node had acknowledged are missing from its disk; it goes on \
+                 as another disk ({}), and is rebuilt from the other replicas",
+                folder.id()
+            );
+        }
         let store: Arc<dyn Store> = store;
         let (clock, ending) = (SystemClock::start(), Ending::default());
         let (mailbox, letters) = Mailbox::new();

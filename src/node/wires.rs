@@ -277,6 +277,10 @@ impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
     fn stop(&self, reason: String) {
         self.ending.fail(reason);
     }
+
+    fn come_back(&self, reason: String) {
+        self.ending.come_back(reason);
+    }
 }
 
 /// Nothing under these locks can be left half done.

@@ -18,6 +18,8 @@
 //!
 //! Liveness never changes placement: nothing that foca says moves ownership.
 
+mod admission;
+mod claim;
 mod clocks;
 mod exchange;
 mod founding;
@@ -45,6 +47,7 @@ use super::placement::View;
 use super::step::{Change, Conditions};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 
+pub use self::claim::{forget, goes_on_as};
 pub use self::rejection::Stranger;
 pub use self::report::{GossipReport, MemberReport, Queued, TrackersReport, Traffic};
 pub use self::state::{Control, ControlError};
@@ -157,6 +160,9 @@ pub enum ControlEffect {
     Log(Level, String),
     /// The node must stop: going on could lose data. The sentence says why and what to do.
     Stop(String),
+    /// The node must stop, and start again from its folder at once: it has forgotten something, and
+    /// goes on as another disk, whose id is durable (see [`goes_on_as`]). The sentence says why.
+    ComeBack(String),
 }
 
 /// How urgent a line of the log is.

@@ -5,6 +5,7 @@ pub mod codec;
 pub mod context;
 pub mod control;
 pub mod defect;
+pub mod lost;
 pub mod message;
 pub mod op;
 pub mod placement;

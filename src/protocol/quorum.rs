@@ -45,6 +45,11 @@ impl Tally {
         }
     }
 
+    /// Takes back whatever `node` has acknowledged.
+    pub fn forget(&mut self, node: NodeId) {
+        self.acks.retain(|ack| ack.1 != node);
+    }
+
     /// Whether anyone has acknowledged for `slot`.
     #[must_use]
     pub fn holds(&self, slot: usize) -> bool {

@@ -122,10 +122,10 @@ pub enum Input {
     Reachability(NodeId, bool),
     /// The cluster as it is now.
     View(Arc<View>),
-    /// This node's copies of these partitions are not whole: a `lost/` marker is durable for each.
-    Lost(Vec<Partition>),
     /// Conditions of the whole node.
     Conditions(Conditions),
+    /// These partitions are not whole on this disk, and are durably marked so.
+    Lost(Vec<Partition>),
     /// A timer may be due: see [`super::worker::Worker::next_timer`].
     Tick,
 }
@@ -253,6 +253,8 @@ pub struct Stats {
     pub passed: u64,
     /// Records lost here to damage.
     pub records_lost: u64,
+    /// Messages of disks that were replaced, or that have no place, refused.
+    pub messages_refused: u64,
     /// Ops under way now.
     pub in_flight: u64,
     /// Comparisons with another home, of a lane each, that came to their end.

@@ -142,7 +142,7 @@ impl World {
         let identity = Identity {
             id: node.id,
             name: node.name.clone(),
-            generation: Generation(node.starts),
+            generation: Generation(node.generation),
             boot,
             recovered: node.disk.number(),
         };
@@ -208,6 +208,7 @@ impl World {
                 self.feed_all(at, &Input::Conditions(conditions));
             }
             ControlEffect::Log(_, line) => self.trace.say(self.time, Some(at), || line),
+            ControlEffect::ComeBack(why) => self.come_back(at, &why),
             ControlEffect::Stop(why) => {
                 // No disk is copied, restored or wiped here: nothing justifies it.
                 let what = format!("node-{at} stops itself: {why}");

@@ -86,7 +86,7 @@ pub(super) enum Progress {
 }
 
 /// The disk of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Disk {
     spaces: [BTreeMap<Bytes, Bytes>; 3],
     queue: VecDeque<Pending>,
@@ -109,7 +109,7 @@ pub(super) struct Disk {
 }
 
 /// A change that has become durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Applied {
     pub(super) change: Change,
     pub(super) before: Option<Bytes>,
@@ -174,6 +174,22 @@ impl Disk {
             stalled: false,
             weather: DiskWeather::calm(),
             applied: Vec::new(),
+        }
+    }
+
+    /// Another disk in the place of this one, with nothing on it.
+    pub(super) fn emptied(&self) -> Self {
+        Self { weather: self.weather.clone(), full: self.full, ..Self::new() }
+    }
+
+    /// What a copy of this disk holds that is taken now.
+    pub(super) fn at_rest(&self) -> Self {
+        Self {
+            spaces: self.spaces.clone(),
+            number: self.number,
+            announced: self.announced,
+            clock: self.clock,
+            ..Self::new()
         }
     }
 

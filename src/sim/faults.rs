@@ -36,6 +36,9 @@ pub(super) enum Fault {
     Full(usize, bool),
     WallClock(usize, i64),
     Damage(usize),
+    Wipe(usize),
+    Snapshot(usize),
+    Restore(usize),
 }
 
 /// The shape of a partition.
@@ -67,9 +70,11 @@ enum Kind {
     WallClock,
     Strobe,
     Damage,
+    Wipe,
+    Restore,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 13] = [
     Kind::Kill,
     Kind::PowerLoss,
     Kind::PowerLossOfAll,
@@ -81,6 +86,8 @@ const KINDS: [Kind; 11] = [
     Kind::WallClock,
     Kind::Strobe,
     Kind::Damage,
+    Kind::Wipe,
+    Kind::Restore,
 ];
 
 /// Everything that is going to be done to a world.
@@ -89,7 +96,7 @@ pub(super) struct Plan {
     pub(super) faults: Vec<(Time, Fault)>,
     /// When all of it ends and everything is healed.
     pub(super) heal_at: Time,
-    /// The one node whose disk is damaged, if any: the claim allows W − 1, and W is 2 at least
+    /// The one node whose disk is damaged or lost, if any: the claim allows W − 1, and W is 2 at least
     /// in such runs.
     pub(super) victim: Option<usize>,
     kinds: Vec<Kind>,
@@ -97,12 +104,17 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Draws a plan for so many nodes, from `start` on.
-    pub(super) fn draw(nodes: usize, start: Time, rng: &mut ChaCha8Rng) -> Self {
+    /// `disks` says whether whole disks may be lost.
+    pub(super) fn draw(nodes: usize, disks: bool, start: Time, rng: &mut ChaCha8Rng) -> Self {
         let length = rng.random_range(5..=30) * SECOND;
         let mut plan =
             Self { faults: vec![], heal_at: start + length, victim: None, kinds: vec![] };
         for kind in KINDS {
-            let odds = if kind == Kind::Damage { 6 } else { 2 };
+            let odds = match kind {
+                Kind::Wipe | Kind::Restore if !disks => continue,
+                Kind::Damage | Kind::Wipe | Kind::Restore => 6,
+                _ => 2,
+            };
             if !rng.random_ratio(1, odds) {
                 continue;
             }
@@ -170,6 +182,17 @@ impl Plan {
             Kind::Damage => {
                 let victim = *self.victim.get_or_insert(node);
                 self.push(at, Fault::Damage(victim));
+            }
+            Kind::Wipe => {
+                let victim = *self.victim.get_or_insert(node);
+                self.push(at, Fault::Wipe(victim));
+                self.push(short, Fault::Start(victim));
+            }
+            Kind::Restore => {
+                let victim = *self.victim.get_or_insert(node);
+                self.push(at, Fault::Snapshot(victim));
+                self.push(short, Fault::Restore(victim));
+                self.push(short + rng.random_range(0..SECOND), Fault::Start(victim));
             }
         }
     }
@@ -252,6 +275,9 @@ impl World {
                 self.nodes[*node].clock.set_wall_offset(*offset);
             }
             Fault::Damage(node) => self.damage(*node),
+            Fault::Wipe(node) => self.wipe(*node),
+            Fault::Snapshot(node) => self.snapshot(*node),
+            Fault::Restore(node) => _ = self.restore(*node),
         }
     }
 

@@ -27,6 +27,7 @@ mod clock;
 mod defects;
 mod describe;
 mod disk;
+mod disks;
 mod faults;
 mod history;
 mod network;
@@ -37,6 +38,8 @@ mod scans;
 mod scenario;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod scenarios_disks;
 #[cfg(test)]
 mod scenarios_sync;
 mod streams;

@@ -16,6 +16,7 @@ use super::brain::Brain;
 use super::clock::{NodeClock, Time};
 use super::describe;
 use super::disk::{Disk, Progress, Source};
+use super::disks::Snapshot;
 use super::world::{Asked, Event, World};
 use crate::protocol::control::ControlInput;
 use crate::protocol::message::{Envelope, Message};
@@ -53,6 +54,9 @@ pub(super) struct SimNode {
     pub(super) held: VecDeque<Event>,
     /// How often it was started.
     pub(super) starts: u64,
+    /// How often its present disk was.
+    pub(super) generation: u64,
+    pub(super) snapshot: Option<Snapshot>,
 }
 
 /// A running process.
@@ -111,6 +115,8 @@ impl SimNode {
             paused: false,
             held: VecDeque::new(),
             starts: 0,
+            generation: 0,
+            snapshot: None,
         }
     }
 
@@ -131,6 +137,7 @@ impl SimNode {
             sum.sync_records += stats.sync_records;
             sum.trees_rebuilt += stats.trees_rebuilt;
             sum.partitions_rebuilding += stats.partitions_rebuilding;
+            sum.messages_refused += stats.messages_refused;
         }
         sum
     }
@@ -145,9 +152,11 @@ impl World {
         let (boot, seed): (u64, u64) = (self.rng.random(), self.rng.random());
         let mono = self.rng.random_range(0..3_600_000_000);
         self.counts.starts += 1;
+        self.take_up_disk(at);
         let (clock, number) = {
             let node = &mut self.nodes[at];
             node.starts += 1;
+            node.generation += 1;
             node.paused = false;
             node.held.clear();
             node.clock.start(self.time, mono);

@@ -104,6 +104,8 @@ pub(super) struct Observer {
     damaged: BTreeSet<(usize, Bytes)>,
     /// The same, for ever and by key.
     ever_damaged: BTreeSet<(usize, Key)>,
+    /// Nodes whose whole disk was lost: what they had acknowledged may be gone with it.
+    lost: BTreeSet<usize>,
     violations: Vec<Violation>,
 }
 
@@ -143,6 +145,7 @@ impl Observer {
             held: BTreeMap::new(),
             damaged: BTreeSet::new(),
             ever_damaged: BTreeSet::new(),
+            lost: BTreeSet::new(),
             violations: Vec::new(),
         }
     }
@@ -229,6 +232,11 @@ impl Observer {
         self.damaged.insert((node, stored_key));
     }
 
+    /// A disk was emptied, or an old snapshot of it was put back.
+    pub(super) fn disk_lost(&mut self, node: usize) {
+        self.lost.insert(node);
+    }
+
     /// Something has become durable on a node.
     pub(super) fn durable(
         &mut self,
@@ -257,9 +265,9 @@ impl Observer {
             (Some(target), None) => {
                 let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
                 // What the target had acknowledged may have been damaged on its disk since.
-                let damaged = names
-                    .get(target)
-                    .is_some_and(|&at| self.ever_damaged.contains(&(at, place.key.clone())));
+                let damaged = names.get(target).is_some_and(|&at| {
+                    self.lost.contains(&at) || self.ever_damaged.contains(&(at, place.key.clone()))
+                });
                 if !damaged && !stored.as_ref().is_some_and(|stored| stored.contains(&before)) {
                     let (hint, own) =
                         (describe::record(&before), stored.as_ref().map(describe::record));
@@ -276,6 +284,9 @@ impl Observer {
                 // A hint may begin anew: its earlier state was removed in between, or its target
                 // holds that.
                 let at_target = hint_for.as_ref().and_then(|target| names.get(target));
+                if at_target.is_some_and(|at| self.lost.contains(at)) {
+                    return;
+                }
                 let at_target = at_target.and_then(|&at| held_at(&nodes[at], &place.own()));
                 if !at_target.is_some_and(|record| record.contains(&before)) {
                     let before = describe::record(&before);

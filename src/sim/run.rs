@@ -204,7 +204,8 @@ struct Runner {
 impl Runner {
     fn new(seed: u64, options: &RunOptions) -> Self {
         let mut world = World::new(draw_world(seed, options));
-        let plan = Plan::draw(world.nodes.len(), WARM_UP, &mut world.rng);
+        let disks = world.config.control;
+        let plan = Plan::draw(world.nodes.len(), disks, WARM_UP, &mut world.rng);
         if plan.victim.is_some() {
             // A good copy in memory would hide the damage on disk from the reads that mend it.
             world.config.tuning.recent_bytes_max = 0;
@@ -229,7 +230,9 @@ impl Runner {
         self.workload.stopped = true;
         let healed = self.world.time;
         self.until(healed + LATE, |_| false);
-        let drained = self.until(healed + DRAIN_MAX, |runner| runner.world.hints_left() == 0);
+        let drained = self.until(healed + DRAIN_MAX, |runner| {
+            runner.world.hints_left() == 0 && runner.world.partitions_lost() == 0
+        });
         if self.exhausted {
             return;
         }
@@ -368,7 +371,11 @@ impl Runner {
             format!("{} {disk} (worker: {})", node.name, node.stats().hints_held)
         });
         let each = each.collect::<Vec<_>>().join(", ");
-        let what = format!("hints are left {} s {when}: {each}", DRAIN_MAX / SECOND);
+        let lost = self.world.partitions_lost();
+        let what = format!(
+            "hints are left {} s {when}: {each}; {lost} partitions wait for their rebuilding",
+            DRAIN_MAX / SECOND
+        );
         self.world.observer.violate(Check::C6, self.world.time, what);
     }
 

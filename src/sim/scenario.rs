@@ -24,10 +24,12 @@ use crate::protocol::op::{Op, Outcome};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::Record;
 use crate::protocol::step::{Space, Tuning};
-use crate::types::{Dot, Key};
+use crate::types::{Dot, Key, NodeId};
 
 /// A cluster has come up after this long.
 const COMES_UP: Time = 3_000_000;
+/// A cluster of real control cores has been founded, and all have met, after this long.
+const IS_FOUNDED: Time = 8_000_000;
 /// A scripted op is given this long by its node, in microseconds.
 const PATIENCE: Time = 1_000_000;
 /// Settling takes at most so long.
@@ -53,21 +55,34 @@ impl Scenario {
     /// The same with other bounds.
     #[must_use]
     pub fn with_tuning(nodes: usize, tuning: Tuning) -> Self {
+        Self::made(nodes, tuning, false, COMES_UP)
+    }
+
+    /// The same with real control cores: the cluster has been founded.
+    #[must_use]
+    pub fn governed(nodes: usize) -> Self {
+        Self::made(nodes, Tuning::default(), true, IS_FOUNDED)
+    }
+
+    fn made(nodes: usize, tuning: Tuning, control: bool, ready: Time) -> Self {
         let mut world = World::new(WorldConfig {
             seed: 1,
             nodes,
             replicas: 3,
             partitions: 16,
             workers: 1,
-            control: false,
+            control,
             tuning,
             trace: TraceMode::Lines,
             #[cfg(any(test, feature = "seeded-defects"))]
             defect: None,
         });
         (0..nodes).for_each(|node| world.start(node));
+        if control {
+            world.begin_streams();
+        }
         let mut scenario = Self { world, keys: std::collections::BTreeSet::new() };
-        scenario.run_until(COMES_UP);
+        scenario.run_until(ready);
         scenario
     }
 
@@ -169,6 +184,46 @@ impl Scenario {
             self.world.observer.damage(node, key);
         }
         found
+    }
+
+    /// Empties the disk of a node, which is killed.
+    pub fn wipe(&mut self, node: usize) {
+        self.world.inflict(&Fault::Wipe(node));
+    }
+
+    /// Takes a snapshot of what a node's disk holds.
+    pub fn snapshot(&mut self, node: usize) {
+        self.world.inflict(&Fault::Snapshot(node));
+    }
+
+    /// Puts the snapshot of a node's disk back; the node is killed.
+    pub fn restore(&mut self, node: usize) {
+        self.world.inflict(&Fault::Restore(node));
+    }
+
+    /// The id of a node's present disk.
+    #[must_use]
+    pub fn id(&self, node: usize) -> NodeId {
+        self.world.nodes[node].id
+    }
+
+    /// The disk that one node takes for another's; none before it serves.
+    #[must_use]
+    pub fn sees(&self, node: usize, other: usize) -> Option<NodeId> {
+        let view = self.world.nodes[node].process.as_ref()?.view.as_ref()?;
+        view.ids.get(&self.world.nodes[other].name).copied()
+    }
+
+    /// Partitions that wait for their rebuilding, on all nodes.
+    #[must_use]
+    pub fn partitions_lost(&self) -> usize {
+        self.world.partitions_lost()
+    }
+
+    /// Messages that a node has refused since its start, because their sender has no place.
+    #[must_use]
+    pub fn refused(&self, node: usize) -> u64 {
+        self.world.nodes[node].stats().messages_refused
     }
 
     /// Decides about every message between nodes from now on: from, to, what.
@@ -324,7 +379,8 @@ impl Scenario {
         self.world.heal();
         let until = self.world.time + SETTLES;
         self.run(12_000);
-        while self.world.hints_left() > 0 && self.world.time < until {
+        let busy = |s: &Self| s.world.hints_left() > 0 || s.world.partitions_lost() > 0;
+        while busy(self) && self.world.time < until {
             self.run(100);
         }
         for key in self.keys.clone() {

@@ -70,6 +70,8 @@ pub(super) enum Event {
     Broken { node: usize, boot: u64, conn: ConnId },
     /// Streams are looked after.
     Streams,
+    /// A process starts again by itself.
+    Start { node: usize },
     /// For those above: something that they planned.
     Planned(usize),
 }
@@ -266,6 +268,7 @@ impl World {
             Event::Dial { node, boot } => self.dial(node, boot),
             Event::Broken { node, boot, conn } => self.broken(node, boot, conn),
             Event::Streams => self.look_after_streams(),
+            Event::Start { node } => self.start(node),
             Event::Planned(what) => return Notice::Planned(what),
         }
         Notice::None
@@ -349,6 +352,7 @@ impl World {
             | Event::Patience { .. }
             | Event::Retry { .. }
             | Event::Streams
+            | Event::Start { .. }
             | Event::Planned(_) => None,
         }
     }

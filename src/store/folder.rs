@@ -3,12 +3,14 @@
 //! ```text
 //!  LOCK        held while a process uses the folder; holds that process's id
 //!  FORMAT      one line of text: the folder's format version
-//!  IDENTITY    format ‖ node id ‖ name ‖ crc32: written once, fsynced before it is used
+//!  IDENTITY    format ‖ node id ‖ name ‖ crc32: fsynced before it is used; replaced only by a disk
+//!              that has forgotten something
 //!  GENERATION  format ‖ number ‖ crc32: raised and fsynced at every opening
 //!  MARK        how far the engine had come: see `mark`
 //!  CLUSTER     the name of the cluster, once founded: for who looks without opening the engine,
 //!              which holds the truth
 //!  engine/     the engine's own
+//!  forgotten-N an engine that had lost writes, set aside at opening N; of no further use to the node
 //! ```
 //!
 //! Invariants: nothing is written into a folder that is not ours, nor before the lock is held;
@@ -241,6 +243,21 @@ impl DataFolder {
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.id
+    }
+
+    /// The folder goes on as another disk, durably. What it holds must say so already.
+    ///
+    /// # Errors
+    /// [`FolderError`]: the identity is then the old one or the new one, and never half.
+    pub fn become_disk(&mut self, id: NodeId) -> Result<(), FolderError> {
+        write(&self.path.join(IDENTITY), &encode_identity(id, &self.name))?;
+        self.id = id;
+        Ok(())
+    }
+
+    /// Where a damaged engine is set aside at this opening.
+    pub(super) fn aside(&self) -> PathBuf {
+        self.path.join(format!("forgotten-{}", self.generation.0))
     }
 
     /// The node's name.
@@ -519,7 +536,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
 }
 
 /// Makes the name of `path` durable.
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     let above = match path.parent() {
         Some(above) if above.as_os_str().is_empty() => Path::new("."),
         Some(above) => above,

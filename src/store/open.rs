@@ -7,20 +7,21 @@
 //!
 //! What recovery read is made durable before anyone can see it: a reader could otherwise be shown
 //! a write that the next power cut takes back. A recovery that ends below the mark has lost
-//! writes that were acknowledged; such a folder is not served, and is left as it is.
+//! writes that were acknowledged; such a folder is not served as the disk that it was ([`open`]), and
+//! goes on as another one ([`open_anew`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::folder::{DataFolder, FolderError};
+use super::folder::{DataFolder, FolderError, sync_folder_of};
 use super::journal::{self, JournalError};
 use super::mark::{Mark, MarkError};
 use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
-use super::{FjallStore, Space, Store, StoreError, StoreOptions};
+use super::{Change, Durability, FjallStore, Space, Store, StoreError, StoreOptions};
 use crate::protocol::codec::DecodeError;
-use crate::types::{CommitNumber, NodeName};
+use crate::types::{CommitNumber, NodeId, NodeName};
 
 /// Bytes of one page of [`scan_meta`].
 const META_PAGE_BYTES: usize = 1 << 20;
@@ -55,8 +56,9 @@ pub enum OpenError {
     Journal(JournalError),
     /// The engine does not open.
     #[error(
-        "the storage engine in {folder} does not open. Nothing was served. If the disk can be \
-         read, keep the folder as it is and report the fault; the other replicas hold the data"
+        "the storage engine in {folder} does not open. Nothing was served. The other replicas hold \
+         the data: set the data folder aside, and start the node with an empty one; it comes back in \
+         its place and is rebuilt"
     )]
     Engine {
         /// The engine's folder.
@@ -64,14 +66,21 @@ pub enum OpenError {
         /// Why.
         source: StoreError,
     },
+    /// A damaged engine cannot be set aside.
+    #[error("cannot set the damaged engine {folder} aside: check the disk and its permissions")]
+    Aside {
+        /// The engine's folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// The disk has lost writes that this node had acknowledged.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{folder}: {loss}. Writes that this node had acknowledged are missing from its disk, so \
-     nothing was served. The other replicas hold the data. Keep this folder as it is and report \
-     the fault; this version cannot yet bring a node back with an empty disk in its place"
+    "{folder}: {loss}. Writes that this node had acknowledged are missing from its disk; the other \
+     replicas hold the data"
 )]
 pub struct Amnesia {
     /// The data folder.
@@ -137,8 +146,66 @@ pub enum Loss {
 /// # Errors
 /// [`OpenError`]; each says what to do.
 pub fn open(path: &Path, name: &NodeName, options: &StoreOptions) -> Result<Opened, OpenError> {
-    let folder = DataFolder::open(path, name)?;
-    let amnesia = |loss| OpenError::Amnesia(Amnesia { folder: path.into(), loss });
+    open_folder(DataFolder::open(path, name)?, options)
+}
+
+/// What a disk is to become that has lost acknowledged writes: its next id, and what is to be durable
+/// before that is used. Given what is left under [`Space::Meta`], and the id that it has.
+pub type Begin<'a> = &'a dyn Fn(&[(Bytes, Bytes)], NodeId) -> (NodeId, Vec<Change>);
+
+/// As [`open`], but a folder that has lost acknowledged writes goes on as another disk, and what is
+/// left in it is input to its rebuilding. Says what was lost.
+///
+/// The order, each step durable before the next: an engine that cannot be trusted is set aside; what
+/// `begin` says; the identity; the mark. Until the last step the loss is found again at the next start,
+/// or what `begin` has left says that the folder is to go on as another disk.
+///
+/// # Errors
+/// [`OpenError`], save amnesia; each says what to do.
+pub fn open_anew(
+    path: &Path,
+    name: &NodeName,
+    options: &StoreOptions,
+    begin: Begin<'_>,
+) -> Result<(Opened, Option<Loss>), OpenError> {
+    let loss = match open_folder(DataFolder::open(path, name)?, options) {
+        Ok(opened) => return Ok((opened, None)),
+        Err(OpenError::Amnesia(Amnesia { loss, .. })) => loss,
+        Err(error) => return Err(error),
+    };
+    let mut folder = DataFolder::open(path, name)?;
+    let marked = match Mark::open(&folder.mark()) {
+        Ok(mark) => mark.map(|mark| mark.at()).unwrap_or_default(),
+        Err(MarkError::Damaged { .. }) => CommitPoint::default(),
+        Err(error @ MarkError::Io { .. }) => return Err(OpenError::Mark(error)),
+    };
+    let engine = folder.engine();
+    if matches!(loss, Loss::DamagedJournal { .. } | Loss::DisorderedJournal { .. }) {
+        let aside = folder.aside();
+        let moved = std::fs::rename(&engine, &aside).and_then(|()| sync_folder_of(&aside));
+        moved.map_err(|source| OpenError::Aside { folder: engine.clone(), source })?;
+    }
+    let failed = |source| OpenError::Engine { folder: engine.clone(), source };
+    let store = FjallStore::open(&engine, options).map_err(failed)?;
+    let left = recovered(&store).map_err(failed)?.unwrap_or_default();
+    let recovered = CommitPoint {
+        number: CommitNumber(left.number.max(marked.number).0 + 1),
+        clock: left.clock.max(marked.clock),
+    };
+    let durable = scan_meta(&store, b"").map_err(failed)?;
+    let (id, mut changes) = begin(&durable, folder.id());
+    let point = BatchPoint { point: recovered, synced: recovered.number };
+    let (key, value) = (Bytes::from_static(COMMIT_KEY), Some(point.encode()));
+    changes.push(Change { space: Space::Meta, key, value });
+    store.commit(&changes, Durability::Fsync).map_err(failed)?;
+    store.sync().map_err(failed)?;
+    folder.become_disk(id)?;
+    let mark = Mark::create(&folder.mark(), recovered).map_err(OpenError::Mark)?;
+    Ok((Opened { folder, store: Arc::new(store), recovered, mark }, Some(loss)))
+}
+
+fn open_folder(folder: DataFolder, options: &StoreOptions) -> Result<Opened, OpenError> {
+    let amnesia = |loss| OpenError::Amnesia(Amnesia { folder: folder.path().into(), loss });
     let mark = match Mark::open(&folder.mark()) {
         Ok(mark) => mark,
         Err(damaged @ MarkError::Damaged { .. }) => {

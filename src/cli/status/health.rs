@@ -55,6 +55,7 @@ struct Says<'a> {
     hints_replayed: u64,
     repairs_sent: u64,
     records_lost: u64,
+    partitions_lost: u64,
 }
 
 #[expect(clippy::ref_option, reason = "the signature that serde calls")]
@@ -80,6 +81,7 @@ fn serialize_says<S: serde::Serializer>(
             hints_replayed: counters.hints_replayed,
             repairs_sent: counters.repairs_sent,
             records_lost: counters.records_lost,
+            partitions_lost: counters.partitions_lost,
         }
     });
     says.serialize(serializer)
@@ -170,6 +172,9 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
         troubles.push(format!("belongs to another cluster ({})", status.cluster_id));
     } else if status.placement_hash != asked.placement_hash {
         troubles.push(format!("has placement {} of another hash", status.placement_number));
+    }
+    if !status.rebuilding.is_empty() {
+        troubles.push(status.rebuilding.clone());
     }
     let counters = status.counters.unwrap_or_default();
     if counters.hints_held > 0 {

@@ -63,7 +63,10 @@ impl Control {
             self.views.hear(view, known, self.now.mono);
         }
         if let Some(founded) = push.founded {
-            self.told_founded(founded, &name);
+            self.told_founded(founded, from, &name);
+        }
+        if let Some(admissions) = push.admissions {
+            self.told_admissions(admissions, &name);
         }
         for trackers in push.trackers.into_iter().flatten() {
             self.hear_trackers(&trackers);
@@ -100,7 +103,7 @@ impl Control {
         }
     }
 
-    fn digests(&self) -> Digests {
+    pub(super) fn digests(&self) -> Digests {
         let founded = self.founding.cluster().map_or(0, |cluster| {
             let mut bytes = cluster.id.0.to_le_bytes().to_vec();
             for (name, id) in &cluster.ids {
@@ -124,6 +127,7 @@ impl Control {
         Push {
             records: (mine.records != theirs.records).then(|| self.records()),
             founded: cluster.map(|cluster| cluster.record.clone()),
+            admissions: cluster.map(|cluster| cluster.admissions.clone()),
             promises: (mine.promises != theirs.promises).then(|| self.promises()),
             trackers: (mine.trackers != theirs.trackers).then(|| self.trackers()),
             ..Push::default()

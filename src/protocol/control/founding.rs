@@ -16,13 +16,15 @@
 //! one name *while* founding; whoever then differs is refused and named.)
 //!
 //! "Founded" is adopted from any member: the placement's hash and its members' disks come along.
-//! A founder that the placement does not name never adopts it: its configuration differs.
+//! A founder that the placement does not name never adopts it: its configuration differs. One whose
+//! name is another disk there adopts it as a claimant of its place: see [`super::admission`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::admission::{ADMISSIONS_MAX, Admission};
 use super::wire::{Descriptor, Founded, Promise};
 use crate::protocol::codec::{DecodeError, Reader};
 use crate::protocol::placement::{Member, Placement};
@@ -33,10 +35,27 @@ use crate::types::{ClusterId, NodeId, NodeName};
 pub(super) struct Cluster {
     pub(super) id: ClusterId,
     pub(super) placement: Arc<Placement>,
-    /// The disk of each member.
+    /// The present disk of each member: that of the founding, or the one admitted last.
     pub(super) ids: BTreeMap<NodeName, NodeId>,
-    /// What is told and stored.
+    /// What is told and stored of the founding.
     pub(super) record: Founded,
+    /// In order of number, from 1.
+    pub(super) admissions: Vec<Admission>,
+    /// Disks that were replaced, and by which admission.
+    pub(super) fenced: BTreeMap<NodeId, Admission>,
+}
+
+/// What a disk is to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The present disk of its name.
+    Member,
+    /// Its name is no member's.
+    Guest,
+    /// Its name is this disk at present: it asks for the place.
+    Claimant(NodeId),
+    /// It was replaced, for good.
+    Fenced(Admission),
 }
 
 impl Cluster {
@@ -52,7 +71,52 @@ impl Cluster {
         }
         let id = placement.cluster_id(cluster_name);
         let ids = record.ids.iter().cloned().collect();
-        Some(Self { id, placement: Arc::new(placement), ids, record })
+        let (admissions, fenced) = (Vec::new(), BTreeMap::new());
+        Some(Self { id, placement: Arc::new(placement), ids, record, admissions, fenced })
+    }
+
+    /// The number of the next admission.
+    pub(super) fn next_number(&self) -> u64 {
+        self.admissions.len() as u64 + 1
+    }
+
+    /// Whether an admission can be the next one: of a disk that nobody has been yet, in the place of
+    /// the present one.
+    pub(super) fn follows(&self, admission: &Admission) -> bool {
+        let fresh = !self.fenced.contains_key(&admission.id)
+            && !self.ids.values().any(|id| *id == admission.id);
+        fresh
+            && admission.number == self.next_number()
+            && self.admissions.len() < ADMISSIONS_MAX
+            && self.ids.get(&admission.name) == Some(&admission.predecessor)
+    }
+
+    /// Takes the next admission; false if it is not that.
+    pub(super) fn admit(&mut self, admission: Admission) -> bool {
+        let follows = self.follows(&admission);
+        if follows {
+            self.ids.insert(admission.name.clone(), admission.id);
+            self.fenced.insert(admission.predecessor, admission.clone());
+            self.admissions.push(admission);
+        }
+        follows
+    }
+
+    /// What a disk of this name is to the cluster.
+    pub(super) fn standing(&self, name: &NodeName, id: NodeId) -> Standing {
+        if let Some(admission) = self.fenced.get(&id) {
+            return Standing::Fenced(admission.clone());
+        }
+        match self.ids.get(name) {
+            Some(present) if *present == id => Standing::Member,
+            Some(present) => Standing::Claimant(*present),
+            None => Standing::Guest,
+        }
+    }
+
+    /// How many members are a majority.
+    pub(super) fn majority(&self) -> usize {
+        self.ids.len() / 2 + 1
     }
 }
 
@@ -71,8 +135,6 @@ pub(super) enum NotAdopted {
     Known,
     /// This node knows another cluster, or other disks.
     Another,
-    /// It names another disk for this node's name.
-    OtherDisk(NodeId),
     /// It does not name this founder.
     WithoutMe,
 }
@@ -209,6 +271,19 @@ impl Founding {
         self.stage = Stage::Founded(Box::new(cluster));
     }
 
+    /// The next admission is durable.
+    pub(super) fn admit(&mut self, admission: Admission) -> bool {
+        match &mut self.stage {
+            Stage::Founded(cluster) => cluster.admit(admission),
+            Stage::Hearing | Stage::Writing => false,
+        }
+    }
+
+    /// What this disk is to the cluster; none before the founding.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        self.cluster().map(|cluster| cluster.standing(&self.me.name, self.me.id))
+    }
+
     /// Somebody says that the cluster is founded.
     ///
     /// # Errors
@@ -221,10 +296,8 @@ impl Founding {
         let Some(cluster) = Cluster::read(record, &self.cluster_name) else {
             return Err(NotAdopted::Unreadable);
         };
-        match cluster.ids.get(&self.me.name) {
-            Some(&id) if id != self.me.id => return Err(NotAdopted::OtherDisk(id)),
-            None if self.is_founder(&self.me.name) => return Err(NotAdopted::WithoutMe),
-            Some(_) | None => {}
+        if !cluster.ids.contains_key(&self.me.name) && self.is_founder(&self.me.name) {
+            return Err(NotAdopted::WithoutMe);
         }
         if matches!(self.stage, Stage::Writing) {
             // Something is on its way to the disk: this will be told again.

@@ -132,6 +132,15 @@ impl Peers {
         self.get(id).map(|peer| peer.record.boot)
     }
 
+    /// Forgets a disk that was replaced.
+    pub(super) fn remove(&mut self, id: NodeId) {
+        if let Some(peer) = self.map.remove(&id) {
+            for conn in peer.conns {
+                self.owners.remove(&conn);
+            }
+        }
+    }
+
     /// Takes a node's own word, over a stream: false if there is no room for one more.
     pub(super) fn accept(&mut self, conn: ConnId, record: PeerRecord, now: Mono) -> bool {
         let id = record.descriptor.id;

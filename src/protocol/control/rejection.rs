@@ -30,17 +30,23 @@ pub(super) enum RejectionCode {
     Later,
     /// Stop: another process with this id lives.
     DuplicateId,
-    /// Stop: the cluster knows another disk under this name, or this disk under another name.
+    /// Stop: the cluster knows this disk under another name.
     OtherDisk,
+    /// Stop: the name that is claimed is another disk, which lives.
+    NameLives,
+    /// Stop: this disk was replaced for good.
+    Fenced,
 }
 
 impl RejectionCode {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Itself, "itself"),
         (Self::Stranger, "stranger"),
         (Self::Later, "later"),
         (Self::DuplicateId, "duplicate-id"),
         (Self::OtherDisk, "other-disk"),
+        (Self::NameLives, "name-lives"),
+        (Self::Fenced, "fenced"),
     ];
 
     pub(super) fn with(self, sentence: impl Into<String>) -> Rejection {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::claim::begin_anew;
 use super::clocks;
-use super::founding::{Cluster, FOUNDED_KEY, NotAdopted, PROMISE_KEY, Step};
+use super::founding::{Cluster, FOUNDED_KEY, NotAdopted, PROMISE_KEY, Standing, Step};
+use super::rejection::RejectionCode;
 use super::state::{Control, PEER_PREFIX, Pending, Timer};
-use super::wire::{Founded, Push, encode_record};
+use super::wire::{ControlMessage, Founded, Push, encode_record};
 use super::{ControlEffect, Level};
 use crate::protocol::codec::Write;
 use crate::protocol::placement::{MEMBERS_MAX, View};
@@ -51,24 +53,33 @@ impl Control {
     }
 
     fn persist(&mut self, step: Step) {
-        let (key, value, pending) = match step {
+        match step {
             Step::Promise(promise) => {
                 let mut value = Vec::new();
                 promise.encode(&mut value);
-                (PROMISE_KEY, value, Pending::Promise(promise))
+                self.write(vec![put(PROMISE_KEY, value)], Pending::Promise(promise));
             }
             Step::Found(cluster) => {
                 let mut value = Vec::new();
                 value.bytes(self.config.cluster_name.as_bytes());
                 cluster.record.encode(&mut value);
-                (FOUNDED_KEY, value, Pending::Found(cluster))
+                let mut changes = vec![put(FOUNDED_KEY, value)];
+                let standing = cluster.standing(&self.identity.name, self.identity.id);
+                if let Standing::Claimant(before) = standing {
+                    let partitions = cluster.placement.partitions;
+                    let me = self.identity.id;
+                    changes.extend(begin_anew(me, before, partitions, self.now.wall));
+                }
+                self.write(changes, Pending::Found(cluster));
             }
-        };
+        }
+    }
+
+    /// Makes changes durable; what follows from that comes after it.
+    pub(super) fn write(&mut self, changes: Vec<Change>, then: Pending) {
         self.persist_count += 1;
-        self.pending.push_back((self.persist_count, pending));
-        let change =
-            Change { space: Space::Meta, key: Bytes::from_static(key), value: Some(value.into()) };
-        self.effects.push(ControlEffect::Persist(self.persist_count, vec![change]));
+        self.pending.push_back((self.persist_count, then));
+        self.effects.push(ControlEffect::Persist(self.persist_count, changes));
     }
 
     pub(super) fn persisted(&mut self, number: u64) {
@@ -83,6 +94,12 @@ impl Control {
                     });
                 }
                 Pending::Found(cluster) => self.founded(*cluster),
+                Pending::Verdict(to, verdict) => self.say(to, ControlMessage::Verdict(verdict)),
+                Pending::Admitted(admissions) => self.admitted(admissions),
+                Pending::Forgotten(sentence) => {
+                    self.stopped = true;
+                    self.effects.push(ControlEffect::ComeBack(sentence));
+                }
             }
         }
     }
@@ -102,13 +119,14 @@ impl Control {
             ),
         );
         self.founding.founding_durable(cluster);
+        self.begin_claiming();
         self.refresh_view();
         self.tell_all(|| Push { founded: Some(record.clone()), ..Push::default() });
         self.part_with_strangers();
     }
 
     /// Somebody says that the cluster is founded.
-    pub(super) fn told_founded(&mut self, record: Founded, by: &NodeName) {
+    pub(super) fn told_founded(&mut self, record: Founded, from: NodeId, by: &NodeName) {
         match self.founding.told(record) {
             Ok(step) => self.persist(step),
             Err(NotAdopted::Known) => {}
@@ -116,7 +134,16 @@ impl Control {
                 self.refuse(by.as_str(), "what it says of the founding cannot be read");
             }
             Err(NotAdopted::Another) => {
-                self.refuse(by.as_str(), "it knows this cluster founded over other disks");
+                let why = "it knows this cluster founded over other disks";
+                self.refuse(by.as_str(), why);
+                let cluster = self.founding.cluster();
+                let known = cluster.and_then(|cluster| cluster.ids.get(by));
+                let known = known.map_or("no disk".to_owned(), |id| format!("the disk {id}"));
+                let sentence = format!(
+                    "{by} is {known} in this cluster, which was founded over other disks than {by} \
+                     knows: check cluster.name and the data folder"
+                );
+                self.part(from, &RejectionCode::OtherDisk.with(sentence));
             }
             Err(NotAdopted::WithoutMe) => {
                 if !self.without_me_told {
@@ -125,18 +152,7 @@ impl Control {
                     self.log(Level::Warn, sentence);
                 }
             }
-            Err(NotAdopted::OtherDisk(id)) => self.stop_for_other_disk(id),
         }
-    }
-
-    fn stop_for_other_disk(&mut self, id: NodeId) {
-        let sentence = format!(
-            "the cluster {:?} knows {} as the disk {id}, and this is {}: replacing a member's disk \
-             is not possible in this version; bring the old data folder back, or choose another \
-             node.name",
-            self.config.cluster_name, self.identity.name, self.identity.id
-        );
-        self.stop(sentence);
     }
 
     /// Promises that differ from ours are named once each.
@@ -158,6 +174,11 @@ impl Control {
     /// Makes the workers' view anew, if anything in it has changed.
     pub(super) fn refresh_view(&mut self) {
         let Some(cluster) = self.founding.cluster() else { return };
+        let standing = cluster.standing(&self.identity.name, self.identity.id);
+        if !matches!(standing, Standing::Member | Standing::Guest) {
+            // Workers hear of the cluster when this disk has a place in it.
+            return;
+        }
         let mut ids = cluster.ids.clone();
         for (id, peer) in self.peers.iter() {
             ids.entry(peer.record.descriptor.name.clone()).or_insert(id);
@@ -165,7 +186,7 @@ impl Control {
         ids.entry(self.identity.name.clone()).or_insert(self.identity.id);
         let view = match &self.view {
             Some(view) if view.ids == ids => return,
-            Some(view) => view.with_ids(ids),
+            Some(view) => view.with_ids(ids).fencing(cluster.fenced.keys().copied()),
             None => View::new(
                 self.identity.id,
                 self.identity.name.clone(),
@@ -173,7 +194,8 @@ impl Control {
                 cluster.id,
                 Arc::clone(&cluster.placement),
                 ids,
-            ),
+            )
+            .fencing(cluster.fenced.keys().copied()),
         };
         let view = Arc::new(view);
         self.swim.tune(u32::try_from(view.ids.len()).unwrap_or(u32::MAX));
@@ -260,7 +282,11 @@ impl Control {
         self.notes_at = Some(self.now.mono);
         let mut changes = self.marks.flush();
         for name in std::mem::take(&mut self.noteworthy) {
-            let Some((_, peer)) = self.peers.named(&name).next() else { continue };
+            let present = self.founding.cluster().and_then(|cluster| cluster.ids.get(&name));
+            let known = |id: &NodeId| present.is_none_or(|present| present == id);
+            let Some((_, peer)) = self.peers.named(&name).find(|(id, _)| known(id)) else {
+                continue;
+            };
             let mut value = Vec::new();
             encode_record(&peer.record, &mut value);
             let key = [PEER_PREFIX, name.as_str().as_bytes()].concat();
@@ -270,4 +296,9 @@ impl Control {
             self.effects.push(ControlEffect::Note(changes));
         }
     }
+}
+
+/// An entry of the store.
+pub(super) fn put(key: &'static [u8], value: Vec<u8>) -> Change {
+    Change { space: Space::Meta, key: Bytes::from_static(key), value: Some(value.into()) }
 }

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
-use super::founding::{Cluster, FOUNDED_KEY, Founding, PROMISE_KEY, whole};
+use super::admission::{ADMISSION_PREFIX, Admission, VOTE_KEY, Verdict, Vote};
+use super::claim::{ANEW_KEY, Anew, Claims, fenced};
+use super::founding::{Cluster, FOUNDED_KEY, Founding, PROMISE_KEY, Standing, whole};
 use super::marks::{MARK_PREFIX, Marks};
 use super::peers::Peers;
 use super::rejection::Strangers;
@@ -48,7 +50,7 @@ pub enum ControlError {
     /// The data folder is another node's.
     #[error(
         "this data folder is not that of {name} in its cluster ({why}): check node.name and the \
-         folder; putting an empty disk in a member's place is not possible in this version"
+         folder; a node that is to have an empty disk starts with an empty folder"
     )]
     OtherNode {
         /// The configured name.
@@ -56,6 +58,9 @@ pub enum ControlError {
         /// What the folder says.
         why: String,
     },
+    /// The data folder's disk was replaced.
+    #[error("{0}")]
+    Fenced(String),
 }
 
 /// Something to be done later.
@@ -71,12 +76,19 @@ pub(super) enum Timer {
     Rejoin,
     /// A node that we suspected has not spoken up.
     Condemn(GossipId, u16),
+    /// Ask for the place of this node's name.
+    Claim,
 }
 
 /// What becomes durable with a numbered commit.
 pub(super) enum Pending {
     Promise(Promise),
     Found(Box<Cluster>),
+    /// What is then told to a claimant.
+    Verdict(NodeId, Box<Verdict>),
+    Admitted(Vec<Admission>),
+    /// This disk has forgotten something: its successor's id, and markers; and why.
+    Forgotten(String),
 }
 
 /// The control core of one node. See the module.
@@ -122,6 +134,7 @@ pub struct Control {
     /// Founders whose different promise has been told of, and by which round.
     pub(super) differing: BTreeMap<NodeName, u64>,
     pub(super) without_me_told: bool,
+    pub(super) claims: Claims,
     pub(super) started: bool,
     pub(super) stopped: bool,
 }
@@ -194,6 +207,7 @@ impl Control {
             rejoined: None,
             differing: BTreeMap::new(),
             without_me_told: false,
+            claims: Claims::default(),
             started: false,
             stopped: false,
         };
@@ -203,7 +217,8 @@ impl Control {
 
     /// Takes an input; appends what is to be done, in order.
     pub fn step(&mut self, now: Now, input: ControlInput, out: &mut Vec<ControlEffect>) {
-        if self.stopped {
+        let forgets = self.claims.forgetting && !matches!(input, ControlInput::Persisted(_));
+        if self.stopped || forgets {
             return;
         }
         // A monotonic clock that went back would be a driver's mistake; nothing here relies on it.
@@ -268,7 +283,7 @@ impl Control {
         if self.without_me_told && self.founding.cluster().is_none() {
             return Some(self.founded_without_me());
         }
-        self.founding.waits_for()
+        self.claim_waits_for().or_else(|| self.founding.waits_for())
     }
 
     pub(super) fn founded_without_me(&self) -> String {
@@ -282,6 +297,8 @@ impl Control {
     fn restore(&mut self, durable: Vec<(Bytes, Bytes)>) -> Result<(), ControlError> {
         let mut promise = None;
         let mut cluster = None;
+        let mut admissions = Vec::new();
+        let mut own = None;
         for (key, value) in durable {
             let damaged = || ControlError::Damaged(String::from_utf8_lossy(&key).into_owned());
             if key == PROMISE_KEY {
@@ -293,6 +310,12 @@ impl Control {
                     return Err(ControlError::OtherCluster(self.config.cluster_name.clone()));
                 }
                 cluster = Some(Cluster::read(founded, &name).ok_or_else(damaged)?);
+            } else if key.starts_with(ADMISSION_PREFIX) {
+                admissions.push(whole(&value, Admission::decode).ok_or_else(damaged)?);
+            } else if key == VOTE_KEY {
+                self.claims.vote = whole(&value, Vote::decode).ok_or_else(damaged)?;
+            } else if key == ANEW_KEY {
+                own = Some(whole(&value, Anew::decode).ok_or_else(damaged)?);
             } else if key.starts_with(MARK_PREFIX) {
                 self.marks.restore(&key, &value).ok_or_else(damaged)?;
             } else if key.starts_with(PEER_PREFIX) {
@@ -302,7 +325,14 @@ impl Control {
                 }
             }
         }
-        if let Some(cluster) = &cluster {
+        self.claims.anew = own.filter(|anew| anew.id == self.identity.id);
+        if let Some(cluster) = &mut cluster {
+            for admission in admissions {
+                let number = admission.number;
+                if !cluster.admit(admission) {
+                    return Err(ControlError::Damaged(format!("control/admission/{number}")));
+                }
+            }
             self.check_owner(cluster)?;
         }
         let promise = promise.filter(|promise: &Promise| {
@@ -316,7 +346,12 @@ impl Control {
     fn check_owner(&self, cluster: &Cluster) -> Result<(), ControlError> {
         let name = &self.identity.name;
         let error = |why: String| Err(ControlError::OtherNode { name: name.clone(), why });
-        if let Some(id) = cluster.ids.get(name).filter(|&&id| id != self.identity.id) {
+        let standing = cluster.standing(name, self.identity.id);
+        if let Standing::Fenced(admission) = &standing {
+            return Err(ControlError::Fenced(fenced(admission)));
+        }
+        // Only a disk that began anew, its markers durable, may ask for a place.
+        if let (Standing::Claimant(id), None) = (standing, &self.claims.anew) {
             return error(format!("{name} is the disk {id}, this is {}", self.identity.id));
         }
         let other =
@@ -329,6 +364,7 @@ impl Control {
             return;
         }
         self.started = true;
+        self.begin_claiming();
         self.refresh_view();
         let soon = self.jitter(500, 1000);
         self.arm(soon, Timer::Announce);
@@ -369,6 +405,7 @@ impl Control {
             Timer::Notes => self.write_notes(),
             Timer::Rejoin => self.rejoin(),
             Timer::Condemn(who, incarnation) => self.condemn(who, incarnation),
+            Timer::Claim => self.claim(),
         }
     }
 

@@ -14,7 +14,9 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
+use super::claim::fenced;
 use super::clocks::PeerClock;
+use super::founding::Standing;
 use super::marks::is_amnesia;
 use super::rejection::{Rejection, RejectionCode};
 use super::state::Control;
@@ -62,7 +64,9 @@ impl Control {
                     RejectionCode::Itself | RejectionCode::Later => {}
                     RejectionCode::Stranger
                     | RejectionCode::DuplicateId
-                    | RejectionCode::OtherDisk => self.refuse(&source, &rejection.sentence),
+                    | RejectionCode::OtherDisk
+                    | RejectionCode::NameLives
+                    | RejectionCode::Fenced => self.refuse(&source, &rejection.sentence),
                 }
                 self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
             }
@@ -116,23 +120,22 @@ impl Control {
     }
 
     /// Whether the name and the disk belong together.
-    fn judge_disk(&self, record: &PeerRecord) -> Result<(), Rejection> {
+    fn judge_disk(&mut self, record: &PeerRecord) -> Result<(), Rejection> {
         let (name, id) = (&record.descriptor.name, record.descriptor.id);
         if let Some(cluster) = self.founding.cluster() {
-            if let Some(known) = cluster.ids.get(name)
-                && *known != id
-            {
-                return Err(RejectionCode::OtherDisk.with(format!(
-                    "{name} is the disk {known} in this cluster, and this is {id}: replacing a \
-                     member's disk is not possible in this version; bring the old data folder \
-                     back, or choose another node.name"
-                )));
+            if let Some(admission) = cluster.fenced.get(&id) {
+                return Err(RejectionCode::Fenced.with(fenced(admission)));
             }
             if let Some((other, _)) = cluster.ids.iter().find(|(n, i)| **i == id && *n != name) {
                 return Err(RejectionCode::OtherDisk.with(format!(
                     "the disk {id} is that of {other} in this cluster, not of {name}: check \
                      node.name and the data folder"
                 )));
+            }
+            match cluster.ids.get(name).copied() {
+                Some(present) if present == id => return Ok(()),
+                Some(present) => self.judge_claimant(record, present)?,
+                None => {}
             }
         }
         let mut rivals = self.peers.named(name);
@@ -191,7 +194,10 @@ impl Control {
         let mut push = Push::default();
         match self.founding.cluster() {
             Some(_) if theirs.is_some() => return,
-            Some(cluster) => push.founded = Some(cluster.record.clone()),
+            Some(cluster) => {
+                push.founded = Some(cluster.record.clone());
+                push.admissions = Some(cluster.admissions.clone());
+            }
             None => push.promises = Some(self.founding.promises()),
         }
         self.say(id, ControlMessage::Push(Box::new(push)));
@@ -210,18 +216,31 @@ impl Control {
                     self.aliases.insert(address, self.identity.id);
                 }
             }
+            // It may be asked for its place while it still waits to hear of a cluster.
             RejectionCode::Later => {}
             RejectionCode::Stranger => {
                 let why = format!("it takes us for a stranger: {}", rejection.sentence);
                 self.refuse(&by, &why);
             }
-            RejectionCode::DuplicateId | RejectionCode::OtherDisk => match address {
+            RejectionCode::DuplicateId
+            | RejectionCode::OtherDisk
+            | RejectionCode::NameLives
+            | RejectionCode::Fenced => match address {
                 None => self.refuse(&by, "it called to say that it rejects us"),
-                Some(_) if rejection.code == RejectionCode::DuplicateId => {
-                    self.stop(rejection.sentence);
-                }
-                Some(address) => self.disowned(address, rejection.sentence),
+                Some(address) => self.turned_away(address, rejection),
             },
+        }
+    }
+
+    /// A node that we called wants us to stop.
+    fn turned_away(&mut self, by: SocketAddr, rejection: Rejection) {
+        let claims =
+            self.conditions.confirmed || matches!(self.founding.standing(), Some(Standing::Member));
+        match rejection.code {
+            RejectionCode::DuplicateId => self.stop(rejection.sentence),
+            // A member parts with its place only when a majority says so.
+            RejectionCode::NameLives if !claims => self.stop(rejection.sentence),
+            _ => self.disowned(by, rejection.sentence),
         }
     }
 
@@ -276,6 +295,8 @@ impl Control {
             }
             ControlMessage::Digest(digests) => self.digest(from, digests),
             ControlMessage::Push(push) => self.push(from, *push),
+            ControlMessage::Claim(claim) => self.claimed(from, &claim),
+            ControlMessage::Verdict(verdict) => self.judged(from, *verdict),
         }
     }
 
@@ -287,15 +308,14 @@ impl Control {
             let sentence = format!(
                 "{} remembers commit {} of this node's generation {}, but this data folder ends at \
                  commit {}, before generation {}: it has forgotten acknowledged writes (an old \
-                 copy of the folder, or a disk that lied); bring the right folder back; replacing \
-                 a member's disk is not possible in this version",
+                 copy of the folder, or a disk that lied)",
                 name.unwrap_or_default(),
                 mark.number.0,
                 mark.generation.0,
                 me.recovered.0,
                 me.generation.0,
             );
-            return self.stop(sentence);
+            return self.forget(sentence);
         }
         self.marks.answered(from);
         self.say(from, ControlMessage::Recalled);
@@ -371,10 +391,9 @@ impl Control {
             let record = peer.record.clone();
             let Some(cluster) = self.founding.cluster() else { return };
             let name = &record.descriptor.name;
-            let other_disk = cluster.ids.get(name).is_some_and(|known| *known != id);
-            let other_name = cluster.ids.iter().any(|(n, i)| *i == id && n != name);
-            if other_disk || other_name {
-                let sentence = format!("{name} has another disk in the cluster that was founded");
+            if cluster.ids.iter().any(|(n, i)| *i == id && n != name) {
+                let sentence =
+                    format!("the disk of {name} is another's in the cluster that was founded");
                 self.log(Level::Warn, format!("parting with {name}: {sentence}"));
                 self.part(id, &RejectionCode::OtherDisk.with(sentence));
             }

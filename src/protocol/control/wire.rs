@@ -18,6 +18,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::admission::{ADMISSIONS_MAX, Admission, Claim, Verdict};
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{MEMBERS_MAX, ZONE_BYTES_MAX};
@@ -88,6 +89,10 @@ pub(super) enum ControlMessage {
     Digest(Digests),
     /// Carries one on.
     Push(Box<Push>),
+    /// A disk asks for a place.
+    Claim(Box<Claim>),
+    /// The answer.
+    Verdict(Box<Verdict>),
 }
 
 /// The highest commit that a node was heard to have synced, and by which of its processes.
@@ -115,6 +120,8 @@ pub(super) struct Push {
     pub(super) digests: Option<Digests>,
     pub(super) records: Option<Vec<PeerRecord>>,
     pub(super) founded: Option<Founded>,
+    /// All of them, in order of number.
+    pub(super) admissions: Option<Vec<Admission>>,
     pub(super) promises: Option<Vec<Promise>>,
     pub(super) trackers: Option<Vec<Trackers>>,
     pub(super) views: Vec<NodeView>,
@@ -255,6 +262,14 @@ impl Said {
                 out.push(6);
                 encode_push(push, &mut out);
             }
+            ControlMessage::Claim(claim) => {
+                out.push(7);
+                claim.encode(&mut out);
+            }
+            ControlMessage::Verdict(verdict) => {
+                out.push(8);
+                verdict.encode(&mut out);
+            }
         }
         out.into()
     }
@@ -272,6 +287,8 @@ impl Said {
             4 => ControlMessage::Alive,
             5 => ControlMessage::Digest(decode_digests(&mut r)?),
             6 => ControlMessage::Push(Box::new(decode_push(&mut r)?)),
+            7 => ControlMessage::Claim(Box::new(Claim::decode(&mut r)?)),
+            8 => ControlMessage::Verdict(Box::new(Verdict::decode(&mut r)?)),
             _ => return Err(DecodeError::Malformed("control message")),
         };
         r.end()?;
@@ -342,7 +359,7 @@ fn check_format(r: &mut Reader) -> Result<(), DecodeError> {
     }
 }
 
-fn put_u64(out: &mut Vec<u8>, value: u64) {
+pub(super) fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
@@ -369,8 +386,17 @@ fn decode_list<T>(
     each: usize,
     decode: impl Fn(&mut Reader) -> Result<T, DecodeError>,
 ) -> Result<Vec<T>, DecodeError> {
+    decode_long_list(r, each, MEMBERS_MAX, decode)
+}
+
+fn decode_long_list<T>(
+    r: &mut Reader,
+    each: usize,
+    max: usize,
+    decode: impl Fn(&mut Reader) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
     let count = r.count(each)?;
-    if count > MEMBERS_MAX {
+    if count > max {
         return Err(DecodeError::Malformed("list"));
     }
     (0..count).map(|_| decode(r)).collect()
@@ -396,7 +422,7 @@ fn short_text(r: &mut Reader, max: usize) -> Result<String, DecodeError> {
     if text.len() <= max && printable { Ok(text) } else { Err(DecodeError::Malformed("text")) }
 }
 
-fn decode_name(r: &mut Reader) -> Result<NodeName, DecodeError> {
+pub(super) fn decode_name(r: &mut Reader) -> Result<NodeName, DecodeError> {
     NodeName::new(&r.text()?).map_err(|_| DecodeError::Malformed("name"))
 }
 
@@ -538,6 +564,9 @@ fn encode_push(push: &Push, out: &mut Vec<u8>) {
     encode_option(push.digests.as_ref(), out, encode_digests);
     encode_option(push.records.as_ref(), out, |list, out| encode_list(list, out, encode_record));
     encode_option(push.founded.as_ref(), out, Founded::encode);
+    encode_option(push.admissions.as_ref(), out, |list, out| {
+        encode_list(list, out, Admission::encode);
+    });
     encode_option(push.promises.as_ref(), out, |list, out| {
         encode_list(list, out, Promise::encode);
     });
@@ -553,6 +582,9 @@ fn decode_push(r: &mut Reader) -> Result<Push, DecodeError> {
         digests: decode_option(r, decode_digests)?,
         records: decode_option(r, |r| decode_list(r, 46, decode_record))?,
         founded: decode_option(r, Founded::decode)?,
+        admissions: decode_option(r, |r| {
+            decode_long_list(r, 42, ADMISSIONS_MAX, Admission::decode)
+        })?,
         promises: decode_option(r, |r| decode_list(r, 34, Promise::decode))?,
         trackers: decode_option(r, |r| decode_list(r, 54, decode_trackers))?,
         views: decode_list(r, 26, decode_view)?,

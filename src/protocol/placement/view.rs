@@ -1,6 +1,6 @@
 //! What a worker needs to know of the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Placement;
@@ -22,6 +22,8 @@ pub struct View {
     pub placement: Arc<Placement>,
     /// The present disk of each name that is known.
     pub ids: BTreeMap<NodeName, NodeId>,
+    /// Disks that were replaced: nothing that they say counts any more.
+    pub fenced: Arc<BTreeSet<NodeId>>,
     /// The present disk of each member.
     member_ids: Vec<Option<NodeId>>,
     names: BTreeMap<NodeId, NodeName>,
@@ -48,6 +50,7 @@ impl View {
             cluster,
             placement,
             ids: BTreeMap::new(),
+            fenced: Arc::default(),
             member_ids: Vec::new(),
             names: BTreeMap::new(),
             my_member: None,
@@ -65,6 +68,12 @@ impl View {
         let mine = ids.get(&self.name) == Some(&self.me);
         let my_member = self.placement.member(&self.name).filter(|_| mine);
         Self { ids, member_ids, names, my_member, ..self.clone() }
+    }
+
+    /// The same, with these disks fenced.
+    #[must_use]
+    pub fn fencing(self, fenced: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { fenced: Arc::new(fenced.into_iter().collect()), ..self }
     }
 
     /// The homes of a partition: indexes of members, in order of preference.

@@ -139,6 +139,14 @@ impl Worker {
         }
     }
 
+    /// A target is another disk now: what is kept for it goes there.
+    pub(super) fn replay_anew(&mut self, now: Now, target: &NodeName) {
+        self.hints.replays.remove(target);
+        if self.hints.any_for(target) {
+            self.replay_soon(now, target);
+        }
+    }
+
     /// A peer can be reached: what is kept for it is replayed now.
     pub(super) fn replay_to(&mut self, node: NodeId, out: &mut Vec<Effect>) {
         let target = self.view.as_ref().and_then(|view| view.name_of(node).cloned());

@@ -12,17 +12,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::sync::Goal;
 use super::timers::Timer;
-use super::trees::partition_of;
 use super::{Reading, Worker};
+use crate::protocol::lost::{LOST_PREFIX, from_lost_marker, lost_marker};
 use crate::protocol::step::{Effect, Event, Page, ReadFailed};
 use crate::types::{NodeId, NodeName, Now, Partition};
 
-/// Keys of `Space::Meta` that mark lost partitions: `prefix ‖ partition (2, big-endian)`.
-const MARKER_PREFIX: &[u8] = b"lost/";
 /// How often homes that could not be asked are tried again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
@@ -39,13 +37,6 @@ impl Lost {
     }
 }
 
-fn marker(partition: Partition) -> Bytes {
-    let mut out = BytesMut::with_capacity(MARKER_PREFIX.len() + 2);
-    out.put_slice(MARKER_PREFIX);
-    out.put_u16(partition.0);
-    out.freeze()
-}
-
 impl Worker {
     /// Whether this node's copy of a partition is not whole.
     pub(super) fn is_lost(&self, partition: Partition) -> bool {
@@ -54,7 +45,7 @@ impl Worker {
 
     /// At the start, before anything is served: learns which partitions are not whole.
     pub(super) fn start_reading_lost(&mut self, out: &mut Vec<Effect>) {
-        self.scan_meta(MARKER_PREFIX, Bytes::new(), Reading::LostMarkers, out);
+        self.scan_meta(LOST_PREFIX, Bytes::new(), Reading::LostMarkers, out);
     }
 
     pub(super) fn lost_markers_read(
@@ -67,7 +58,7 @@ impl Worker {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
         for (key, _) in &page.entries {
-            let mine = partition_of(key, MARKER_PREFIX)
+            let mine = from_lost_marker(key)
                 .filter(|partition| partition.worker(self.config.workers) == self.config.index);
             if let Some(partition) = mine {
                 self.lost.partitions.entry(partition).or_default();
@@ -75,7 +66,7 @@ impl Worker {
         }
         match page.entries.last() {
             Some((last, _)) if !page.done => {
-                self.scan_meta(MARKER_PREFIX, last.clone(), Reading::LostMarkers, out);
+                self.scan_meta(LOST_PREFIX, last.clone(), Reading::LostMarkers, out);
             }
             _ => self.start_reading_unsaved(out),
         }
@@ -115,13 +106,19 @@ impl Worker {
                         self.sync_with(now, Goal::Rebuild(partition), node, out);
                     }
                 }
-                // No home of it any more, or not yet.
-                None => {}
+                None => self.lost_elsewhere(partition, out),
             }
         }
         if !self.lost.partitions.is_empty() && !self.lost.is_armed {
             self.lost.is_armed = true;
             self.arm(now.mono.after_millis(RETRY_MS), Timer::Lost);
+        }
+    }
+
+    /// Of a partition that has no home here, nothing can be missing.
+    fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {
+        if self.route(partition).is_some() && self.lost.partitions.remove(&partition).is_some() {
+            self.commit_meta(lost_marker(partition), None, out);
         }
     }
 
@@ -152,7 +149,7 @@ impl Worker {
     fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.lost.partitions.remove(&partition).is_some() {
             self.stats.partitions_rebuilt += 1;
-            self.commit_meta(marker(partition), None, out);
+            self.commit_meta(lost_marker(partition), None, out);
             out.push(Effect::Event(Event::PartitionRebuilt(partition)));
         }
     }

@@ -267,6 +267,10 @@ impl Worker {
                 self.start_scan(now, ticket, page, deadline, out);
             }
             Input::Message { from, placement, trace, partition, message } => {
+                if self.is_no_peer(from) {
+                    self.stats.messages_refused += 1;
+                    return self.run_timers(now, out);
+                }
                 self.heard_from(from, out);
                 let sender = replica::Sender { from, placement, trace };
                 self.message(now, sender, partition, message, out);
@@ -402,20 +406,40 @@ impl Worker {
     /// The cluster has changed, or is known for the first time. Before the first view is taken,
     /// the worker counts the hints that it keeps and learns which of its records are not whole.
     fn viewed(&mut self, now: Now, view: Arc<View>, out: &mut Vec<Effect>) {
-        let Some(before) = &self.view else {
+        let Some(before) = self.view.clone() else {
             if self.arriving.replace(view).is_none() {
                 self.start_counting_hints(out);
             }
             return;
         };
         let moved = before.placement.tag != view.placement.tag;
-        self.view = Some(view);
+        self.view = Some(view.clone());
         self.routes.clear();
         if moved {
             // Partitions may have been gained or given up.
             self.tenures.clear();
             self.learn_trees(now);
         }
+        for (name, id) in &view.ids {
+            if before.ids.get(name).is_some_and(|other| other != id) {
+                self.disk_replaced(now, name, &before, out);
+            }
+        }
+    }
+
+    /// A name is another disk now. What the old one acknowledged does not count any more: the new
+    /// one is rebuilt from the others, and what they take in after that must not rest on the old one.
+    fn disk_replaced(&mut self, now: Now, name: &NodeName, before: &View, out: &mut Vec<Effect>) {
+        let Some(&old) = before.ids.get(name) else { return };
+        self.peers.set_up(old, false);
+        self.reachability_lost(now, old, out);
+        self.spread_fenced(now, old, out);
+        self.replay_anew(now, name);
+    }
+
+    /// Whether a node's messages are refused: it was replaced, or is no present disk of any name.
+    fn is_no_peer(&self, node: NodeId) -> bool {
+        self.view.as_ref().is_some_and(|view| view.name_of(node).is_none())
     }
 
     /// What the store held at the start is known: the worker begins to serve.

@@ -345,6 +345,30 @@ impl Worker {
         self.spread_moved(now, op, out);
     }
 
+    /// A disk was replaced: nothing that it acknowledged counts any more, and somebody else is asked.
+    pub(super) fn spread_fenced(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        let mut ops: Vec<OpKey> = self.ops.keys().copied().collect();
+        ops.sort_unstable();
+        for op in ops {
+            let mut rested = false;
+            self.with_spread(op, out, |worker, spread, out| {
+                spread.holds.forget(node);
+                spread.counts.forget(node);
+                for ask in 0..spread.asked.len() {
+                    let asked = &mut spread.asked[ask];
+                    if asked.node == node && asked.state == State::Held {
+                        rested = true;
+                        asked.state = State::Outstanding;
+                        worker.spread_next(now, op, spread, ask, State::Failed, out);
+                    }
+                }
+            });
+            if rested {
+                self.spread_moved(now, op, out);
+            }
+        }
+    }
+
     /// This node's own copy, or the hint that it keeps itself, is durable, or was refused.
     pub(super) fn spread_own_done(
         &mut self,

@@ -34,6 +34,8 @@ pub struct Node {
     pub control: Option<Control>,
     pub error: Option<ControlError>,
     pub stopped: Option<String>,
+    /// Why it started again as another disk, each time.
+    pub came_back: Vec<String>,
     pub view: Option<Arc<View>>,
     pub reachable: BTreeMap<NodeId, bool>,
     pub conditions: Conditions,
@@ -153,6 +155,7 @@ impl World {
             control: None,
             error: None,
             stopped: None,
+            came_back: Vec::new(),
             view: None,
             reachable: BTreeMap::new(),
             conditions: Conditions::default(),
@@ -183,6 +186,10 @@ impl World {
         let now = self.clock(index);
         let boot = Boot(self.rng.random());
         let node = &mut self.nodes[index];
+        let durable: Vec<_> = node.disk.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        if let Some(id) = goes_on_as(&durable) {
+            node.id = id;
+        }
         node.generation += 1;
         node.boot = boot;
         node.view = None;
@@ -200,7 +207,6 @@ impl World {
             recovered: CommitNumber(node.commits),
         };
         node.announced = node.commits;
-        let durable = node.disk.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let seed = self.seed ^ boot.0;
         match Control::new(node.config.clone(), identity, durable, seed, now) {
             Ok(control) => node.control = Some(control),
@@ -475,6 +481,11 @@ impl World {
             ControlEffect::Reachability(id, up) => drop(self.nodes[index].reachable.insert(id, up)),
             ControlEffect::Conditions(conditions) => self.nodes[index].conditions = conditions,
             ControlEffect::Log(_, line) => self.nodes[index].log.push(line),
+            ControlEffect::ComeBack(sentence) => {
+                self.kill(index);
+                self.nodes[index].came_back.push(sentence);
+                self.start(index);
+            }
             ControlEffect::Stop(sentence) => {
                 self.nodes[index].stopped = Some(sentence);
                 self.kill(index);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::founded;
 use super::net::address;
+use crate::protocol::control::admission::*;
 use crate::protocol::control::swim::DatagramHeader;
 use crate::protocol::control::wire::*;
 use crate::protocol::control::{ConnId, ControlInput, MemberState};
@@ -105,12 +106,47 @@ prop_compose! {
         digests in proptest::option::of(digests()),
         records in proptest::option::of(proptest::collection::vec(record(), 0..4)),
         founded in proptest::option::of(founding()),
+        admissions in proptest::option::of(proptest::collection::vec(admission(), 0..4)),
         promises in proptest::option::of(proptest::collection::vec(promise(), 0..4)),
         trackers in proptest::option::of(proptest::collection::vec(trackers(), 0..4)),
         views in proptest::collection::vec(view(), 0..4),
         versions in proptest::option::of(proptest::collection::vec(version(), 0..4)),
     ) -> Push {
-        Push { digests, records, founded, promises, trackers, views, versions }
+        Push { digests, records, founded, admissions, promises, trackers, views, versions }
+    }
+}
+
+prop_compose! {
+    fn admission()(number: u64, name in node_name(), id: u128, predecessor: u128) -> Admission {
+        Admission { number, name, id: NodeId(id), predecessor: NodeId(predecessor) }
+    }
+}
+
+prop_compose! {
+    fn ballot()(round: u64, boot: u64) -> Ballot {
+        Ballot { round, boot }
+    }
+}
+
+prop_compose! {
+    fn claim()(ballot in ballot(), admission in admission(), accept: bool) -> Claim {
+        Claim { ballot, admission, accept }
+    }
+}
+
+fn ruling() -> impl Strategy<Value = Ruling> {
+    prop_oneof![
+        proptest::option::of((ballot(), admission())).prop_map(Ruling::Promised),
+        Just(Ruling::Accepted),
+        ballot().prop_map(Ruling::Outbid),
+        any::<u128>().prop_map(|id| Ruling::Lives(NodeId(id))),
+        Just(Ruling::NotYet),
+    ]
+}
+
+prop_compose! {
+    fn verdict()(number: u64, ballot in ballot(), ruling in ruling()) -> Verdict {
+        Verdict { number, ballot, ruling }
     }
 }
 
@@ -125,6 +161,8 @@ fn message() -> impl Strategy<Value = ControlMessage> {
         Just(ControlMessage::Alive),
         digests().prop_map(ControlMessage::Digest),
         push().prop_map(|push| ControlMessage::Push(Box::new(push))),
+        claim().prop_map(|claim| ControlMessage::Claim(Box::new(claim))),
+        verdict().prop_map(|verdict| ControlMessage::Verdict(Box::new(verdict))),
     ]
 }
 

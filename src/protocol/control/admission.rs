@@ -1,0 +1,379 @@
+//! Admissions: how a name gets another disk.
+//!
+//! A *name* is a place on the ring, and an *id* is a disk. Admission number k says that from then on
+//! a name is another id, and that the id which it was, its *predecessor*, is fenced for good. The
+//! admissions of a cluster are one sequence, which every member keeps: with the disks of the founding
+//! it says what disk each name is now. The placement version does not change.
+//!
+//! *One winner for each number.* Number k is decided by one instance of Paxos's synod (Lamport, *The
+//! Part-Time Parliament*, 1998). Its acceptors are the ids that the names have after k − 1, one for each
+//! name; so the acceptors of an instance are fixed, a majority is one of all members, never of the
+//! living, and an id that lost its votes with its disk is no acceptor of any later instance. The
+//! proposer is the disk that claims a place. Its ballots carry its boot: a restarted proposer never uses
+//! one twice, and keeps nothing.
+//!
+//! ```text
+//!   claimant                                members
+//!   writes lost/ markers + founding, fsync
+//!   Claim{prepare, ballot, its admission} ─▶ testify that they do not hear the predecessor
+//!                                            write the promise, fsync
+//!           ◀─ Verdict{promised, vote given before} ─
+//!   on a majority: the vote of the highest
+//!   ballot if there is one, else its own
+//!   Claim{accept, ballot, admission} ──────▶ testify again, write the vote, fsync
+//!           ◀─ Verdict{accepted} ───────────
+//!   on a majority: write the admission, fsync; tell all; they write it, fsync, and from then on
+//!   refuse the predecessor, route to the new id, and tell others
+//! ```
+//!
+//! *A crash between any two steps.* Before the markers are durable nobody was asked, and they are
+//! written again. A promise or a vote binds only once it is durable, and is told only then. A claimant
+//! that dies after a majority voted is admitted without knowing it: the next proposer, itself after its
+//! restart or another claimant, finds the vote and must bring it to its end. A member that misses the
+//! end learns the admission from anybody. The new id serves only when its own admission is durable on
+//! its disk, and by then its markers have been for long.
+//!
+//! *Testimony.* A member votes only if it has not heard the predecessor for a while: at no moment a
+//! live disk is replaced, not even to finish what a dead claimant has begun. Such an admission then
+//! waits, says for whom, and no other one overtakes it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::wire::{decode_name, put_u64};
+use crate::protocol::codec::{DecodeError, Reader, Write};
+use crate::types::{NodeId, NodeName};
+
+/// Where admissions are stored: this and the number, big-endian.
+pub(super) const ADMISSION_PREFIX: &[u8] = b"control/admission/";
+/// Where this member's vote is stored.
+pub(super) const VOTE_KEY: &[u8] = b"control/vote";
+/// Admissions of one cluster: a disk replaced every day for eleven years. Bounds what is told.
+pub(super) const ADMISSIONS_MAX: usize = 4096;
+
+/// From this number on, a name is another disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Admission {
+    /// From 1.
+    pub(super) number: u64,
+    pub(super) name: NodeName,
+    /// The disk that the name is from now on.
+    pub(super) id: NodeId,
+    /// The disk that it was, which is fenced.
+    pub(super) predecessor: NodeId,
+}
+
+/// Orders proposals; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Ballot {
+    pub(super) round: u64,
+    /// Of the process that proposes.
+    pub(super) boot: u64,
+}
+
+/// What a member has promised and voted for in the instance of one number.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(super) struct Vote {
+    pub(super) number: u64,
+    pub(super) promised: Ballot,
+    pub(super) accepted: Option<(Ballot, Admission)>,
+}
+
+/// What a proposer asks of a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) ballot: Ballot,
+    pub(super) admission: Admission,
+    /// Whether a vote is asked for, after a majority has promised to hear nothing older.
+    pub(super) accept: bool,
+}
+
+/// A member's answer to a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) number: u64,
+    pub(super) ballot: Ballot,
+    pub(super) ruling: Ruling,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ruling {
+    /// It hears nothing older from now on; and what it voted for before.
+    Promised(Option<(Ballot, Admission)>),
+    /// It has voted for the admission.
+    Accepted,
+    /// It has promised to hear nothing older than this.
+    Outbid(Ballot),
+    /// It has heard this disk, whose place is claimed, only lately.
+    Lives(NodeId),
+    /// It cannot vote yet: nobody has confirmed that it forgot nothing.
+    NotYet,
+}
+
+impl Vote {
+    /// Judges a claim of the instance `number`; what changes must be durable before the answer is
+    /// told.
+    pub(super) fn judge(&mut self, number: u64, claim: &Claim) -> Ruling {
+        if self.number != number {
+            *self = Self { number, ..Self::default() };
+        }
+        if claim.ballot < self.promised {
+            return Ruling::Outbid(self.promised);
+        }
+        self.promised = claim.ballot;
+        if !claim.accept {
+            return Ruling::Promised(self.accepted.clone());
+        }
+        self.accepted = Some((claim.ballot, claim.admission.clone()));
+        Ruling::Accepted
+    }
+}
+
+/// A proposer's bid in the instance of one number.
+#[derive(Debug)]
+pub(super) struct Bid {
+    pub(super) ballot: Ballot,
+    /// What it wants for itself.
+    own: Admission,
+    /// What members answered: the votes that they gave before.
+    promised: BTreeMap<NodeId, Option<(Ballot, Admission)>>,
+    /// What is put to the vote, and who has voted for it.
+    vote: Option<(Admission, Vec<NodeId>)>,
+}
+
+/// What an answer brings a bid to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Waiting,
+    /// Ask for votes for this.
+    Ask(Admission),
+    /// This is admitted.
+    Chosen(Admission),
+}
+
+impl Bid {
+    pub(super) fn new(ballot: Ballot, own: Admission) -> Self {
+        Self { ballot, own, promised: BTreeMap::new(), vote: None }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.own.number
+    }
+
+    /// How many members agree so far.
+    pub(super) fn agreed(&self) -> usize {
+        self.vote.as_ref().map_or(self.promised.len(), |(_, voters)| voters.len())
+    }
+
+    /// A member has promised.
+    pub(super) fn promised(
+        &mut self,
+        by: NodeId,
+        before: Option<(Ballot, Admission)>,
+        majority: usize,
+    ) -> Progress {
+        if self.vote.is_some() {
+            return Progress::Waiting;
+        }
+        self.promised.insert(by, before);
+        if self.promised.len() < majority {
+            return Progress::Waiting;
+        }
+        let highest = self.promised.values().flatten().max_by_key(|(ballot, _)| *ballot);
+        let admission = highest.map_or_else(|| self.own.clone(), |(_, voted)| voted.clone());
+        self.vote = Some((admission.clone(), Vec::new()));
+        Progress::Ask(admission)
+    }
+
+    /// A member has voted.
+    pub(super) fn accepted(&mut self, by: NodeId, majority: usize) -> Progress {
+        let Some((admission, voters)) = &mut self.vote else { return Progress::Waiting };
+        if !voters.contains(&by) {
+            voters.push(by);
+        }
+        if voters.len() < majority {
+            return Progress::Waiting;
+        }
+        Progress::Chosen(admission.clone())
+    }
+}
+
+/// Where an admission is stored.
+pub(super) fn admission_key(number: u64) -> Bytes {
+    [ADMISSION_PREFIX, &number.to_be_bytes()].concat().into()
+}
+
+impl Admission {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.number);
+        out.bytes(self.name.as_str().as_bytes());
+        out.extend_from_slice(&self.id.0.to_le_bytes());
+        out.extend_from_slice(&self.predecessor.0.to_le_bytes());
+    }
+
+    pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self {
+            number: r.u64()?,
+            name: decode_name(r)?,
+            id: NodeId(r.u128()?),
+            predecessor: NodeId(r.u128()?),
+        })
+    }
+}
+
+impl Ballot {
+    fn encode(self, out: &mut Vec<u8>) {
+        put_u64(out, self.round);
+        put_u64(out, self.boot);
+    }
+
+    fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(Self { round: r.u64()?, boot: r.u64()? })
+    }
+}
+
+fn encode_voted(voted: Option<&(Ballot, Admission)>, out: &mut Vec<u8>) {
+    out.bool(voted.is_some());
+    if let Some((ballot, admission)) = voted {
+        ballot.encode(out);
+        admission.encode(out);
+    }
+}
+
+fn decode_voted(r: &mut Reader) -> Result<Option<(Ballot, Admission)>, DecodeError> {
+    if r.bool()? { Ok(Some((Ballot::decode(r)?, Admission::decode(r)?))) } else { Ok(None) }
+}
+
+impl Vote {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.number);
+        self.promised.encode(out);
+        encode_voted(self.accepted.as_ref(), out);
+    }
+
+    pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        let number = r.u64()?;
+        Ok(Self { number, promised: Ballot::decode(r)?, accepted: decode_voted(r)? })
+    }
+}
+
+impl Claim {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.ballot.encode(out);
+        self.admission.encode(out);
+        out.bool(self.accept);
+    }
+
+    pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (ballot, admission) = (Ballot::decode(r)?, Admission::decode(r)?);
+        Ok(Self { ballot, admission, accept: r.bool()? })
+    }
+}
+
+impl Verdict {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.number);
+        self.ballot.encode(out);
+        match &self.ruling {
+            Ruling::Promised(voted) => {
+                out.push(1);
+                encode_voted(voted.as_ref(), out);
+            }
+            Ruling::Accepted => out.push(2),
+            Ruling::Outbid(ballot) => {
+                out.push(3);
+                ballot.encode(out);
+            }
+            Ruling::Lives(id) => {
+                out.push(4);
+                out.extend_from_slice(&id.0.to_le_bytes());
+            }
+            Ruling::NotYet => out.push(5),
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (number, ballot) = (r.u64()?, Ballot::decode(r)?);
+        let ruling = match r.u8()? {
+            1 => Ruling::Promised(decode_voted(r)?),
+            2 => Ruling::Accepted,
+            3 => Ruling::Outbid(Ballot::decode(r)?),
+            4 => Ruling::Lives(NodeId(r.u128()?)),
+            5 => Ruling::NotYet,
+            _ => return Err(DecodeError::Malformed("ruling")),
+        };
+        Ok(Self { number, ballot, ruling })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MEMBERS: u128 = 5;
+    const MAJORITY: usize = 3;
+
+    fn admission(claimant: u128) -> Admission {
+        let name = NodeName::new(&format!("node-{claimant}")).unwrap();
+        let (id, predecessor) = (NodeId(100 + claimant), NodeId(claimant));
+        Admission { number: 1, name, id, predecessor }
+    }
+
+    /// One thing that happens: a claimant begins anew, or it is heard by a member, or not.
+    fn events() -> impl Strategy<Value = Vec<(bool, usize, u128)>> {
+        proptest::collection::vec((proptest::bool::weighted(0.1), 0..3usize, 0..MEMBERS), 0..120)
+    }
+
+    proptest! {
+        /// Three claimants whose processes and messages come and go as they like.
+        #[test]
+        fn a_number_has_one_winner_however_claims_cross(events in events()) {
+            let mut votes: Vec<Vote> = (0..MEMBERS).map(|_| Vote::default()).collect();
+            let mut bids: Vec<Option<Bid>> = vec![None, None, None];
+            let mut asked: [Option<Admission>; 3] = [None, None, None];
+            let (mut boots, mut chosen) = (0, Vec::new());
+            for (anew, claimant, member) in events {
+                let bid = &mut bids[claimant];
+                if anew || bid.is_none() {
+                    boots += 1;
+                    let ballot = Ballot { round: boots / 2, boot: boots };
+                    *bid = Some(Bid::new(ballot, admission(claimant as u128)));
+                    asked[claimant] = None;
+                }
+                let Some(bid) = bid else { continue };
+                let (ballot, by) = (bid.ballot, NodeId(member));
+                let accept = asked[claimant].is_some();
+                let own = admission(claimant as u128);
+                let admission = asked[claimant].clone().unwrap_or(own);
+                let claim = Claim { ballot, admission, accept };
+                let progress = match votes[usize::try_from(member).unwrap()].judge(1, &claim) {
+                    Ruling::Promised(before) => bid.promised(by, before, MAJORITY),
+                    Ruling::Accepted => bid.accepted(by, MAJORITY),
+                    Ruling::Outbid(_) | Ruling::Lives(_) | Ruling::NotYet => Progress::Waiting,
+                };
+                match progress {
+                    Progress::Waiting => {}
+                    Progress::Ask(admission) => asked[claimant] = Some(admission),
+                    Progress::Chosen(admission) => chosen.push(admission),
+                }
+            }
+            chosen.dedup();
+            prop_assert!(chosen.len() <= 1, "{chosen:?}");
+        }
+    }
+
+    #[test]
+    fn a_vote_of_an_earlier_number_is_none_of_a_later_one() {
+        let ballot = |round| Ballot { round, boot: 1 };
+        let claim =
+            |round, accept| Claim { ballot: ballot(round), admission: admission(0), accept };
+        let mut vote = Vote::default();
+        assert_eq!(vote.judge(1, &claim(5, true)), Ruling::Accepted);
+        assert_eq!(vote.judge(1, &claim(4, false)), Ruling::Outbid(ballot(5)));
+        let given = Some((ballot(5), admission(0)));
+        assert_eq!(vote.judge(1, &claim(6, false)), Ruling::Promised(given));
+        assert_eq!(vote.judge(2, &claim(1, false)), Ruling::Promised(None));
+    }
+}

@@ -1,0 +1,426 @@
+//! Asking for the place of a name, and judging who asks: see [`super::admission`] for why it is safe.
+//!
+//! A disk whose name is another disk in its cluster is a *claimant*: an emptied disk, or one that found
+//! that it had forgotten something and goes on as another (*anew*). Either way its partitions were
+//! marked as lost before, in the same batch that names its id.
+//!
+//! A forgetful disk changes its id in this order, each step durable before the next: markers and the
+//! new id in one batch; then, at the next start and before anything else, the folder's identity; then
+//! it claims. A crash in between leaves the old id unused, or is made good at the next start.
+
+use bytes::Bytes;
+use rand::RngExt;
+
+use super::Level;
+use super::admission::{ADMISSION_PREFIX, admission_key};
+use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
+use super::founding::{Cluster, FOUNDED_KEY, Standing, whole};
+use super::rejection::{Rejection, RejectionCode};
+use super::settle::put;
+use super::state::{Control, Pending, Timer};
+use super::wire::{ControlMessage, Founded, PeerRecord, Push, put_u64};
+use crate::protocol::codec::{DecodeError, Reader};
+use crate::protocol::lost;
+use crate::protocol::step::{Change, Space};
+use crate::types::{Mono, NodeId, NodeName, Wall};
+
+/// Where it is stored which disk a folder goes on as, and since when.
+pub(super) const ANEW_KEY: &[u8] = b"control/anew";
+/// A disk that was not heard for this long may be replaced. Longer than a restart's stream is away for
+/// a process that was only started again, and than the challenge of a silent one.
+const HUSH_MICROS: u64 = 3_000_000;
+/// A claimant asks about this often, in milliseconds: an attempt takes a few round trips.
+const CLAIM_EVERY_MS: u64 = 700;
+/// And up to this much later, so that rivals do not outbid each other for ever.
+const CLAIM_SPREAD_MS: u64 = 800;
+/// What a member said of a claim is shown for so long.
+const SAID_MICROS: u64 = 10_000_000;
+
+/// A disk that goes on, or begins, with nothing that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Anew {
+    pub(super) id: NodeId,
+    /// The disk that the name was, as far as was known then.
+    pub(super) before: NodeId,
+    pub(super) since: Wall,
+}
+
+/// This member's vote, and this disk's own claim.
+#[derive(Default)]
+pub(super) struct Claims {
+    /// What is told of it is durable by then.
+    pub(super) vote: Vote,
+    /// An admission is on its way to the disk.
+    admitting: bool,
+    pub(super) anew: Option<Anew>,
+    /// Markers and the next id are on their way to the disk.
+    pub(super) forgetting: bool,
+    bid: Option<Bid>,
+    /// The highest round that was heard of.
+    round: u64,
+    /// When to bid next.
+    next: Option<Mono>,
+    /// Why a member does not agree, and when it said so.
+    said: Option<(String, Mono)>,
+}
+
+impl Anew {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = self.id.0.to_le_bytes().to_vec();
+        out.extend_from_slice(&self.before.0.to_le_bytes());
+        put_u64(&mut out, self.since.0);
+        out
+    }
+
+    pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
+        let (id, before) = (NodeId(r.u128()?), NodeId(r.u128()?));
+        Ok(Self { id, before, since: Wall(r.u64()?) })
+    }
+}
+
+/// What must be durable, in one batch, before the id of an empty or forgetful disk is used.
+pub(super) fn begin_anew(
+    id: NodeId,
+    before: NodeId,
+    partitions: u16,
+    since: Wall,
+) -> impl Iterator<Item = Change> {
+    let anew = Anew { id, before, since };
+    lost::mark_all(partitions).chain([put(ANEW_KEY, anew.encode())])
+}
+
+/// The changes, to be made durable in one batch, by which the disk `before` becomes the disk `id` that
+/// has forgotten everything; `durable` is what it holds. `partitions` is for a disk that knows no
+/// cluster.
+#[must_use]
+pub fn forget(
+    durable: &[(Bytes, Bytes)],
+    before: NodeId,
+    id: NodeId,
+    partitions: u16,
+    since: Wall,
+) -> Vec<Change> {
+    let founded = durable.iter().find(|(key, _)| key == FOUNDED_KEY);
+    let founded =
+        founded.and_then(|(_, value)| whole(value, |r| Ok((r.text()?, Founded::decode(r)?))));
+    let cluster = founded.and_then(|(name, record)| Cluster::read(record, &name));
+    let partitions = cluster.map_or(partitions, |cluster| cluster.placement.partitions);
+    begin_anew(id, before, partitions, since).collect()
+}
+
+/// The disk that a folder goes on as, by what is durable in it; none if it is what it always was.
+#[must_use]
+pub fn goes_on_as(durable: &[(Bytes, Bytes)]) -> Option<NodeId> {
+    let (_, value) = durable.iter().find(|(key, _)| key == ANEW_KEY)?;
+    whole(value, Anew::decode).map(|anew| anew.id)
+}
+
+/// What is told to a disk that was replaced.
+pub(super) fn fenced(admission: &Admission) -> String {
+    let Admission { number, name, id, predecessor } = admission;
+    format!(
+        "the disk {predecessor} of {name} was replaced by {id} (admission {number}) and is fenced for \
+         good: set its data folder aside, and start {name} with the folder of {id} or an empty one"
+    )
+}
+
+impl Control {
+    /// If this disk is not that of its name, it asks to be; if it was replaced, it ends.
+    pub(super) fn begin_claiming(&mut self) {
+        match self.founding.standing() {
+            Some(Standing::Claimant(present)) => {
+                let (name, me) = (&self.identity.name, self.identity.id);
+                let sentence = format!(
+                    "{name} is the disk {present} in its cluster, and this one ({me}) is empty or has \
+                     forgotten something: it asks for the place, and is rebuilt from the others"
+                );
+                self.log(Level::Warn, sentence);
+                self.claim_at_once();
+            }
+            Some(Standing::Fenced(admission)) => self.stop(fenced(&admission)),
+            Some(Standing::Member | Standing::Guest) | None => {}
+        }
+    }
+
+    fn claim_at_once(&mut self) {
+        self.claims.next = Some(self.now.mono);
+        self.arm(0, Timer::Claim);
+    }
+
+    /// Makes a bid for the place of this node's name.
+    pub(super) fn claim(&mut self) {
+        if self.claims.next.is_none_or(|next| self.now.mono < next) {
+            return;
+        }
+        (self.claims.bid, self.claims.next) = (None, None);
+        let Some(cluster) = self.founding.cluster() else { return };
+        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else { return };
+        let (name, id) = (self.identity.name.clone(), self.identity.id);
+        let own = Admission { number: cluster.next_number(), name, id, predecessor };
+        let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
+        self.claims.next = Some(self.now.mono.after_micros(next));
+        self.arm(next, Timer::Claim);
+        self.claims.round += 1;
+        let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
+        self.claims.bid = Some(Bid::new(ballot, own.clone()));
+        self.ask_members(&Claim { ballot, admission: own, accept: false });
+    }
+
+    fn ask_members(&mut self, claim: &Claim) {
+        for id in self.member_ids() {
+            self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
+        }
+    }
+
+    fn member_ids(&self) -> Vec<NodeId> {
+        self.founding.cluster().map(|c| c.ids.values().copied().collect()).unwrap_or_default()
+    }
+
+    /// A disk asks for a place.
+    pub(super) fn claimed(&mut self, from: NodeId, claim: &Claim) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let number = cluster.next_number();
+        if claim.admission.number < number {
+            let (founded, admissions) = (cluster.record.clone(), cluster.admissions.clone());
+            let push =
+                Push { founded: Some(founded), admissions: Some(admissions), ..Push::default() };
+            return self.say(from, ControlMessage::Push(Box::new(push)));
+        }
+        if claim.admission.number > number {
+            let digests = self.digests();
+            return self.say(from, ControlMessage::Digest(digests));
+        }
+        if !cluster.follows(&claim.admission) {
+            let name = claim.admission.name.to_string();
+            return self.refuse(&name, "it claims a place that is not as it says");
+        }
+        let predecessor = claim.admission.predecessor;
+        let member = self.founding.standing() == Some(Standing::Member);
+        let ruling = if !member || !self.conditions.confirmed {
+            Ruling::NotYet
+        } else if self.hears(predecessor) {
+            Ruling::Lives(predecessor)
+        } else {
+            self.claims.vote.judge(number, claim)
+        };
+        let durable = matches!(ruling, Ruling::Promised(_) | Ruling::Accepted);
+        let verdict = Box::new(Verdict { number, ballot: claim.ballot, ruling });
+        if !durable {
+            return self.say(from, ControlMessage::Verdict(verdict));
+        }
+        let mut value = Vec::new();
+        self.claims.vote.encode(&mut value);
+        self.write(vec![put(VOTE_KEY, value)], Pending::Verdict(from, verdict));
+    }
+
+    /// A member has judged this disk's claim.
+    pub(super) fn judged(&mut self, from: NodeId, verdict: Verdict) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let Some(by) = cluster.ids.iter().find(|(_, id)| **id == from).map(|(name, _)| name) else {
+            return;
+        };
+        let Some(bid) = &mut self.claims.bid else { return };
+        let Verdict { number, ballot, ruling } = verdict;
+        if (number, ballot) != (bid.number(), bid.ballot) {
+            return;
+        }
+        let majority = cluster.majority();
+        let progress = match ruling {
+            Ruling::Promised(Some((_, voted))) if !cluster.follows(&voted) => return,
+            Ruling::Promised(before) => bid.promised(from, before, majority),
+            Ruling::Accepted => bid.accepted(from, majority),
+            Ruling::Outbid(higher) => {
+                self.claims.round = self.claims.round.max(higher.round);
+                Progress::Waiting
+            }
+            Ruling::Lives(id) => {
+                // Nobody else's word makes up for it: stand back until the next turn.
+                self.claims.bid = None;
+                let sentence = format!("{by} has heard the disk {id} only lately: {STOP_ONE}");
+                self.claims.said = Some((sentence, self.now.mono));
+                Progress::Waiting
+            }
+            Ruling::NotYet => {
+                let sentence = format!("{by} waits itself for a majority to confirm its disk");
+                self.claims.said = Some((sentence, self.now.mono));
+                Progress::Waiting
+            }
+        };
+        match progress {
+            Progress::Waiting => {}
+            Progress::Ask(admission) => {
+                self.ask_members(&Claim { ballot, admission, accept: true });
+            }
+            Progress::Chosen(admission) => {
+                self.claims.bid = None;
+                self.admit_durably(vec![admission]);
+            }
+        }
+    }
+
+    /// Somebody tells which admissions there were.
+    pub(super) fn told_admissions(&mut self, told: Vec<Admission>, by: &NodeName) {
+        let Some(mut cluster) = self.founding.cluster().cloned() else { return };
+        let mut fresh = Vec::new();
+        for admission in told {
+            let at = usize::try_from(admission.number.saturating_sub(1)).unwrap_or(usize::MAX);
+            if cluster.admissions.get(at) == Some(&admission) {
+                continue;
+            }
+            if !cluster.admit(admission.clone()) {
+                return self
+                    .refuse(by.as_str(), "it knows another history of this cluster's disks");
+            }
+            fresh.push(admission);
+        }
+        if !fresh.is_empty() {
+            self.admit_durably(fresh);
+        }
+    }
+
+    /// What is told while another is on its way to the disk will be told again.
+    fn admit_durably(&mut self, admissions: Vec<Admission>) {
+        if std::mem::replace(&mut self.claims.admitting, true) {
+            return;
+        }
+        let change = |admission: &Admission| {
+            let mut value = Vec::new();
+            admission.encode(&mut value);
+            let key = admission_key(admission.number);
+            debug_assert!(key.starts_with(ADMISSION_PREFIX));
+            Change { space: Space::Meta, key, value: Some(value.into()) }
+        };
+        let changes = admissions.iter().map(change).collect();
+        self.write(changes, Pending::Admitted(admissions));
+    }
+
+    /// Admissions are durable: the replaced disks are fenced from now on.
+    pub(super) fn admitted(&mut self, admissions: Vec<Admission>) {
+        self.claims.admitting = false;
+        for admission in admissions {
+            if !self.founding.admit(admission.clone()) {
+                continue;
+            }
+            let Admission { number, name, id, predecessor } = &admission;
+            let sentence = if *id == self.identity.id {
+                format!(
+                    "this disk is {name} from now on (admission {number}); the old id {predecessor} is \
+                     fenced; it takes writes, and its reads count again as its partitions are rebuilt"
+                )
+            } else {
+                format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
+            };
+            self.log(Level::Info, sentence);
+            self.part(*predecessor, &RejectionCode::Fenced.with(fenced(&admission)));
+            self.peers.remove(*predecessor);
+            self.heard_trackers.remove(name);
+            self.note_record(name.clone());
+        }
+        if let Some(Standing::Fenced(admission)) = self.founding.standing() {
+            return self.stop(fenced(&admission));
+        }
+        if let Some(Standing::Claimant(_)) = self.founding.standing() {
+            self.claim_at_once();
+        }
+        self.refresh_view();
+        let known = self.founding.cluster().map(|cluster| cluster.admissions.clone());
+        self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
+    }
+
+    /// Whether a disk was heard lately. One that has a stream and does not answer when it is asked
+    /// whether it lives is not: its machine is gone.
+    fn hears(&self, id: NodeId) -> bool {
+        let lately =
+            |at: Option<Mono>| at.is_some_and(|at| self.now.mono.micros_since(at) < HUSH_MICROS);
+        if lately(Some(self.began)) {
+            return true;
+        }
+        let Some(peer) = self.peers.get(id) else { return false };
+        let asked = peer.challenged.filter(|_| !peer.answered);
+        let silent = asked.is_some_and(|_| !lately(asked));
+        (peer.is_live() && !silent) || lately(peer.streamless) || lately(peer.datagram)
+    }
+
+    /// Whether a disk may speak here as a claimant of a name that is the disk `present`.
+    pub(super) fn judge_claimant(
+        &mut self,
+        record: &PeerRecord,
+        present: NodeId,
+    ) -> Result<(), Rejection> {
+        let (name, id) = (&record.descriptor.name, record.descriptor.id);
+        let taken = format!(
+            "{name} is the disk {present} in this cluster, which lives, and this is {id}: {STOP_ONE}"
+        );
+        if present == self.identity.id {
+            return Err(RejectionCode::NameLives.with(taken));
+        }
+        if !self.hears(present) {
+            return Ok(());
+        }
+        if let Some(peer) = self.peers.get_mut(present).filter(|peer| peer.is_live()) {
+            if peer.answered {
+                (peer.challenged, peer.answered) = (None, false);
+                return Err(RejectionCode::NameLives.with(taken));
+            }
+            if peer.challenged.is_none() {
+                peer.challenged = Some(self.now.mono);
+                self.say(present, ControlMessage::Challenge);
+            }
+        }
+        let sentence = format!("the disk {present} of {name} was heard only lately: asking it");
+        Err(RejectionCode::Later.with(sentence))
+    }
+
+    /// This disk has forgotten something: it goes on as another one.
+    pub(super) fn forget(&mut self, sentence: String) {
+        let id = NodeId(self.rng.random());
+        self.claims.forgetting = true;
+        let partitions = self.placement().map_or(self.config.partitions, |p| p.partitions);
+        let changes = begin_anew(id, self.identity.id, partitions, self.now.wall).collect();
+        let why = format!("{sentence}; it goes on as the disk {id}, rebuilt from the others");
+        self.log(Level::Warn, why.clone());
+        self.write(changes, Pending::Forgotten(why));
+    }
+
+    /// For what a claimant waits, and what would end it; none if this disk is that of its name.
+    pub(super) fn claim_waits_for(&self) -> Option<String> {
+        if self.claims.forgetting {
+            return Some("it has forgotten something, and goes on as another disk".to_owned());
+        }
+        let cluster = self.founding.cluster()?;
+        let Standing::Claimant(present) = self.founding.standing()? else { return None };
+        let agreed = self.claims.bid.as_ref().map_or(0, Bid::agreed);
+        let majority = cluster.majority();
+        let mut sentence = format!(
+            "asks for the place of {}, which is the disk {present}: {agreed} of {majority} members \
+             agree so far",
+            self.identity.name
+        );
+        let fresh = |at: Mono| self.now.mono.micros_since(at) < SAID_MICROS;
+        if let Some((said, _)) = self.claims.said.as_ref().filter(|(_, at)| fresh(*at)) {
+            sentence = format!("{sentence}; {said}");
+        }
+        let absent = |id: NodeId| self.peers.get(id).is_none_or(|peer| !peer.is_live());
+        let others = cluster.ids.iter().filter(|(name, _)| **name != self.identity.name);
+        let absent: Vec<&str> =
+            others.filter(|(_, id)| absent(**id)).map(|(name, _)| name.as_str()).collect();
+        if cluster.ids.len() - 1 - absent.len() < majority {
+            let names = absent.join(", ");
+            sentence = format!(
+                "{sentence}; too few members are there to agree: start {names} with the folders that \
+                 they had. If the disks of a majority are lost for good, save what is left (`coterie \
+                 export -c one` from a node that still serves) and import it into a new cluster"
+            );
+        }
+        Some(sentence)
+    }
+
+    /// Since when this disk has been rebuilt, and the one that it replaces.
+    #[must_use]
+    pub fn began_anew(&self) -> Option<(Wall, NodeId)> {
+        self.claims.anew.as_ref().map(|anew| (anew.since, anew.before))
+    }
+}
+
+const STOP_ONE: &str = "two nodes claim one name; stop the one that should not run, or give it \
+                        another node.name";
