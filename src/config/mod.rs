@@ -68,6 +68,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// `[hints]`
     pub hints: Hints,
+    /// `[collection]`
+    pub collection: Collection,
     /// `[runtime]`
     pub runtime: Runtime,
     /// `[log]`
@@ -211,6 +213,15 @@ pub struct Hints {
     pub replay_window: usize,
 }
 
+/// How dead records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// How often they are looked for; zero: never.
+    pub interval: Duration,
+    /// The rest between two pages of looking.
+    pub rest: Duration,
+}
+
 /// How the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
@@ -317,6 +328,8 @@ impl Settings {
             recent_bytes_max: usize::try_from(self.storage.record_cache).unwrap_or(usize::MAX)
                 / workers,
             in_flight_max: self.limits.in_flight.div_ceil(workers),
+            collect_interval: micros(self.collection.interval),
+            collect_rest: micros(self.collection.rest),
         }
     }
 
@@ -366,6 +379,10 @@ impl Settings {
             hints: Hints {
                 max_bytes: layers.get::<Size>("hints.max_bytes").0,
                 replay_window: layers.number("hints.replay_window", 1, 65_536),
+            },
+            collection: Collection {
+                interval: duration(layers, "collection.interval", Duration::ZERO, seconds(604_800)),
+                rest: duration(layers, "collection.rest", Duration::ZERO, seconds(60)),
             },
             runtime: Runtime { threads: layers.number("runtime.threads", 0, 256) },
             log: Log {

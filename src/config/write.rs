@@ -70,6 +70,8 @@ impl Settings {
             ("timeouts.hedge", quoted(&duration_text(self.timeouts.hedge))),
             ("hints.max_bytes", quoted(&size_text(self.hints.max_bytes))),
             ("hints.replay_window", self.hints.replay_window.to_string()),
+            ("collection.interval", quoted(&duration_text(self.collection.interval))),
+            ("collection.rest", quoted(&duration_text(self.collection.rest))),
             ("runtime.threads", self.runtime.threads.to_string()),
             ("log.level", quoted(&self.log.level)),
             ("log.format", quoted(format(self.log.format))),

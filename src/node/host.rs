@@ -575,6 +575,15 @@ fn log(event: &Event) {
         Event::ReplayDone(target, delivered) => {
             tracing::info!(peer = %target, delivered, "no hint is left for this node");
         }
+        Event::RoundOver(partition, records) => {
+            tracing::debug!(%partition, records, "dead records were collected everywhere");
+        }
+        Event::RoundWaits(partition, members) => {
+            tracing::warn!(%partition, ?members, "a round of collection waits for these members");
+        }
+        Event::SetAside(partition) => {
+            tracing::error!(%partition, "a round of collection was closed without this copy: it is set aside");
+        }
     }
 }
 
@@ -592,6 +601,12 @@ fn add(sum: &mut Stats, of: &Stats) {
         passed,
         records_lost,
         in_flight,
+        rounds_opened,
+        rounds_over,
+        records_collected,
+        rounds_open,
+        round_age_micros_max,
+        partitions_aside,
     } = of;
     sum.gets += gets;
     sum.puts += puts;
@@ -605,4 +620,10 @@ fn add(sum: &mut Stats, of: &Stats) {
     sum.passed += passed;
     sum.records_lost += records_lost;
     sum.in_flight += in_flight;
+    sum.rounds_opened += rounds_opened;
+    sum.rounds_over += rounds_over;
+    sum.records_collected += records_collected;
+    sum.rounds_open += rounds_open;
+    sum.round_age_micros_max = sum.round_age_micros_max.max(*round_age_micros_max);
+    sum.partitions_aside += partitions_aside;
 }

@@ -63,6 +63,12 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         passed,
         records_lost,
         in_flight,
+        rounds_opened,
+        rounds_over,
+        records_collected,
+        rounds_open,
+        round_age_micros_max,
+        partitions_aside,
     } = stats;
     page.counter("coterie_gets_total", "Reads answered.", gets);
     page.counter("coterie_puts_total", "Writes and deletes acknowledged.", puts);
@@ -82,6 +88,20 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     let help = "Stored records found damaged, and set aside to be rebuilt.";
     page.counter("coterie_records_lost_total", help, records_lost);
     page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);
+    let help = "Rounds of collection that this node has opened, as the one that drives them.";
+    page.counter("coterie_collection_rounds_opened_total", help, rounds_opened);
+    let help = "Of those, rounds that every member has closed and applied.";
+    page.counter("coterie_collection_rounds_over_total", help, rounds_over);
+    let help = "Dead records of this node's own that collection has removed.";
+    page.counter("coterie_collection_records_total", help, records_collected);
+    let help = "Rounds of collection that this node drives now.";
+    page.gauge("coterie_collection_rounds_open", help, rounds_open);
+    let help = "For how long the oldest of them has been open; the log says for whom it waits.";
+    let age = *round_age_micros_max as f64 / 1e6;
+    page.gauge("coterie_collection_round_age_max_seconds", help, age);
+    let help =
+        "Partitions whose copy here is not whole: it takes writes, and no answer of it counts.";
+    page.gauge("coterie_partitions_not_whole", help, partitions_aside);
 }
 
 /// What the committer has done.

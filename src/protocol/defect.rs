@@ -35,11 +35,19 @@ pub enum Defect {
     KeepLateRead,
     /// Answer a scan with what the first home holds.
     ScanFirstHome,
+    /// Collect dead records as soon as they are found, without a round.
+    CollectEarly,
+    /// Take in records of a round that is over.
+    AcceptOverRound,
+    /// Say that nothing older is held, and go on taking older hints.
+    ConfirmWithoutBarrier,
+    /// Apply a round to records that have changed since it was opened.
+    DiscardLateCopy,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -54,5 +62,9 @@ impl Defect {
         Self::DropHintBeforeAck,
         Self::KeepLateRead,
         Self::ScanFirstHome,
+        Self::CollectEarly,
+        Self::AcceptOverRound,
+        Self::ConfirmWithoutBarrier,
+        Self::DiscardLateCopy,
     ];
 }

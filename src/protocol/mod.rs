@@ -10,5 +10,6 @@ pub mod op;
 pub mod placement;
 pub mod quorum;
 pub mod record;
+pub mod rounds;
 pub mod step;
 pub mod worker;

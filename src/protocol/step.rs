@@ -19,7 +19,7 @@ use super::op::{Failure, Op, Outcome};
 use super::placement::View;
 use super::quorum::Consistency;
 use super::record::Record;
-use crate::types::{Key, Mono, NodeId, Partition, Stamp, TraceContext};
+use crate::types::{Key, Mono, NodeId, NodeName, Partition, Stamp, TraceContext};
 
 /// One of the ordered maps of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,6 +216,12 @@ pub enum Event {
     ReplayStarted(NodeId),
     /// No hint is left for a target; how many were delivered since the start.
     ReplayDone(NodeId, u64),
+    /// A round of collection that this node drives is over: so many records are gone everywhere.
+    RoundOver(Partition, u64),
+    /// A round of collection that this node drives has long waited for these members.
+    RoundWaits(Partition, Vec<NodeName>),
+    /// A round was closed that this node's copy of a partition never confirmed: the copy is set aside.
+    SetAside(Partition),
 }
 
 /// What a worker has done since its start.
@@ -245,6 +251,18 @@ pub struct Stats {
     pub records_lost: u64,
     /// Ops under way now.
     pub in_flight: u64,
+    /// Rounds of collection opened by this node as their driver.
+    pub rounds_opened: u64,
+    /// Of those, rounds that all members have closed and applied.
+    pub rounds_over: u64,
+    /// Dead records of this node's own that were collected.
+    pub records_collected: u64,
+    /// Rounds that this node drives now.
+    pub rounds_open: u64,
+    /// For how long the oldest of them has been open, in microseconds; 0 if none is.
+    pub round_age_micros_max: u64,
+    /// Partitions whose copy was set aside.
+    pub partitions_aside: u64,
 }
 
 /// What a worker is told of the configuration; durations in microseconds.
@@ -270,6 +288,10 @@ pub struct Tuning {
     pub recent_bytes_max: usize,
     /// Ops that may be under way at a time; beyond, requests are refused as overload.
     pub in_flight_max: usize,
+    /// How often partitions are looked through for dead records; 0: never.
+    pub collect_interval: u64,
+    /// How long to rest between two pages of that.
+    pub collect_rest: u64,
 }
 
 impl Default for Tuning {
@@ -285,6 +307,8 @@ impl Default for Tuning {
             replay_window: 128,
             recent_bytes_max: 16 << 20,
             in_flight_max: 16_384,
+            collect_interval: 3_600_000_000,
+            collect_rest: 100_000,
         }
     }
 }

@@ -61,7 +61,10 @@ impl World {
             };
             let merged = copies.merged();
             found.phantoms(key, &ops, &merged);
-            for (home, record) in &copies.homes {
+            for (home, held) in &copies.homes {
+                let at = self.names.get(home).copied().unwrap_or_default();
+                let known = self.observer.collected.known(at, key, Some(held.clone()));
+                let record = &known.unwrap_or_default();
                 found.acknowledged_dots(key, home, &ops, record);
                 found.additions(key, home, &ops, record);
                 found.superseded(key, home, &ops, record);
@@ -74,6 +77,7 @@ impl World {
             }
         }
         self.count_writes(&mut found);
+        self.judge_collected();
         for (check, what) in found.list {
             self.observer.violate(check, found.time, what);
         }

@@ -9,7 +9,7 @@ const BUDGET: u64 = 300;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {
-    use Check::{C1, C2, C3, C6, D1, D2, D3, P, S, Z};
+    use Check::{C1, C2, C3, C6, C7, D1, D2, D3, P, S, Z};
     match defect {
         Defect::AckBeforeFsync | Defect::AckEqualMergeEarly | Defect::CountNodeTwice => &[Z],
         Defect::KeepActorAfterRestart => &[C2, C3],
@@ -20,6 +20,8 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::LoseContext => &[C3],
         Defect::KeepLateRead => &[C1, C2, C3, Z, D1],
         Defect::ScanFirstHome => &[S],
+        Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
+        Defect::DiscardLateCopy => &[C1, C2, C3, D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }

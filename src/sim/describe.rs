@@ -121,7 +121,7 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
             let known = if read.known.is_some() { ", if not as here" } else { "" };
             format!("Read {name}{hint}{known}, call {}", read.call.0)
         }
-        DataMessage::ReadReply(call, answer) => {
+        DataMessage::ReadReply(call, round, answer) => {
             let said = match answer {
                 ReadAnswer::Record(sealed) => {
                     format!("a record of {} bytes", sealed_len(sealed))
@@ -133,12 +133,12 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
                 | ReadAnswer::NotMine
                 | ReadAnswer::Rebuilding => format!("{answer:?}"),
             };
-            format!("ReadReply {said}, call {}", call.0)
+            format!("ReadReply {said}, round {}, call {}", round.0, call.0)
         }
         DataMessage::Write(write) => {
             let (name, hint) = (key(&write.key), hint_for(write.hint_for.as_ref()));
             let what = sealed(&write.record, partition, &write.key);
-            format!("Write {name} {what}{hint}, call {}", write.call.0)
+            format!("Write {name} {what}{hint}, round {}, call {}", write.round.0, write.call.0)
         }
         DataMessage::WriteReply(call, WriteAnswer::Stored(_)) => {
             format!("WriteReply stored, call {}", call.0)
@@ -172,6 +172,7 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
         DataMessage::ScanReply(call, ScanAnswer::NotMine) => {
             format!("ScanReply not mine, call {}", call.0)
         }
+        DataMessage::Round(round) => format!("{round:?} of {partition}"),
     }
 }
 
@@ -214,5 +215,12 @@ pub(super) fn event(event: &Event, nodes: &[SimNode]) -> String {
         Event::ReplayDone(target, count) => {
             format!("has no hint left for {} ({count} delivered)", name(*target))
         }
+        Event::RoundOver(partition, count) => {
+            format!("ends a round of {partition}: {count} records are gone")
+        }
+        Event::RoundWaits(partition, members) => {
+            format!("has long waited in a round of {partition} for {members:?}")
+        }
+        Event::SetAside(partition) => format!("sets its copy of {partition} aside"),
     }
 }

@@ -23,6 +23,7 @@
 mod brain;
 mod checkers;
 mod clock;
+mod collection;
 #[cfg(test)]
 mod defects;
 mod describe;

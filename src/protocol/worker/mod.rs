@@ -19,6 +19,7 @@
 //! the placement changes.
 
 mod cells;
+mod collect;
 mod gather;
 mod get;
 mod hashing;
@@ -120,6 +121,7 @@ pub struct Worker {
     hints: hints::Hints,
     repairs: repair::Repairs,
     rebuilding: BTreeSet<(Partition, Key)>,
+    collect: collect::Collect,
 }
 
 /// Names an op under way within the worker.
@@ -155,6 +157,14 @@ enum Reading {
     Replay(NodeName),
     /// To learn at the start which records are being rebuilt.
     Markers,
+    /// To learn at the start where the rounds of each partition are.
+    Rounds(&'static [u8]),
+    /// To find dead records.
+    Sweep,
+    /// To see whether a hint of a partition is held.
+    Drain(Partition),
+    /// To set the copy of a partition aside.
+    Aside(Partition),
 }
 
 /// A question that a peer has not answered yet.
@@ -223,12 +233,14 @@ impl Worker {
             hints: hints::Hints::default(),
             repairs: repair::Repairs::default(),
             rebuilding: BTreeSet::new(),
+            collect: collect::Collect::default(),
             config,
         }
     }
 
     /// Takes one input; appends what is to be done, in order, to `out`.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        self.collect.latest = now.mono;
         match input {
             Input::Client { ticket, op, deadline, trace } => {
                 self.client(now, ticket, op, deadline, trace, out);
@@ -268,6 +280,9 @@ impl Worker {
             in_flight: self.ops.len() as u64,
             hints_held: held.count,
             hint_bytes: held.bytes,
+            rounds_open: self.collect.driven(),
+            round_age_micros_max: self.collect.age_micros_max(),
+            partitions_aside: self.collect.partitions_aside(),
             ..self.stats
         }
     }
@@ -289,15 +304,17 @@ impl Worker {
             DataMessage::Session(session) => {
                 self.session_opened(now, sender.from, partition, session, out);
             }
-            DataMessage::ReadReply(call, answer) => match self.answered(now, sender.from, call) {
-                Some(Purpose::Gather { op, ask }) => {
-                    self.gather_answered(now, op, ask, answer, out);
+            DataMessage::ReadReply(call, round, answer) => {
+                match self.answered(now, sender.from, call) {
+                    Some(Purpose::Gather { op, ask }) => {
+                        self.gather_answered(now, op, ask, round, answer, out);
+                    }
+                    Some(Purpose::Rebuild { op }) => {
+                        self.rebuild_answered(now, op, round, answer, out);
+                    }
+                    _ => {}
                 }
-                Some(Purpose::Rebuild { op }) => {
-                    self.rebuild_answered(now, op, answer, out);
-                }
-                _ => {}
-            },
+            }
             DataMessage::WriteReply(call, answer) => match self.answered(now, sender.from, call) {
                 Some(Purpose::Spread { op, ask }) => {
                     self.spread_answered(now, op, ask, answer, out);
@@ -318,6 +335,7 @@ impl Worker {
                     self.scan_answered(now, op, answer, out);
                 }
             }
+            DataMessage::Round(round) => self.round_heard(now, sender.from, partition, round, out),
         }
     }
 
@@ -351,6 +369,10 @@ impl Worker {
             Some(Reading::CountHints) => self.hints_counted(now, result, out),
             Some(Reading::Replay(target)) => self.replay_scanned(now, &target, result, out),
             Some(Reading::Markers) => self.markers_read(now, result, out),
+            Some(Reading::Rounds(prefix)) => self.rounds_read(now, prefix, result, out),
+            Some(Reading::Sweep) => self.swept(now, result, out),
+            Some(Reading::Drain(partition)) => self.drain_scanned(partition, result, out),
+            Some(Reading::Aside(partition)) => self.aside_scanned(now, partition, result, out),
             _ => {}
         }
     }
@@ -379,6 +401,7 @@ impl Worker {
         for (partition, key) in self.rebuilding.clone() {
             self.start_rebuild(now, partition, &key, out);
         }
+        self.start_collecting(now, out);
     }
 
     /// Whether the worker serves: it has a view, and knows what its store held at the start.
@@ -432,6 +455,8 @@ impl Worker {
                 Timer::Session(node, lane) => self.session_timer(now, node, lane, out),
                 Timer::Arrive => self.start_counting_hints(out),
                 Timer::Rebuild(partition, key) => self.start_rebuild(now, partition, &key, out),
+                Timer::Collect => self.sweep_due(now, out),
+                Timer::Round(partition) => self.round_due(now, partition, out),
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, ReadAnswer, ReadRequest};
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
-use crate::types::{Key, Now, Partition};
+use crate::types::{Key, Now, Partition, RoundNumber};
 
 /// Keys of [`Space::Meta`] under which lost records are marked: `prefix ‖ partition ‖ key`.
 const MARKER_PREFIX: &[u8] = b"rebuilding/";
@@ -24,7 +24,7 @@ const MARKER_BYTES_MAX: usize = 64 << 20;
 /// The rebuilding of one key: every other home is asked for all that it holds.
 #[derive(Debug)]
 pub(super) struct RebuildOp {
-    partition: Partition,
+    pub partition: Partition,
     key: Key,
     /// Homes that have not answered yet.
     missing: usize,
@@ -50,12 +50,14 @@ fn from_marker(marker: &Bytes) -> Option<(Partition, Key)> {
 impl Worker {
     /// Whether this node's copy of a key is not whole.
     pub(super) fn is_rebuilding(&self, partition: Partition, key: &Key) -> bool {
-        !self.rebuilding.is_empty() && self.rebuilding.contains(&(partition, key.clone()))
+        self.collect.is_aside(partition)
+            || (!self.rebuilding.is_empty() && self.rebuilding.contains(&(partition, key.clone())))
     }
 
     /// Whether any copy of a partition is not whole.
     pub(super) fn is_any_rebuilding(&self, partition: Partition) -> bool {
-        self.rebuilding.iter().any(|(lost, _)| *lost == partition)
+        self.collect.is_aside(partition)
+            || self.rebuilding.iter().any(|(lost, _)| *lost == partition)
     }
 
     /// What is stored in a cell is damaged.
@@ -124,10 +126,15 @@ impl Worker {
         &mut self,
         now: Now,
         op: OpKey,
+        round: RoundNumber,
         answer: ReadAnswer,
         out: &mut Vec<Effect>,
     ) {
         let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
+        // What was lost here is no longer there to outlive what an older answer brings back.
+        if round < self.collect.number(rebuild.partition) {
+            return self.rebuild_failed(now, op, out);
+        }
         let (partition, key) = (rebuild.partition, rebuild.key.clone());
         let record = match answer {
             ReadAnswer::Record(sealed) => sealed.open(partition, &key).ok(),
@@ -211,6 +218,6 @@ impl Worker {
         let lost = page.entries.iter().filter_map(|(key, _)| from_marker(key));
         let mine = lost.filter(|(p, _)| p.worker(self.config.workers) == self.config.index);
         self.rebuilding.extend(mine);
-        self.arrive(now, out);
+        self.start_reading_rounds(out);
     }
 }

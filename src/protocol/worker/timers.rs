@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Session(NodeId, u16),
     Rebuild(Partition, Key),
     Arrive,
+    Collect,
+    Round(Partition),
 }
 
 /// Names a timer, to take it back.
