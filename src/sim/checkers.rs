@@ -62,9 +62,7 @@ impl World {
             let merged = copies.merged();
             found.phantoms(key, &ops, &merged);
             for (home, held) in &copies.homes {
-                let at = self.names.get(home).copied().unwrap_or_default();
-                let known = self.observer.collected.known(at, key, Some(held.clone()));
-                let record = &known.unwrap_or_default();
+                let record = &self.observer.collected.known_everywhere(key, held);
                 found.acknowledged_dots(key, home, &ops, record);
                 found.additions(key, home, &ops, record);
                 found.superseded(key, home, &ops, record);

@@ -21,7 +21,9 @@ use crate::types::{Dot, Key};
 pub(super) struct Collected {
     /// From each disk.
     by_node: BTreeMap<(usize, Key), Record>,
-    /// Anywhere, and since when.
+    /// Of each key, everything that was collected anywhere. Every home held it when the round was opened.
+    by_key: BTreeMap<Key, Record>,
+    /// Each one, and since when.
     records: Vec<(Time, Key, Record)>,
 }
 
@@ -40,8 +42,20 @@ impl Collected {
         }
     }
 
+    /// What every home knows of a key that holds this.
+    pub(super) fn known_everywhere(&self, key: &Key, held: &Record) -> Record {
+        self.by_key.get(key).map_or_else(|| held.clone(), |gone| held.merge(gone))
+    }
+
+    /// Whether a write was seen by a record that was collected.
+    pub(super) fn covers(&self, key: &Key, dot: Dot) -> bool {
+        self.by_key.get(key).is_some_and(|gone| gone.seen().covers(dot))
+    }
+
     fn note(&mut self, time: Time, node: usize, key: &Key, record: &Record) {
         let gone = self.by_node.entry((node, key.clone())).or_default();
+        *gone = gone.merge(record);
+        let gone = self.by_key.entry(key.clone()).or_default();
         *gone = gone.merge(record);
         self.records.push((time, key.clone(), record.clone()));
     }

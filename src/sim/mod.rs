@@ -25,6 +25,8 @@ mod checkers;
 mod clock;
 mod collection;
 #[cfg(test)]
+mod collection_scenarios;
+#[cfg(test)]
 mod defects;
 mod describe;
 mod disk;
@@ -45,6 +47,6 @@ mod world;
 
 pub use self::observer::{Check, Violation};
 pub use self::run::{FAILURES_MAX, Report, RunOptions, RunStats, Summary, run, run_many};
-pub use self::scenario::{Begun, Scenario};
+pub use self::scenario::{Begun, KeptDisk, Scenario};
 pub use self::trace::TraceMode;
 pub use self::world::{Counts, Tap};

@@ -15,6 +15,8 @@ mod drain;
 mod drive;
 mod look;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -412,6 +414,13 @@ impl Worker {
         let same = record.seal(id.partition, &id.key).hash() == hash;
         if record.is_empty() || !(same || self.has(Defect::DiscardLateCopy)) {
             return self.cut_done(id.partition, out);
+        }
+        // The stamps of an actor's dots are kept above each other by the records that have seen them. With
+        // this one gone, its next dot might not be new: it may lie below those that were made over a clock
+        // that was far ahead.
+        let actor = self.tenures.get(&id.partition);
+        if actor.is_some_and(|&actor| record.seen().of(actor).is_some()) {
+            self.end_tenure(id.partition, "a record that it wrote was collected", out);
         }
         self.stats.records_collected += 1;
         let waiter = Waiter::Round(id.partition, Box::new(Durable::Cut));
