@@ -69,6 +69,13 @@ pub struct RecordHash(pub u128);
 )]
 pub struct CommitNumber(pub u64);
 
+/// The number of a round of collection of one partition; 0 before the first. What travels names the
+/// lowest that it was formed from.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct RoundNumber(pub u64);
+
 /// Counts the starts of one node; fsynced and raised before a node speaks.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,

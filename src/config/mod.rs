@@ -74,6 +74,8 @@ pub struct Settings {
     pub anti_entropy: AntiEntropy,
     /// `[scrub]`
     pub scrub: Scrub,
+    /// `[collection]`
+    pub collection: Collection,
     /// `[runtime]`
     pub runtime: Runtime,
     /// `[log]`
@@ -237,6 +239,15 @@ pub struct Scrub {
     pub bytes_per_second: u64,
 }
 
+/// How dead records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// How often they are looked for; zero: never.
+    pub interval: Duration,
+    /// The rest between two pages of looking.
+    pub rest: Duration,
+}
+
 /// How the process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
@@ -353,6 +364,8 @@ impl Settings {
                 .div_ceil(workers as u64),
             scrub_interval: micros(self.scrub.interval),
             scrub_bytes_per_second: self.scrub.bytes_per_second.div_ceil(workers as u64),
+            collect_interval: micros(self.collection.interval),
+            collect_rest: micros(self.collection.rest),
         }
     }
 
@@ -409,6 +422,10 @@ impl Settings {
             scrub: Scrub {
                 interval: duration(layers, "scrub.interval", seconds(60), seconds(366 * 86_400)),
                 bytes_per_second: rate(layers, "scrub.bytes_per_second"),
+            },
+            collection: Collection {
+                interval: duration(layers, "collection.interval", Duration::ZERO, seconds(604_800)),
+                rest: duration(layers, "collection.rest", Duration::ZERO, seconds(60)),
             },
             runtime: Runtime { threads: layers.number("runtime.threads", 0, 256) },
             log: Log {

@@ -81,6 +81,8 @@ impl Settings {
             ),
             ("scrub.interval", quoted(&duration_text(self.scrub.interval))),
             ("scrub.bytes_per_second", quoted(&size_text(self.scrub.bytes_per_second))),
+            ("collection.interval", quoted(&duration_text(self.collection.interval))),
+            ("collection.rest", quoted(&duration_text(self.collection.rest))),
             ("runtime.threads", self.runtime.threads.to_string()),
             ("log.level", quoted(&self.log.level)),
             ("log.format", quoted(format(self.log.format))),

@@ -612,6 +612,18 @@ impl<C> Host<C> {
             Event::TreeRebuilt(partition) => {
                 tracing::warn!(%partition, "a hash tree disagreed with the store, and was made anew");
             }
+            Event::RoundOver(partition, records) => {
+                tracing::debug!(%partition, records, "dead records were collected everywhere");
+            }
+            Event::RoundWaits(partition, members) => {
+                tracing::warn!(%partition, ?members, "a round of collection waits for these members");
+            }
+            Event::SetAside(partition) => {
+                tracing::error!(
+                    %partition,
+                    "a round of collection was closed without this copy: it is set aside"
+                );
+            }
         }
     }
 }
@@ -651,6 +663,11 @@ fn add(sum: &mut Stats, of: &Stats) {
         trees_unknown,
         trees_rebuilt,
         records_scrubbed,
+        rounds_opened,
+        rounds_over,
+        records_collected,
+        rounds_open,
+        round_age_micros_max,
     } = of;
     sum.gets += gets;
     sum.puts += puts;
@@ -676,4 +693,9 @@ fn add(sum: &mut Stats, of: &Stats) {
     sum.trees_unknown += trees_unknown;
     sum.trees_rebuilt += trees_rebuilt;
     sum.records_scrubbed += records_scrubbed;
+    sum.rounds_opened += rounds_opened;
+    sum.rounds_over += rounds_over;
+    sum.records_collected += records_collected;
+    sum.rounds_open += rounds_open;
+    sum.round_age_micros_max = sum.round_age_micros_max.max(*round_age_micros_max);
 }

@@ -75,6 +75,11 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         trees_unknown,
         trees_rebuilt,
         records_scrubbed,
+        rounds_opened,
+        rounds_over,
+        records_collected,
+        rounds_open,
+        round_age_micros_max,
     } = stats;
     page.counter("coterie_gets_total", "Reads answered.", gets);
     page.counter("coterie_puts_total", "Writes and deletes acknowledged.", puts);
@@ -117,6 +122,17 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     page.counter("coterie_trees_rebuilt_total", help, trees_rebuilt);
     let help = "Records that scrubs have read again and verified.";
     page.counter("coterie_records_scrubbed_total", help, records_scrubbed);
+    let help = "Rounds of collection that this node has opened, as the one that drives them.";
+    page.counter("coterie_collection_rounds_opened_total", help, rounds_opened);
+    let help = "Of those, rounds that every member has closed and applied.";
+    page.counter("coterie_collection_rounds_over_total", help, rounds_over);
+    let help = "Dead records of this node's own that collection has removed.";
+    page.counter("coterie_collection_records_total", help, records_collected);
+    let help = "Rounds of collection that this node drives now.";
+    page.gauge("coterie_collection_rounds_open", help, rounds_open);
+    let help = "For how long the oldest of them has been open; the log says for whom it waits.";
+    let age = *round_age_micros_max as f64 / 1e6;
+    page.gauge("coterie_collection_round_age_max_seconds", help, age);
 }
 
 /// What the committer has done.

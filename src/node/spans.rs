@@ -255,7 +255,7 @@ fn part(message: &DataMessage) -> Part {
         }
         DataMessage::Write(request) => Part::Question("peer write", request.call),
         DataMessage::Pass(pass) => Part::Question("peer coordinate", pass.call),
-        DataMessage::ReadReply(call, _) => Part::Answer(*call, true),
+        DataMessage::ReadReply(call, ..) => Part::Answer(*call, true),
         DataMessage::WriteReply(call, answer) => {
             Part::Answer(*call, matches!(answer, WriteAnswer::Stored(_)))
         }
@@ -267,7 +267,8 @@ fn part(message: &DataMessage) -> Part {
         | DataMessage::Scan(_)
         | DataMessage::ScanReply(..)
         | DataMessage::Sync(..)
-        | DataMessage::SyncReply(..) => Part::Other,
+        | DataMessage::SyncReply(..)
+        | DataMessage::Round(_) => Part::Other,
     }
 }
 

@@ -41,11 +41,19 @@ pub enum Defect {
     TreeBeforeCommit,
     /// Let a copy that is being rebuilt count toward R.
     CountRebuilding,
+    /// Collect dead records as soon as they are found, without a round.
+    CollectEarly,
+    /// Take in records of a round that is over.
+    AcceptOverRound,
+    /// Say that nothing older is held, and go on taking older hints.
+    ConfirmWithoutBarrier,
+    /// Apply a round to records that have changed since it was opened.
+    DiscardLateCopy,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -63,5 +71,9 @@ impl Defect {
         Self::SkipLeaf,
         Self::TreeBeforeCommit,
         Self::CountRebuilding,
+        Self::CollectEarly,
+        Self::AcceptOverRound,
+        Self::ConfirmWithoutBarrier,
+        Self::DiscardLateCopy,
     ];
 }

@@ -11,6 +11,7 @@ pub mod op;
 pub mod placement;
 pub mod quorum;
 pub mod record;
+pub mod rounds;
 pub mod step;
 pub mod tree;
 pub mod worker;

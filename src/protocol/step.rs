@@ -19,7 +19,7 @@ use super::op::{Failure, Op, Outcome};
 use super::placement::View;
 use super::quorum::Consistency;
 use super::record::Record;
-use crate::types::{Key, Mono, NodeId, Partition, Stamp, TraceContext};
+use crate::types::{Key, Mono, NodeId, NodeName, Partition, Stamp, TraceContext};
 
 /// One of the ordered maps of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -226,6 +226,12 @@ pub enum Event {
     SyncRefused(NodeId, &'static str),
     /// A partition's hash tree disagreed with the store, and was made anew from it.
     TreeRebuilt(Partition),
+    /// A round of collection that this node drives is over: so many records are gone everywhere.
+    RoundOver(Partition, u64),
+    /// A round of collection that this node drives has long waited for these members.
+    RoundWaits(Partition, Vec<NodeName>),
+    /// A round was closed that this node's copy of a partition never confirmed: the copy is set aside.
+    SetAside(Partition),
 }
 
 /// What a worker has done since its start.
@@ -279,6 +285,16 @@ pub struct Stats {
     pub trees_rebuilt: u64,
     /// Records that were read again and verified by scrubs.
     pub records_scrubbed: u64,
+    /// Rounds of collection opened by this node as their driver.
+    pub rounds_opened: u64,
+    /// Of those, rounds that all members have closed and applied.
+    pub rounds_over: u64,
+    /// Dead records of this node's own that were collected.
+    pub records_collected: u64,
+    /// Rounds that this node drives now.
+    pub rounds_open: u64,
+    /// For how long the oldest of them has been open, in microseconds; 0 if none is.
+    pub round_age_micros_max: u64,
 }
 
 /// What a worker is told of the configuration; durations in microseconds.
@@ -314,6 +330,10 @@ pub struct Tuning {
     pub scrub_interval: u64,
     /// Bytes a second that this worker reads for that; at least 1.
     pub scrub_bytes_per_second: u64,
+    /// How often partitions are looked through for dead records; 0: never.
+    pub collect_interval: u64,
+    /// How long to rest between two pages of that.
+    pub collect_rest: u64,
 }
 
 impl Default for Tuning {
@@ -334,6 +354,8 @@ impl Default for Tuning {
             rebuild_bytes_per_second: 128 << 20,
             scrub_interval: 7 * 86_400_000_000,
             scrub_bytes_per_second: 4 << 20,
+            collect_interval: 3_600_000_000,
+            collect_rest: 100_000,
         }
     }
 }

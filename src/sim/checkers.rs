@@ -66,7 +66,8 @@ impl World {
             };
             let merged = copies.merged();
             found.phantoms(key, &ops, &merged);
-            for (home, record) in &copies.homes {
+            for (home, held) in &copies.homes {
+                let record = &self.observer.collected.known_everywhere(key, held);
                 found.acknowledged_dots(key, home, &ops, record);
                 found.additions(key, home, &ops, record);
                 found.superseded(key, home, &ops, record);
@@ -79,6 +80,7 @@ impl World {
             }
         }
         self.count_writes(&mut found);
+        self.judge_collected();
         for (check, what) in found.list {
             self.observer.violate(check, found.time, what);
         }

@@ -9,7 +9,7 @@ const BUDGET: u64 = 300;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {
-    use Check::{C1, C2, C3, C6, C8, D1, D2, D3, P, S, Z};
+    use Check::{C1, C2, C3, C6, C7, C8, D1, D2, D3, P, S, Z};
     match defect {
         Defect::AckBeforeFsync | Defect::AckEqualMergeEarly | Defect::CountNodeTwice => &[Z],
         Defect::KeepActorAfterRestart => &[C2, C3],
@@ -22,6 +22,8 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::ScanFirstHome => &[S],
         Defect::SkipLeaf | Defect::TreeBeforeCommit => &[C6],
         Defect::CountRebuilding => &[C1, C2, C3, C8, S],
+        Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
+        Defect::DiscardLateCopy => &[C1, C2, C3, D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }

@@ -121,7 +121,7 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
             let known = if read.known.is_some() { ", if not as here" } else { "" };
             format!("Read {name}{hint}{known}, call {}", read.call.0)
         }
-        DataMessage::ReadReply(call, answer) => {
+        DataMessage::ReadReply(call, round, answer) => {
             let said = match answer {
                 ReadAnswer::Record(sealed) => {
                     format!("a record of {} bytes", sealed_len(sealed))
@@ -133,12 +133,12 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
                 | ReadAnswer::NotMine
                 | ReadAnswer::Rebuilding => format!("{answer:?}"),
             };
-            format!("ReadReply {said}, call {}", call.0)
+            format!("ReadReply {said}, round {}, call {}", round.0, call.0)
         }
         DataMessage::Write(write) => {
             let (name, hint) = (key(&write.key), hint_for(write.hint_for.as_ref()));
             let what = sealed(&write.record, partition, &write.key);
-            format!("Write {name} {what}{hint}, call {}", write.call.0)
+            format!("Write {name} {what}{hint}, round {}, call {}", write.round.0, write.call.0)
         }
         DataMessage::WriteReply(call, WriteAnswer::Stored(_)) => {
             format!("WriteReply stored, call {}", call.0)
@@ -178,6 +178,7 @@ fn data_message(partition: Partition, message: &DataMessage) -> String {
         DataMessage::SyncReply(call, answer) => {
             format!("SyncReply {partition} {}, call {}", sync_answer(answer), call.0)
         }
+        DataMessage::Round(round) => format!("{round:?} of {partition}"),
     }
 }
 
@@ -189,7 +190,7 @@ fn ask(ask: &SyncAsk) -> String {
             let end = range.end.as_ref().map_or("the end".into(), key);
             format!("{} keys in {:x} up to {end}", range.held.len(), range.leaves.0)
         }
-        SyncAsk::Push(records) => format!("push {}", keys(records)),
+        SyncAsk::Push(_, records) => format!("push {}", keys(records)),
         SyncAsk::Key(lost) => format!("lost {}", key(lost)),
     }
 }
@@ -201,7 +202,7 @@ fn sync_answer(answer: &SyncAnswer) -> String {
         SyncAnswer::Page(page) => {
             format!("{}, wants {} keys", keys(&page.records), page.wanted.len())
         }
-        SyncAnswer::Key(held) => if held.is_some() { "a record" } else { "nothing" }.into(),
+        SyncAnswer::Key(_, held) => if held.is_some() { "a record" } else { "nothing" }.into(),
         SyncAnswer::Equal | SyncAnswer::Stored | SyncAnswer::NotNow | SyncAnswer::NotMine => {
             format!("{answer:?}")
         }
@@ -255,5 +256,12 @@ pub(super) fn event(event: &Event, nodes: &[SimNode]) -> String {
         Event::PartitionRebuilt(partition) => format!("has rebuilt {partition}"),
         Event::SyncRefused(peer, why) => format!("ends a comparison with {}: {why}", name(*peer)),
         Event::TreeRebuilt(partition) => format!("replaces its tree of {partition}"),
+        Event::RoundOver(partition, count) => {
+            format!("ends a round of {partition}: {count} records are gone")
+        }
+        Event::RoundWaits(partition, members) => {
+            format!("has long waited in a round of {partition} for {members:?}")
+        }
+        Event::SetAside(partition) => format!("sets its copy of {partition} aside"),
     }
 }

@@ -85,10 +85,13 @@ pub(super) enum Progress {
     Failed,
 }
 
+/// Everything that a disk holds, by map.
+pub(super) type Spaces = [BTreeMap<Bytes, Bytes>; 3];
+
 /// The disk of one node.
 #[derive(Clone, Debug)]
 pub(super) struct Disk {
-    spaces: [BTreeMap<Bytes, Bytes>; 3],
+    spaces: Spaces,
     queue: VecDeque<Pending>,
     group: Vec<Pending>,
     phase: Phase,
@@ -341,6 +344,16 @@ impl Disk {
             page.entries.push((key.clone(), value.clone()));
         }
         page
+    }
+
+    /// What it holds.
+    pub(super) fn keep(&self) -> Spaces {
+        self.spaces.clone()
+    }
+
+    /// It holds what it once held.
+    pub(super) fn set_back(&mut self, spaces: Spaces) {
+        self.spaces = spaces;
     }
 
     /// Everything in a map, for checkers.

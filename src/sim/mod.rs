@@ -23,6 +23,9 @@
 mod brain;
 mod checkers;
 mod clock;
+mod collection;
+#[cfg(test)]
+mod collection_scenarios;
 #[cfg(test)]
 mod defects;
 mod describe;
@@ -49,6 +52,6 @@ mod world;
 
 pub use self::observer::{Check, Violation};
 pub use self::run::{FAILURES_MAX, Report, RunOptions, RunStats, Summary, run, run_many};
-pub use self::scenario::{Begun, Scenario};
+pub use self::scenario::{Begun, KeptDisk, Scenario};
 pub use self::trace::TraceMode;
 pub use self::world::{Counts, Tap};

@@ -18,6 +18,7 @@ use super::describe;
 use super::disk::{Disk, Progress, Source};
 use super::disks::Snapshot;
 use super::world::{Asked, Event, World};
+use crate::protocol;
 use crate::protocol::control::ControlInput;
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
@@ -368,6 +369,8 @@ impl World {
                 }
             }
             Effect::Event(event) => {
+                self.counts.rounds +=
+                    u64::from(matches!(event, protocol::step::Event::RoundOver(..)));
                 self.trace.say(self.time, Some(at), || describe::event(&event, &self.nodes));
             }
         }
@@ -483,6 +486,7 @@ impl World {
         for change in &applied {
             self.observer.durable(self.time, &self.nodes, &self.names, at, change);
         }
+        self.counts.collected = self.observer.collected.count();
     }
 
     fn asked(&self, node: usize, worker: usize, token: Token) -> Asked {

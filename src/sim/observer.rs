@@ -6,7 +6,8 @@
 //! - **Z**: an acknowledged write is durable on W distinct nodes in W distinct home slots when
 //!   the acknowledgement leaves;
 //! - **C3**, first half: one dot never has two contents, anywhere, ever;
-//! - **D1**: what is durable of a record only grows: a new state contains the old one;
+//! - **D1**: what is durable of a record only grows: a new state contains the old one, or the record was
+//!   dead and is collected (C7: see [`super::collection`]);
 //! - **D2**: a hint is removed only when its target durably holds everything in it;
 //! - **D3**: a commit's clock is never below what the process recovered at its start;
 //! - **P**: one attempt of a request makes one write at most (judged at the end);
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::clock::Time;
+use super::collection::Collected;
 use super::describe;
 use super::disk::Applied;
 use super::node::SimNode;
@@ -49,6 +51,8 @@ pub enum Check {
     C5,
     /// Convergence in bounded time.
     C6,
+    /// What was collected stays gone.
+    C7,
     /// Sessions: strict reads see what strict requests have shown or acknowledged.
     C8,
     /// Scans: in order, nothing that nobody wrote, and what R + W > N promises.
@@ -107,6 +111,7 @@ pub(super) struct Observer {
     /// Nodes whose whole disk was lost: what they had acknowledged may be gone with it.
     lost: BTreeSet<usize>,
     violations: Vec<Violation>,
+    pub(super) collected: Collected,
 }
 
 impl Place {
@@ -147,6 +152,7 @@ impl Observer {
             ever_damaged: BTreeSet::new(),
             lost: BTreeSet::new(),
             violations: Vec::new(),
+            collected: Collected::default(),
         }
     }
 
@@ -260,10 +266,15 @@ impl Observer {
         if grows || was_damaged {
             return;
         }
+        if after.is_none() && self.is_collected(time, nodes, node, &place, &before) {
+            return;
+        }
+        let known_at =
+            |at: usize| self.collected.known(at, &place.key, held_at(&nodes[at], &place.own()));
         let name = describe::key(&place.key);
         match (&place.hint_for, &after) {
             (Some(target), None) => {
-                let stored = names.get(target).and_then(|&at| held_at(&nodes[at], &place.own()));
+                let stored = names.get(target).and_then(|&at| known_at(at));
                 // What the target had acknowledged may have been damaged on its disk since.
                 let damaged = names.get(target).is_some_and(|&at| {
                     self.lost.contains(&at) || self.ever_damaged.contains(&(at, place.key.clone()))
@@ -287,7 +298,7 @@ impl Observer {
                 if at_target.is_some_and(|at| self.lost.contains(at)) {
                     return;
                 }
-                let at_target = at_target.and_then(|&at| held_at(&nodes[at], &place.own()));
+                let at_target = at_target.and_then(|&at| known_at(at));
                 if !at_target.is_some_and(|record| record.contains(&before)) {
                     let before = describe::record(&before);
                     let what = format!(
@@ -336,12 +347,16 @@ impl Observer {
             tally.ack(slot, nodes[holder].id);
         }
         for (slot, home) in self.homes(partition).into_iter().enumerate() {
-            for holder in nodes {
+            for (at, holder) in nodes.iter().enumerate() {
                 let hint_for = (holder.name != home).then(|| home.clone());
                 let place = Place { hint_for, partition, key: op.key.clone() };
                 let covers = |record: &Record| record.seen().covers(receipt.dot);
                 let counts = !op.strict || place.hint_for.is_none();
-                if counts && held_at(holder, &place).as_ref().is_some_and(covers) {
+                let mut held = held_at(holder, &place);
+                if place.hint_for.is_none() {
+                    held = self.collected.known(at, &op.key, held);
+                }
+                if counts && held.as_ref().is_some_and(covers) {
                     tally.ack(slot, holder.id);
                 }
             }

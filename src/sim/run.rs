@@ -431,17 +431,25 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let nodes = rng.random_range(3..=7);
     let replicas = if nodes >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
     let recent_bytes_max = *[0, 700, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
+    let partitions = *[4, 16, 64].get(rng.random_range(0..3)).unwrap_or(&16);
+    let workers = rng.random_range(1..=2);
+    let control = rng.random_ratio(1, 2);
+    let every = [0, 300_000, 1_000_000, 3_000_000];
+    let collect_interval = *every.get(rng.random_range(0..4)).unwrap_or(&0);
+    let collect_rest = rng.random_range(100..=20_000);
     WorldConfig {
         seed,
         nodes,
         replicas,
-        partitions: *[4, 16, 64].get(rng.random_range(0..3)).unwrap_or(&16),
-        workers: rng.random_range(1..=2),
-        control: rng.random_ratio(1, 2),
+        partitions,
+        workers,
+        control,
         tuning: Tuning {
             recent_bytes_max,
             sync_interval: ROUND,
             scrub_interval: SCRUB,
+            collect_interval,
+            collect_rest,
             ..Tuning::default()
         },
         trace: options.trace,
@@ -458,6 +466,8 @@ impl RunStats {
         self.counts.deliveries += other.counts.deliveries;
         self.counts.commits += other.counts.commits;
         self.counts.starts += other.counts.starts;
+        self.counts.rounds += other.counts.rounds;
+        self.counts.collected += other.counts.collected;
         self.ops += other.ops;
         self.acknowledged += other.acknowledged;
         self.reads += other.reads;
@@ -503,7 +513,7 @@ impl fmt::Display for RunStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} ops: {} writes acknowledged ({} overwritten as the policy says), {} reads, {} failed, {} of unknown outcome; {} messages, {} commits, {} starts, {} events in {} s of virtual time",
+            "{} ops: {} writes acknowledged ({} overwritten as the policy says), {} reads, {} failed, {} of unknown outcome; {} messages, {} commits, {} rounds of collection over, {} dead records collected, {} starts, {} events in {} s of virtual time",
             self.ops,
             self.acknowledged,
             self.overwritten,
@@ -512,6 +522,8 @@ impl fmt::Display for RunStats {
             self.unknown,
             self.counts.messages,
             self.counts.commits,
+            self.counts.rounds,
+            self.counts.collected,
             self.counts.starts,
             self.counts.events,
             self.virtual_micros / SECOND

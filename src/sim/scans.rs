@@ -160,7 +160,8 @@ impl World {
         }
         let shown = page.entries.binary_search_by(|entry| entry.0.cmp(op.key())).ok();
         let record = shown.map(|at| &page.entries[at].1);
-        if record.is_some_and(|record| record.seen().covers(receipt.dot)) {
+        let known = record.is_some_and(|record| record.seen().covers(receipt.dot));
+        if known || self.observer.collected.covers(op.key(), receipt.dot) {
             return None;
         }
         Some(format!(

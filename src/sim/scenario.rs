@@ -20,9 +20,10 @@ use super::observer::{Place, Violation, held_at};
 use super::trace::TraceMode;
 use super::world::{Event, Notice, Tap, World, WorldConfig};
 use crate::protocol::message::DataMessage;
-use crate::protocol::op::{Op, Outcome};
+use crate::protocol::op::{Action, Op, Outcome, Put};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::Record;
+use crate::protocol::rounds::Rounds;
 use crate::protocol::step::{Space, Tuning};
 use crate::types::{Dot, Key, NodeId};
 
@@ -41,6 +42,10 @@ pub struct Scenario {
     keys: std::collections::BTreeSet<Key>,
 }
 
+/// What a disk held at some time.
+#[derive(Clone, Debug)]
+pub struct KeptDisk(super::disk::Spaces);
+
 /// An op that a script has begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Begun(usize);
@@ -55,34 +60,49 @@ impl Scenario {
     /// The same with other bounds.
     #[must_use]
     pub fn with_tuning(nodes: usize, tuning: Tuning) -> Self {
-        Self::made(nodes, tuning, false, COMES_UP)
+        Self::made(Self::plan(nodes, tuning))
     }
 
     /// The same with real control cores: the cluster has been founded.
     #[must_use]
     pub fn governed(nodes: usize) -> Self {
-        Self::made(nodes, Tuning::default(), true, IS_FOUNDED)
+        Self::made(WorldConfig { control: true, ..Self::plan(nodes, Tuning::default()) })
     }
 
-    fn made(nodes: usize, tuning: Tuning, control: bool, ready: Time) -> Self {
-        let mut world = World::new(WorldConfig {
+    /// The same, in which the cores make a mistake.
+    #[cfg(test)]
+    pub(super) fn with_defect(
+        nodes: usize,
+        tuning: Tuning,
+        defect: Option<crate::protocol::defect::Defect>,
+    ) -> Self {
+        Self::made(WorldConfig { defect, ..Self::plan(nodes, tuning) })
+    }
+
+    fn plan(nodes: usize, tuning: Tuning) -> WorldConfig {
+        WorldConfig {
             seed: 1,
             nodes,
             replicas: 3,
             partitions: 16,
             workers: 1,
-            control,
+            control: false,
             tuning,
             trace: TraceMode::Lines,
             #[cfg(any(test, feature = "seeded-defects"))]
             defect: None,
-        });
+        }
+    }
+
+    fn made(config: WorldConfig) -> Self {
+        let (nodes, control) = (config.nodes, config.control);
+        let mut world = World::new(config);
         (0..nodes).for_each(|node| world.start(node));
         if control {
             world.begin_streams();
         }
         let mut scenario = Self { world, keys: std::collections::BTreeSet::new() };
-        scenario.run_until(ready);
+        scenario.run_until(if control { IS_FOUNDED } else { COMES_UP });
         scenario
     }
 
@@ -324,6 +344,17 @@ impl Scenario {
         }
     }
 
+    /// Deletes a key at QUORUM, without a context; the tombstone's dot if it was acknowledged.
+    pub fn delete(&mut self, via: usize, key: &str) -> Option<Dot> {
+        let put = Put { value: None, ttl_ms: None, context: None, request: None };
+        let (key, action) = (self.place(key).key, Action::Put(put));
+        let op = Op { key, consistency: Consistency::Quorum, strict: false, action };
+        match self.ask(via, op) {
+            Outcome::Written(receipt) => Some(receipt.dot),
+            Outcome::Read(_) | Outcome::Failed(_) => None,
+        }
+    }
+
     /// Reads a key: its visible values, the last writer's last; none if it could not be read.
     pub fn get(&mut self, via: usize, key: &str, consistency: Consistency) -> Option<Vec<String>> {
         let key = self.place(key).key;
@@ -340,6 +371,40 @@ impl Scenario {
     #[must_use]
     pub fn stored(&self, node: usize, key: &str) -> Option<Record> {
         held_at(&self.world.nodes[node], &self.place(key))
+    }
+
+    /// The number of the last round of collection that a node has closed for a key's partition.
+    #[must_use]
+    pub fn closed_round(&self, node: usize, key: &str) -> u64 {
+        let mut stored = b"rounds/".to_vec();
+        stored.extend_from_slice(&self.place(key).partition.0.to_be_bytes());
+        let stored = self.world.nodes[node].disk.read(Space::Meta, &stored);
+        let rounds = stored.and_then(|stored| Rounds::decode(stored).ok());
+        rounds.map_or(0, |rounds| rounds.closed.0)
+    }
+
+    /// What a node's disk holds now, to be put back later.
+    #[must_use]
+    pub fn keep_disk(&self, node: usize) -> KeptDisk {
+        KeptDisk(self.world.nodes[node].disk.keep())
+    }
+
+    /// Sets a node's disk back to what it held; its commits go on counting, so that nobody notices.
+    pub fn set_disk_back(&mut self, node: usize, kept: KeptDisk) {
+        self.world.nodes[node].disk.set_back(kept.0);
+    }
+
+    /// Whether two keys lie in one partition.
+    #[must_use]
+    pub fn same_partition(&self, one: &str, other: &str) -> bool {
+        self.place(one).partition == self.place(other).partition
+    }
+
+    /// How many entries a node has set aside.
+    #[must_use]
+    pub fn set_aside(&self, node: usize) -> usize {
+        let meta = self.world.nodes[node].disk.entries(Space::Meta);
+        meta.filter(|(key, _)| key.starts_with(b"aside/")).count()
     }
 
     /// The hint that a node durably holds of a key for a home.

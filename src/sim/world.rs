@@ -150,6 +150,10 @@ pub struct Counts {
     pub commits: u64,
     /// Processes started.
     pub starts: u64,
+    /// Rounds of collection that are over.
+    pub rounds: u64,
+    /// Dead records that have left a disk.
+    pub collected: u64,
 }
 
 /// Everything that there is.

@@ -19,26 +19,30 @@
 //! How two homes compare what they hold is drawn in `sync`.
 //!
 //! A message is lost, duplicated, delayed or reordered at will: nothing here relies on the
-//! stream it travels on. Records travel sealed, whole. The envelope carries a format version,
+//! stream it travels on. Records travel sealed, whole, each with the lowest round of collection that it
+//! was formed from (see [`super::rounds`]). The envelope carries a format version,
 //! the sender's placement, its highest synced commit number and a trace context; a node that
 //! cannot read an envelope drops it and counts it.
 
+mod round;
 mod sync;
 mod wire;
 
 use bytes::Bytes;
 
+pub use self::round::RoundMessage;
 pub use self::sync::{SyncAnswer, SyncAsk, SyncDifference, SyncRange};
 use super::codec::DecodeError;
 use super::op::{Outcome, Put};
 use super::quorum::Consistency;
 use super::record::{Content, Record, Sealed, Sibling, VersionVector};
 use crate::types::{
-    Boot, CommitNumber, Dot, Key, Mono, NodeId, NodeName, Partition, RecordHash, TraceContext,
+    Boot, CommitNumber, Dot, Key, Mono, NodeId, NodeName, Partition, RecordHash, RoundNumber,
+    TraceContext,
 };
 
 /// The version of the envelope and of every message in it.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 
 /// A placement version as requests and trackers name it: never a bare number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -82,8 +86,8 @@ pub enum Message {
 pub enum DataMessage {
     /// What do you hold of this key?
     Read(ReadRequest),
-    /// The answer.
-    ReadReply(CallId, ReadAnswer),
+    /// The answer, and the round that it was read in.
+    ReadReply(CallId, RoundNumber, ReadAnswer),
     /// Merge this record, as yours or as a hint.
     Write(WriteRequest),
     /// The answer, after the commit.
@@ -104,6 +108,8 @@ pub enum DataMessage {
     Sync(CallId, SyncAsk),
     /// The answer.
     SyncReply(CallId, SyncAnswer),
+    /// Of a round of collection.
+    Round(RoundMessage),
 }
 
 /// A question for what a replica holds durably of a key.
@@ -178,6 +184,8 @@ pub struct WriteRequest {
     pub record: Sealed,
     /// If set, the receiver keeps it as a hint for this home.
     pub hint_for: Option<NodeName>,
+    /// The lowest round that the record was formed from.
+    pub round: RoundNumber,
 }
 
 /// What became of a record that was sent.
@@ -202,6 +210,8 @@ pub enum Refusal {
     Store,
     /// Too much is queued.
     Overloaded,
+    /// The record was formed from a round that is over for the receiver.
+    RoundOver,
 }
 
 /// A wish to pass requests.
@@ -274,6 +284,8 @@ pub enum ScanAnswer {
         entries: Vec<(Key, Sealed)>,
         /// Whether nothing is left behind the last.
         done: bool,
+        /// The round that it was read in.
+        round: RoundNumber,
     },
     /// No answer: not a home of this partition, or not able to read it all.
     NotMine,

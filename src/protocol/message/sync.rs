@@ -22,7 +22,7 @@ use super::wire::{decode_key, decode_sealed, encode_sealed, list, option};
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::record::Sealed;
 use crate::protocol::tree::{LeafSet, Tree};
-use crate::types::{Key, Partition, RecordHash};
+use crate::types::{Key, Partition, RecordHash, RoundNumber};
 
 /// A question of one home to another, about the envelope's partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +33,8 @@ pub enum SyncAsk {
     Leaves,
     /// Here is what I hold of a range: what do you hold that differs, and what do you lack?
     Page(SyncRange),
-    /// Merge these records, as yours.
-    Push(Vec<(Key, Sealed)>),
+    /// Merge these records, of this round or a later one, as yours.
+    Push(RoundNumber, Vec<(Key, Sealed)>),
     /// What do you hold of this key, whole or not? Asked by a home that has lost its copy.
     Key(Key),
 }
@@ -42,6 +42,8 @@ pub enum SyncAsk {
 /// What a home holds of a range of keys, in some leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncRange {
+    /// The round that the asker's copy is of.
+    pub round: RoundNumber,
     /// Only keys in these leaves are meant.
     pub leaves: LeafSet,
     /// The range begins behind this key; empty: at the start.
@@ -65,8 +67,8 @@ pub enum SyncAnswer {
     Page(SyncDifference),
     /// All that was pushed is durable.
     Stored,
-    /// What I hold of the key; none: nothing.
-    Key(Option<Sealed>),
+    /// What I hold of the key, and the round that my copy is of; none: nothing.
+    Key(RoundNumber, Option<Sealed>),
     /// Not now: my tree is not known yet, I am busy, or my store did not take or tell it.
     NotNow,
     /// I am no home of this partition in the placement that you name.
@@ -76,6 +78,8 @@ pub enum SyncAnswer {
 /// How the answerer differs in a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncDifference {
+    /// The round that the answerer's copy is of.
+    pub round: RoundNumber,
     /// How far the answer goes: this key, or all of what was asked.
     pub end: Option<Key>,
     /// What it holds and the asker does not, whole, in order of key.
@@ -94,6 +98,7 @@ pub(super) fn encode_ask(call: CallId, ask: &SyncAsk, out: &mut impl Write) {
         SyncAsk::Leaves => out.put_u8(2),
         SyncAsk::Page(range) => {
             out.put_u8(3);
+            out.varint(range.round.0);
             out.put_u64_le(range.leaves.0);
             out.bytes(&range.after);
             encode_end(range.end.as_ref(), out);
@@ -103,8 +108,9 @@ pub(super) fn encode_ask(call: CallId, ask: &SyncAsk, out: &mut impl Write) {
                 out.put_u128_le(hash.0);
             }
         }
-        SyncAsk::Push(records) => {
+        SyncAsk::Push(round, records) => {
             out.put_u8(4);
+            out.varint(round.0);
             encode_records(records, out);
         }
         SyncAsk::Key(key) => {
@@ -120,12 +126,13 @@ pub(super) fn decode_ask(r: &mut Reader) -> Result<(CallId, SyncAsk), DecodeErro
         1 => SyncAsk::Fold(r.u128()?),
         2 => SyncAsk::Leaves,
         3 => SyncAsk::Page(SyncRange {
+            round: RoundNumber(r.varint()?),
             leaves: LeafSet(r.u64()?),
             after: r.bytes()?,
             end: option(r, decode_key)?,
             held: list(r, 18, |r| Ok((decode_key(r)?, RecordHash(r.u128()?))))?,
         }),
-        4 => SyncAsk::Push(decode_records(r)?),
+        4 => SyncAsk::Push(RoundNumber(r.varint()?), decode_records(r)?),
         5 => SyncAsk::Key(decode_key(r)?),
         _ => return Err(DecodeError::Malformed("question of a home")),
     };
@@ -150,14 +157,16 @@ pub(super) fn encode_answer(call: CallId, answer: &SyncAnswer, out: &mut impl Wr
         }
         SyncAnswer::Page(page) => {
             out.put_u8(4);
+            out.varint(page.round.0);
             encode_end(page.end.as_ref(), out);
             encode_records(&page.records, out);
             out.varint(page.wanted.len() as u64);
             page.wanted.iter().for_each(|key| out.bytes(key.bytes()));
         }
         SyncAnswer::Stored => out.put_u8(5),
-        SyncAnswer::Key(held) => {
+        SyncAnswer::Key(round, held) => {
             out.put_u8(6);
+            out.varint(round.0);
             out.bool(held.is_some());
             if let Some(held) = held {
                 encode_sealed(held, out);
@@ -175,12 +184,13 @@ pub(super) fn decode_answer(r: &mut Reader) -> Result<(CallId, SyncAnswer), Deco
         2 => SyncAnswer::Roots(list(r, 18, |r| Ok((Partition(r.u16()?), r.u128()?)))?),
         3 => SyncAnswer::Leaves(Tree::decode(r)?),
         4 => SyncAnswer::Page(SyncDifference {
+            round: RoundNumber(r.varint()?),
             end: option(r, decode_key)?,
             records: decode_records(r)?,
             wanted: list(r, 2, decode_key)?,
         }),
         5 => SyncAnswer::Stored,
-        6 => SyncAnswer::Key(option(r, decode_sealed)?),
+        6 => SyncAnswer::Key(RoundNumber(r.varint()?), option(r, decode_sealed)?),
         7 => SyncAnswer::NotNow,
         8 => SyncAnswer::NotMine,
         _ => return Err(DecodeError::Malformed("answer of a home")),
@@ -216,18 +226,19 @@ pub(super) fn samples(key: &Key, sealed: &Sealed) -> Vec<super::DataMessage> {
     let mut tree = Tree::default();
     tree.change(key, None, Some(sealed.hash()));
     let range = SyncRange {
+        round: RoundNumber(4),
         leaves: LeafSet(5),
         after: Bytes::from_static(b"a"),
         end: Some(key.clone()),
         held: vec![(key.clone(), sealed.hash())],
     };
-    let difference =
-        SyncDifference { end: None, records: records.clone(), wanted: vec![key.clone()] };
+    let (round, wanted) = (RoundNumber(300), vec![key.clone()]);
+    let difference = SyncDifference { round, end: None, records: records.clone(), wanted };
     let asks = [
         SyncAsk::Fold(1),
         SyncAsk::Leaves,
         SyncAsk::Page(range),
-        SyncAsk::Push(records),
+        SyncAsk::Push(round, records),
         SyncAsk::Key(key.clone()),
     ];
     let answers = [
@@ -236,8 +247,8 @@ pub(super) fn samples(key: &Key, sealed: &Sealed) -> Vec<super::DataMessage> {
         SyncAnswer::Leaves(tree),
         SyncAnswer::Page(difference),
         SyncAnswer::Stored,
-        SyncAnswer::Key(Some(sealed.clone())),
-        SyncAnswer::Key(None),
+        SyncAnswer::Key(round, Some(sealed.clone())),
+        SyncAnswer::Key(round, None),
         SyncAnswer::NotNow,
         SyncAnswer::NotMine,
     ];

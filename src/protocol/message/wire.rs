@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::{
     CallId, DataMessage, Envelope, FORMAT, Known, Message, OpenSession, PartialRecord,
-    PartialSibling, Pass, PassAnswer, PlacementTag, ReadAnswer, ReadRequest, Refusal, ScanAnswer,
-    ScanRequest, Session, WriteAnswer, WriteRequest, sync,
+    PartialSibling, Pass, PassAnswer, PlacementTag, ReadAnswer, ReadRequest, Refusal, RoundMessage,
+    ScanAnswer, ScanRequest, Session, WriteAnswer, WriteRequest, sync,
 };
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::context::ContextError;
@@ -14,7 +14,7 @@ use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Sealed, Sibling, VersionVector};
 use crate::types::{
     Actor, Boot, CommitNumber, Dot, Key, Mono, NodeId, NodeName, Partition, RecordHash, RequestId,
-    Stamp, TraceContext,
+    RoundNumber, Stamp, TraceContext,
 };
 
 impl Envelope {
@@ -80,9 +80,10 @@ fn encode_data(message: &DataMessage, out: &mut impl Write) {
             out.put_u8(1);
             encode_read(read, out);
         }
-        DataMessage::ReadReply(call, answer) => {
+        DataMessage::ReadReply(call, round, answer) => {
             out.put_u8(2);
             out.put_u64_le(call.0);
+            out.varint(round.0);
             encode_read_answer(answer, out);
         }
         DataMessage::Write(write) => {
@@ -90,6 +91,7 @@ fn encode_data(message: &DataMessage, out: &mut impl Write) {
             out.put_u64_le(write.call.0);
             out.bytes(write.key.bytes());
             encode_name(write.hint_for.as_ref(), out);
+            out.varint(write.round.0);
             encode_sealed(&write.record, out);
         }
         DataMessage::WriteReply(call, answer) => {
@@ -135,17 +137,26 @@ fn encode_data(message: &DataMessage, out: &mut impl Write) {
             out.put_u8(12);
             sync::encode_answer(*call, answer, out);
         }
+        DataMessage::Round(round) => {
+            out.put_u8(13);
+            round.encode(out);
+        }
     }
 }
 
 fn decode_data(r: &mut Reader) -> Result<DataMessage, DecodeError> {
     Ok(match r.u8()? {
         1 => DataMessage::Read(decode_read(r)?),
-        2 => DataMessage::ReadReply(CallId(r.u64()?), decode_read_answer(r)?),
+        2 => DataMessage::ReadReply(
+            CallId(r.u64()?),
+            RoundNumber(r.varint()?),
+            decode_read_answer(r)?,
+        ),
         3 => DataMessage::Write(WriteRequest {
             call: CallId(r.u64()?),
             key: decode_key(r)?,
             hint_for: option(r, decode_name)?,
+            round: RoundNumber(r.varint()?),
             record: decode_sealed(r)?,
         }),
         4 => DataMessage::WriteReply(CallId(r.u64()?), decode_write_answer(r)?),
@@ -171,6 +182,7 @@ fn decode_data(r: &mut Reader) -> Result<DataMessage, DecodeError> {
             let (call, answer) = sync::decode_answer(r)?;
             DataMessage::SyncReply(call, answer)
         }
+        13 => DataMessage::Round(RoundMessage::decode(r)?),
         _ => return Err(DecodeError::Malformed("message")),
     })
 }
@@ -247,8 +259,9 @@ fn decode_pass_answer(r: &mut Reader) -> Result<PassAnswer, DecodeError> {
 fn encode_scan_answer(answer: &ScanAnswer, out: &mut impl Write) {
     match answer {
         ScanAnswer::NotMine => out.put_u8(0),
-        ScanAnswer::Page { entries, done } => {
+        ScanAnswer::Page { entries, done, round } => {
             out.put_u8(1);
+            out.varint(round.0);
             out.varint(entries.len() as u64);
             for (key, record) in entries {
                 out.bytes(key.bytes());
@@ -263,6 +276,7 @@ fn decode_scan_answer(r: &mut Reader) -> Result<ScanAnswer, DecodeError> {
     Ok(match r.u8()? {
         0 => ScanAnswer::NotMine,
         1 => ScanAnswer::Page {
+            round: RoundNumber(r.varint()?),
             entries: list(r, 6, |r| Ok((decode_key(r)?, decode_sealed(r)?)))?,
             done: r.bool()?,
         },
@@ -487,8 +501,14 @@ pub(super) fn list<T>(
 }
 
 impl Refusal {
-    const ALL: [Self; 5] =
-        [Self::NotMine, Self::HintsFull, Self::PlacementOld, Self::Store, Self::Overloaded];
+    const ALL: [Self; 6] = [
+        Self::NotMine,
+        Self::HintsFull,
+        Self::PlacementOld,
+        Self::Store,
+        Self::Overloaded,
+        Self::RoundOver,
+    ];
 
     fn code(self) -> u8 {
         match self {
@@ -497,6 +517,7 @@ impl Refusal {
             Self::PlacementOld => 3,
             Self::Store => 4,
             Self::Overloaded => 5,
+            Self::RoundOver => 6,
         }
     }
 
@@ -510,6 +531,7 @@ impl Refusal {
 mod tests {
     use super::*;
     use crate::protocol::record::tests::histories;
+    use crate::protocol::rounds::Cut;
     use proptest::prelude::*;
 
     fn envelope(message: Message) -> Envelope {
@@ -572,14 +594,17 @@ mod tests {
             maybe_applied: true,
         };
         let read = |hint_for, known| ReadRequest { call, key: key.clone(), hint_for, known };
+        let round = RoundNumber(300);
+        let hint_for = Some(name());
         let write =
-            WriteRequest { call, key: key.clone(), record: sealed.clone(), hint_for: Some(name()) };
-        let page = ScanAnswer::Page { entries: vec![(key.clone(), sealed.clone())], done: true };
+            WriteRequest { call, key: key.clone(), record: sealed.clone(), hint_for, round };
+        let entries = vec![(key.clone(), sealed.clone())];
+        let page = ScanAnswer::Page { entries, done: true, round };
         let mut all = vec![
             DataMessage::Read(read(Some(name()), None)),
             DataMessage::Read(read(None, Some(known))),
-            DataMessage::ReadReply(call, ReadAnswer::Record(sealed.clone())),
-            DataMessage::ReadReply(call, ReadAnswer::Partial(partial)),
+            DataMessage::ReadReply(call, round, ReadAnswer::Record(sealed.clone())),
+            DataMessage::ReadReply(call, round, ReadAnswer::Partial(partial)),
             DataMessage::Write(write),
             DataMessage::WriteReply(call, WriteAnswer::Stored(sealed.hash())),
             DataMessage::OpenSession(OpenSession { boot: Boot(1) }),
@@ -599,7 +624,22 @@ mod tests {
             ReadAnswer::NotMine,
             ReadAnswer::Rebuilding,
         ];
-        all.extend(plain.map(|answer| DataMessage::ReadReply(call, answer)));
+        all.extend(plain.map(|answer| DataMessage::ReadReply(call, round, answer)));
+        let cut = Cut::new(vec![(key.clone(), sealed.hash())]).unwrap();
+        let (closed, id) = (RoundNumber(299), cut.id());
+        let rounds = [
+            RoundMessage::Survey(round, cut.clone()),
+            RoundMessage::Surveyed(round, vec![true, false]),
+            RoundMessage::Open { number: round, closed, cut },
+            RoundMessage::Opened(round, id),
+            RoundMessage::Drain(round, id),
+            RoundMessage::Drained(round, id),
+            RoundMessage::Close(round, id),
+            RoundMessage::Closed(round),
+            RoundMessage::Over(round),
+            RoundMessage::Behind { number: round, closed, id },
+        ];
+        all.extend(rounds.map(DataMessage::Round));
         let refused = |refusal| DataMessage::WriteReply(call, WriteAnswer::Refused(refusal));
         all.extend(Refusal::ALL.map(refused));
         let ended = |reason| PassAnswer::Ended(Outcome::Failed(failure(reason)));

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Worker;
+use super::collect::{Durable, LookId};
 use super::hints::HintChange;
 use super::recent::Since;
 use super::replica::answer_write;
@@ -32,8 +33,9 @@ use super::trees::TreeChange;
 use crate::protocol::defect::Defect;
 use crate::protocol::message::CallId;
 use crate::protocol::record::{Record, Sealed};
+use crate::protocol::rounds::may_die;
 use crate::protocol::step::{Change, CommitId, Effect, Event, ReadFailed, Space, Token};
-use crate::types::{Key, NodeId, NodeName, Now, Partition, RecordHash, TraceContext};
+use crate::types::{Key, NodeId, NodeName, Now, Partition, RecordHash, RoundNumber, TraceContext};
 
 use super::OpKey;
 
@@ -73,6 +75,10 @@ pub(super) enum Task {
     Merge(Incoming, Waiter),
     /// Forget the hint, if it is still the one with this hash.
     DropHint(RecordHash),
+    /// Tell a look at some records of a partition whether this is durably the one with this hash.
+    Look { look: LookId, at: usize, hash: RecordHash },
+    /// Drop the own copy, if it is still the one with this hash: a round has closed over it.
+    Cut(RecordHash),
 }
 
 /// A record to be merged, with its sealed form if that is at hand.
@@ -80,6 +86,9 @@ pub(super) enum Task {
 pub(super) struct Incoming {
     pub record: Arc<Record>,
     pub sealed: Option<Sealed>,
+    /// The lowest round that it was formed from; the last of all for what was formed here, over views
+    /// that no round can close under it.
+    pub round: RoundNumber,
 }
 
 /// Who is to be told that a task's result is durable.
@@ -95,6 +104,8 @@ pub(super) enum Waiter {
     Rebuilt,
     /// Whoever merges many records together.
     Batch(BatchId),
+    /// A step of this partition's rounds.
+    Round(Partition, Box<Durable>),
 }
 
 /// A commit on its way.
@@ -113,7 +124,8 @@ pub(super) struct Pending {
 
 impl From<Record> for Incoming {
     fn from(record: Record) -> Self {
-        Self { record: Arc::new(record), sealed: None }
+        let round = RoundNumber(u64::MAX);
+        Self { record: Arc::new(record), sealed: None, round }
     }
 }
 
@@ -238,6 +250,9 @@ impl Worker {
         let Some(Cell::Held { record, .. }) = self.cells.get(id) else { return };
         let record = record.clone();
         match task {
+            Task::Form(op) if self.collect.is_moving(id.partition) => {
+                self.put_unreadable(op, out);
+            }
             Task::Form(op) => {
                 self.form_put(now, op, &record, out);
             }
@@ -245,6 +260,13 @@ impl Worker {
                 self.put_consulted(now, op, &record, out);
             }
             Task::Merge(incoming, waiter) => {
+                let hint = id.hint_for.is_some();
+                if !self.takes(id.partition, &id.key, hint, incoming.round) {
+                    return self.tell(now, waiter, Some(id), false, out);
+                }
+                if !hint && record.is_empty() && self.is_gone(id, &incoming) {
+                    return self.leave(now, id, Record::default().into(), waiter, out);
+                }
                 let merged = if incoming.record.contains(&record) {
                     incoming
                 } else {
@@ -264,6 +286,12 @@ impl Worker {
                     self.leave(now, id, Record::default().into(), Waiter::None, out);
                 }
             }
+            Task::Look { look, at, hash } => {
+                let durable = self.is_durable(id);
+                let dead = self.holds_dead(now, id, &record, hash);
+                self.looked(now, look, at, durable && dead, out);
+            }
+            Task::Cut(hash) => self.cut(now, id, &record, hash, out),
         }
     }
 
@@ -273,6 +301,8 @@ impl Worker {
             Task::Consult(op) => self.put_consulted(now, op, &Record::default(), out),
             Task::Merge(_, waiter) => self.tell(now, waiter, Some(id), false, out),
             Task::DropHint(_) => {}
+            Task::Look { look, at, .. } => self.looked(now, look, at, false, out),
+            Task::Cut(_) => self.cut_failed(id.partition),
         }
     }
 
@@ -287,7 +317,7 @@ impl Worker {
         waiter: Waiter,
         out: &mut Vec<Effect>,
     ) {
-        let Incoming { record, sealed } = new;
+        let Incoming { record, sealed, .. } = new;
         let early = self.has(Defect::AckEqualMergeEarly);
         let Some(Cell::Held { record: held, hash, outstanding, last }) = self.cells.get_mut(id)
         else {
@@ -304,6 +334,9 @@ impl Worker {
         let is_hint = id.hint_for.is_some();
         let size = |sealed: &Sealed| Some(sealed.stored().len() as u64);
         let before = (is_hint && !held.is_empty()).then(|| held.seal(id.partition, &id.key));
+        if !is_hint && may_die(&record) {
+            self.collect.suspect(id.partition);
+        }
         *held = record;
         *outstanding += 1;
         self.last_commit.0 += 1;
@@ -504,7 +537,40 @@ impl Worker {
                 }
             }
             Waiter::Batch(batch) => self.batch_told(now, batch, durable, out),
+            Waiter::Round(partition, step) => {
+                self.round_durable(now, partition, *step, durable, out)
+            }
         }
+    }
+
+    /// Whether all of a cell's view is durable.
+    fn is_durable(&self, id: &CellId) -> bool {
+        matches!(self.cells.get(id), Some(Cell::Held { outstanding: 0, .. }))
+    }
+
+    /// Commits changes that no cell has a view of, and tells `waiter`.
+    pub(super) fn commit_changes_for(
+        &mut self,
+        changes: Vec<Change>,
+        waiter: Waiter,
+        out: &mut Vec<Effect>,
+    ) {
+        self.last_commit.0 += 1;
+        let hint = HintChange::default();
+        let pending = Pending { cell: None, stored: None, waiters: vec![waiter], hint, tree: None };
+        self.commits.insert(self.last_commit, pending);
+        self.push_commit(changes, out);
+    }
+
+    /// Commits a change that is not of a record, and tells `waiter`.
+    pub(super) fn commit_meta_for(
+        &mut self,
+        key: Bytes,
+        value: Option<Bytes>,
+        waiter: Waiter,
+        out: &mut Vec<Effect>,
+    ) {
+        self.commit_changes_for(vec![Change { space: Space::Meta, key, value }], waiter, out);
     }
 
     pub(super) fn next_token(&mut self) -> Token {

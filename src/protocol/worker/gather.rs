@@ -17,7 +17,7 @@ use crate::protocol::placement::View;
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, ReadFailed};
-use crate::types::{Key, NodeId, Now, Partition, RecordHash, TraceContext};
+use crate::types::{Key, NodeId, Now, Partition, RecordHash, RoundNumber, TraceContext};
 
 /// The homes of a partition as an op found them when it began.
 #[derive(Debug)]
@@ -60,6 +60,8 @@ pub(super) struct Gather {
     pub key: Key,
     pub needed: usize,
     pub trace: Option<TraceContext>,
+    /// The lowest round that any answer is of.
+    pub round: RoundNumber,
     candidates: Vec<Candidate>,
     next: usize,
     asked: Vec<Asked>,
@@ -79,12 +81,19 @@ pub(super) enum Progress {
 }
 
 impl Gather {
-    fn new(route: Arc<Route>, key: Key, needed: usize, candidates: Vec<Candidate>) -> Self {
+    fn new(
+        route: Arc<Route>,
+        key: Key,
+        needed: usize,
+        candidates: Vec<Candidate>,
+        round: RoundNumber,
+    ) -> Self {
         Self {
             route,
             key,
             needed,
             trace: None,
+            round,
             candidates,
             next: 0,
             asked: Vec::new(),
@@ -232,7 +241,8 @@ impl Worker {
             }
         }
         candidates.extend(down.into_iter().map(home));
-        Gather::new(route, key, needed, candidates)
+        let round = self.round(route.partition);
+        Gather::new(route, key, needed, candidates, round)
     }
 
     /// Asks as many as are needed, if they all answer. This node's own copy is awaited first.
@@ -271,6 +281,7 @@ impl Worker {
         let hint_for =
             who.hint.then(|| gather.route.view.member_name(gather.route.slots[who.slot].0).clone());
         if who.node == gather.route.view.me {
+            gather.round = gather.round.min(self.round_read(partition, who.hint));
             let id = CellId { hint_for, partition, key };
             if id.hint_for.is_none()
                 && let Some(stored) = self.recent.get(&id.key)
@@ -354,13 +365,23 @@ impl Worker {
         now: Now,
         op: OpKey,
         ask: usize,
+        from: NodeId,
+        round: RoundNumber,
         answer: ReadAnswer,
         out: &mut Vec<Effect>,
     ) {
+        let Some(partition) = self.gather_of(op).map(|gather| gather.route.partition) else {
+            return;
+        };
+        let over = self.is_over(partition, round);
+        if over {
+            self.tell_where_i_am(from, partition, round, out);
+        }
         let Some(gather) = self.gather_of(op) else { return };
-        let (partition, key) = (gather.route.partition, gather.key.clone());
+        let key = gather.key.clone();
         let own = gather.own.clone().map(|own| own.0).unwrap_or_default();
         let record = match answer {
+            _ if over => None,
             ReadAnswer::Equal => Some(own),
             ReadAnswer::Absent => Some(Record::default()),
             ReadAnswer::Record(sealed) => sealed.open(partition, &key).ok(),
@@ -368,7 +389,10 @@ impl Worker {
             ReadAnswer::NoHint | ReadAnswer::NotMine | ReadAnswer::Rebuilding => None,
         };
         match record {
-            Some(record) => gather.accept(ask, record),
+            Some(record) => {
+                gather.round = gather.round.min(round);
+                gather.accept(ask, record);
+            }
             None => gather.asked[ask].answer = Answer::Failed,
         }
         self.gathered(now, op, out);

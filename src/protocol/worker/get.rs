@@ -111,14 +111,21 @@ impl Worker {
         let needed = Consistency::Quorum.of(gather.route.slots.len());
         let (route, name) = (gather.route.clone(), gather.key.clone());
         let own = CellId::own(route.partition, &name);
-        let mut spread =
-            Spread::new(route, name, merged.clone().into(), needed, true, gather.trace);
+        let mut spread = Spread::new(
+            route,
+            name,
+            merged.clone().into(),
+            gather.round,
+            needed,
+            true,
+            gather.trace,
+        );
         self.spread_start(now, key, &mut spread, &equal, out);
         if let Some(slot) = spread.route.own.filter(|slot| !equal.contains(slot))
             && let Some(ask) = Self::spread_own(&spread)
         {
             let _ = slot;
-            self.later.push((own, Task::Merge(merged.into(), Waiter::Spread { op: key, ask })));
+            self.later.push((own, Task::Merge(spread.incoming(), Waiter::Spread { op: key, ask })));
         }
         get.spread = Some(spread);
         self.ops.insert(key, Op::Get(get));

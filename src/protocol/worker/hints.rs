@@ -18,7 +18,7 @@ use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
 use crate::protocol::record::Sealed;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
-use crate::types::{NodeId, NodeName, Now};
+use crate::types::{NodeId, NodeName, Now, Partition};
 
 /// Bytes of hints that are read at a time.
 const PAGE_BYTES: usize = 256 << 10;
@@ -235,12 +235,14 @@ impl Worker {
             let Some((cell, record)) = replay.page.pop_front() else { break };
             replay.in_flight += 1;
             let (node, partition, key) = (replay.node, cell.partition, cell.key.clone());
+            let round = self.round_read(partition, true);
             if self.has(Defect::DropHintBeforeAck) {
                 let hash = record.hash();
                 self.with_view(now, cell.clone(), Task::DropHint(hash), out);
             }
+            let hint_for = None;
             let message =
-                |call| DataMessage::Write(WriteRequest { call, key, record, hint_for: None });
+                |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
             self.call(now, node, Purpose::Replay { cell }, partition, None, message, out);
         }
         let Some(replay) = self.hints.replays.get(target) else { return };
@@ -262,6 +264,19 @@ impl Worker {
         }
         self.hints.replays.remove(target);
         out.push(Effect::Event(Event::ReplayDone(node, delivered)));
+    }
+
+    /// Everyone for whom hints are or may be held.
+    pub(super) fn hint_targets(&self) -> BTreeSet<NodeName> {
+        self.hints.held.keys().chain(&self.hints.doubted).cloned().collect()
+    }
+
+    /// Whether hints of a partition are in memory, on their way from the store to their target.
+    pub(super) fn is_replaying(&self, partition: Partition) -> bool {
+        self.hints.replays.values().any(|replay| {
+            replay.state == State::Scanning
+                || replay.page.iter().any(|(cell, _)| cell.partition == partition)
+        })
     }
 
     /// Whether a hint for a target is being read or committed.

@@ -35,6 +35,11 @@ impl Lost {
     pub fn count(&self) -> usize {
         self.partitions.len()
     }
+
+    #[cfg(test)]
+    pub fn all(&self) -> Vec<Partition> {
+        self.partitions.keys().copied().collect()
+    }
 }
 
 impl Worker {
@@ -57,11 +62,12 @@ impl Worker {
         let Ok(page) = result else {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
-        for (key, _) in &page.entries {
+        for (key, value) in &page.entries {
             let mine = from_lost_marker(key)
                 .filter(|partition| partition.worker(self.config.workers) == self.config.index);
             if let Some(partition) = mine {
-                self.lost.partitions.entry(partition).or_default();
+                self.lost_at_start(partition);
+                self.collect.move_on(partition, value);
             }
         }
         match page.entries.last() {
@@ -70,6 +76,10 @@ impl Worker {
             }
             _ => self.start_reading_unsaved(out),
         }
+    }
+
+    pub(super) fn lost_at_start(&mut self, partition: Partition) {
+        self.lost.partitions.entry(partition).or_default();
     }
 
     /// Partitions were lost in mid-run, and are durably marked.
@@ -99,6 +109,9 @@ impl Worker {
             return;
         }
         for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
+            if self.collect.is_moving(partition) {
+                continue;
+            }
             match self.unmerged(partition) {
                 Some(nodes) if nodes.is_empty() => self.partition_rebuilt(partition, out),
                 Some(nodes) => {
@@ -139,6 +152,10 @@ impl Worker {
         node: NodeId,
         out: &mut Vec<Effect>,
     ) {
+        // While it is set aside, what was merged goes with it.
+        if self.collect.is_moving(partition) {
+            return;
+        }
         let Some(merged) = self.lost.partitions.get_mut(&partition) else { return };
         merged.insert(node);
         if self.unmerged(partition).is_some_and(|left| left.is_empty()) {

@@ -21,6 +21,7 @@
 //! the placement changes.
 
 mod cells;
+mod collect;
 mod gather;
 mod get;
 mod hashing;
@@ -130,6 +131,7 @@ pub struct Worker {
     trees: trees::Trees,
     rescans: rescan::Rescans,
     sync: sync::Sync,
+    collect: collect::Collect,
 }
 
 /// Names an op under way within the worker.
@@ -179,6 +181,14 @@ enum Reading {
     SyncPage(Box<sync::ServedPage>),
     /// As an answer to a peer that has lost its copy.
     SyncKey(sync::ServedKey),
+    /// To learn at the start where the rounds of each partition are.
+    Rounds,
+    /// To find dead records.
+    Sweep,
+    /// To see whether a hint of a partition is held.
+    Drain(Partition),
+    /// To set the copy of a partition aside.
+    Aside(Partition),
 }
 
 /// A question that a peer has not answered yet.
@@ -252,12 +262,14 @@ impl Worker {
             trees: trees::Trees::default(),
             rescans: rescan::Rescans::default(),
             sync: sync::Sync::default(),
+            collect: collect::Collect::default(),
             config,
         }
     }
 
     /// Takes one input; appends what is to be done, in order, to `out`.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        self.collect.latest = now.mono;
         match input {
             Input::Client { ticket, op, deadline, trace } => {
                 self.client(now, ticket, op, deadline, trace, out);
@@ -304,6 +316,8 @@ impl Worker {
             hint_bytes: held.bytes,
             partitions_rebuilding: self.lost.count() as u64,
             trees_unknown: self.trees.unknown() as u64,
+            rounds_open: self.collect.driven(),
+            round_age_micros_max: self.collect.age_micros_max(),
             ..self.stats
         }
     }
@@ -325,12 +339,11 @@ impl Worker {
             DataMessage::Session(session) => {
                 self.session_opened(now, sender.from, partition, session, out);
             }
-            DataMessage::ReadReply(call, answer) => match self.answered(now, sender.from, call) {
-                Some(Purpose::Gather { op, ask }) => {
-                    self.gather_answered(now, op, ask, answer, out);
+            DataMessage::ReadReply(call, round, answer) => {
+                if let Some(Purpose::Gather { op, ask }) = self.answered(now, sender.from, call) {
+                    self.gather_answered(now, op, ask, sender.from, round, answer, out);
                 }
-                _ => {}
-            },
+            }
             DataMessage::WriteReply(call, answer) => match self.answered(now, sender.from, call) {
                 Some(Purpose::Spread { op, ask }) => {
                     self.spread_answered(now, op, ask, answer, out);
@@ -359,6 +372,7 @@ impl Worker {
                 Some(Purpose::Rebuild { op }) => self.rebuild_answered(now, op, answer, out),
                 _ => {}
             },
+            DataMessage::Round(round) => self.round_heard(now, sender.from, partition, round, out),
         }
     }
 
@@ -399,6 +413,10 @@ impl Worker {
             Some(Reading::Rescan(partition)) => self.rescanned(now, partition, result, out),
             Some(Reading::SyncOwn(session)) => self.sync_own_read(now, session, result, out),
             Some(Reading::SyncPage(asked)) => self.answer_sync_page(now, &asked, result, out),
+            Some(Reading::Rounds) => self.rounds_read(now, result, out),
+            Some(Reading::Sweep) => self.swept(now, result, out),
+            Some(Reading::Drain(partition)) => self.drain_scanned(partition, result, out),
+            Some(Reading::Aside(partition)) => self.aside_scanned(now, partition, result, out),
             _ => {}
         }
     }
@@ -450,9 +468,10 @@ impl Worker {
             self.start_rebuild(now, partition, &key, out);
         }
         self.learn_trees(now);
-        self.begin_rounds(now);
+        self.begin_comparing(now);
         self.begin_scrubs(now);
         self.rebuild_lost(now, out);
+        self.start_collecting(now, out);
     }
 
     /// Whether the worker serves: it has a view, and knows what its store held at the start.
@@ -465,7 +484,7 @@ impl Worker {
         self.peers.set_up(node, up);
         if up {
             self.replay_to(node, out);
-            self.round_soon(now, node);
+            self.compare_soon(now, node);
         } else {
             self.reachability_lost(now, node, out);
         }
@@ -512,11 +531,13 @@ impl Worker {
                 Timer::LoadTrees => self.load_trees(out),
                 Timer::Rescan => self.rescan_page(out),
                 Timer::Scrub => self.scrub_due(now),
-                Timer::Round => self.round_due(now, out),
-                Timer::RoundWith(node) => self.round_with(now, node, out),
+                Timer::Compare => self.compare_due(now, out),
+                Timer::CompareWith(node) => self.compare_back(now, node, out),
                 Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
                 Timer::Sync(session) => self.sync_resume(now, session, out),
                 Timer::Lost => self.rebuild_lost(now, out),
+                Timer::Collect => self.sweep_due(now, out),
+                Timer::Round(partition) => self.round_due(now, partition, out),
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::protocol::op::{Failure, Outcome, Put, Reason, Receipt};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Content, Record, Sibling, VersionVector};
 use crate::protocol::step::Effect;
-use crate::types::{Actor, Dot, Key, Mono, Now, Partition, Stamp, TraceContext, Wall};
+use crate::types::{Actor, Dot, Key, Mono, Now, Partition, RoundNumber, Stamp, TraceContext, Wall};
 
 /// A write under way.
 #[derive(Debug)]
@@ -38,7 +38,9 @@ pub(super) struct PutOp {
     deadline: Mono,
     timer: TimerKey,
     trace: Option<TraceContext>,
-    route: Arc<Route>,
+    pub route: Arc<Route>,
+    /// The lowest round that anything in it is of.
+    pub round: RoundNumber,
     /// Whether nothing may be formed before R homes have answered.
     must_gather: bool,
     /// Own hint cells that have not been consulted yet.
@@ -60,6 +62,14 @@ pub(super) struct Asked {
     pub strict: bool,
     pub deadline: Mono,
     pub trace: Option<TraceContext>,
+}
+
+impl PutOp {
+    /// What has been gathered is written over.
+    fn take_in(&mut self, gather: &Gather) {
+        self.base = self.base.merge(&gather.merged());
+        self.round = self.round.min(gather.round);
+    }
 }
 
 impl Worker {
@@ -85,6 +95,7 @@ impl Worker {
             if strict || far || !is_home { self.config.tuning.hedge_min } else { u64::MAX };
         let due = now.mono.after_micros(patience).min(deadline);
         let timer = self.timers.set(due, Timer::Op(op));
+        let round = self.round(partition);
         let state = PutOp {
             origin,
             key: key.clone(),
@@ -95,6 +106,7 @@ impl Worker {
             timer,
             trace,
             route,
+            round,
             must_gather: strict || far,
             consulting: 0,
             base: Record::default(),
@@ -135,6 +147,9 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let Some(Op::Put(put)) = self.ops.get_mut(&op) else { return };
+        if !hint.is_empty() {
+            put.round = put.round.min(self.collect.drained(put.route.partition));
+        }
         put.base = put.base.merge(hint);
         put.consulting = put.consulting.saturating_sub(1);
         if put.consulting == 0 {
@@ -176,7 +191,7 @@ impl Worker {
                 self.put_failed_before(put, Reason::QuorumNotReached, out);
             }
             Progress::Enough | Progress::Exhausted => {
-                put.base = put.base.merge(&gather.merged());
+                put.take_in(&gather);
                 self.put_form(now, op, put, out);
             }
         }
@@ -219,7 +234,8 @@ impl Worker {
         let needed = put.consistency.of(n).max(majority);
         let (route, key) = (put.route.clone(), put.key.clone());
         let own = route.own.map(|_| CellId::own(route.partition, &key));
-        let mut spread = Spread::new(route, key, record.into(), needed, put.strict, put.trace);
+        let (record, round) = (record.into(), put.round);
+        let mut spread = Spread::new(route, key, record, round, needed, put.strict, put.trace);
         self.spread_start(now, op, &mut spread, &[], out);
         let (own_ask, incoming) = (Self::spread_own(&spread), spread.incoming());
         put.spread = Some(spread);
@@ -386,7 +402,7 @@ impl Worker {
             put.gather = Some(gather);
             self.ops.insert(op, Op::Put(put));
         } else {
-            put.base = put.base.merge(&gather.merged());
+            put.take_in(&gather);
             put.timer = self.timers.set(put.deadline, Timer::Op(op));
             self.put_form(now, op, put, out);
         }

@@ -28,7 +28,7 @@ const MARKER_BYTES_MAX: usize = 64 << 20;
 /// The rebuilding of one key: every other home is asked for all that it holds.
 #[derive(Debug)]
 pub(super) struct RebuildOp {
-    partition: Partition,
+    pub partition: Partition,
     key: Key,
     /// Homes that have not answered yet.
     missing: usize,
@@ -54,13 +54,17 @@ fn from_marker(marker: &Bytes) -> Option<(Partition, Key)> {
 impl Worker {
     /// Whether this node's copy of a key is not whole.
     pub(super) fn is_rebuilding(&self, partition: Partition, key: &Key) -> bool {
-        let whole = !self.is_lost(partition) && !self.is_record_lost(partition, key);
+        let whole = !self.is_lost(partition)
+            && !self.is_record_lost(partition, key)
+            && !self.collect.is_moving(partition);
         !whole && !self.has(Defect::CountRebuilding)
     }
 
     /// Whether any copy of a partition is not whole.
     pub(super) fn is_any_rebuilding(&self, partition: Partition) -> bool {
-        self.is_lost(partition) || self.rebuilding.iter().any(|(lost, _)| *lost == partition)
+        self.is_lost(partition)
+            || self.collect.is_moving(partition)
+            || self.rebuilding.iter().any(|(lost, _)| *lost == partition)
     }
 
     fn is_record_lost(&self, partition: Partition, key: &Key) -> bool {
@@ -138,8 +142,10 @@ impl Worker {
         let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
         let (partition, key) = (rebuild.partition, rebuild.key.clone());
         let record = match answer {
-            SyncAnswer::Key(Some(sealed)) => sealed.open(partition, &key).ok(),
-            SyncAnswer::Key(None) => Some(Record::default()),
+            // What was lost here is no longer there to outlive what an older answer brings back.
+            SyncAnswer::Key(round, _) if round < self.collect.number(partition) => None,
+            SyncAnswer::Key(_, Some(sealed)) => sealed.open(partition, &key).ok(),
+            SyncAnswer::Key(_, None) => Some(Record::default()),
             SyncAnswer::Equal
             | SyncAnswer::Roots(_)
             | SyncAnswer::Leaves(_)
@@ -221,6 +227,6 @@ impl Worker {
         let lost = page.entries.iter().filter_map(|(key, _)| from_marker(key));
         let mine = lost.filter(|(p, _)| p.worker(self.config.workers) == self.config.index);
         self.rebuilding.extend(mine);
-        self.start_reading_lost(out);
+        self.start_reading_rounds(out);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::cells::{CellId, Task, Waiter};
+use super::cells::{CellId, Incoming, Task, Waiter};
 use super::gather::Gather;
 use super::{Purpose, Worker};
 use crate::protocol::message::{DataMessage, WriteRequest};
@@ -45,14 +45,16 @@ impl Worker {
             if node == gather.route.view.me {
                 let id = CellId::own(partition, key);
                 self.stats.repairs_sent += 1;
-                self.with_view(now, id, Task::Merge(merged.clone().into(), Waiter::None), out);
+                let incoming = Incoming { round: gather.round, ..merged.clone().into() };
+                self.with_view(now, id, Task::Merge(incoming, Waiter::None), out);
             } else if self.peers.reachable(node) && self.repairs.begin(node, key) {
                 self.stats.repairs_sent += 1;
                 let record = merged.seal(partition, key);
                 let purpose = Purpose::Repair { key: key.clone() };
                 let key = key.clone();
+                let (hint_for, round) = (None, gather.round);
                 let message =
-                    |call| DataMessage::Write(WriteRequest { call, key, record, hint_for: None });
+                    |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
                 self.call(now, node, purpose, partition, gather.trace, message, out);
             }
         }

@@ -14,7 +14,7 @@ use crate::protocol::message::{
 };
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Effect, Page, ReadFailed, Space};
-use crate::types::{Key, NodeId, Now, Partition, RecordHash, TraceContext};
+use crate::types::{Key, NodeId, Now, Partition, RecordHash, RoundNumber, TraceContext};
 
 /// The most that a page may weigh, whatever the asker wants.
 const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -35,6 +35,8 @@ pub(super) struct ReplicaRead {
     id: CellId,
     known: Option<Known>,
     since: Since,
+    /// When it was asked for: what is answered may have been read any time after that.
+    round: RoundNumber,
 }
 
 /// A peer's scan whose answer waits for the store.
@@ -43,6 +45,7 @@ pub(super) struct ReplicaScan {
     sender: Sender,
     call: CallId,
     partition: Partition,
+    round: RoundNumber,
 }
 
 impl Worker {
@@ -79,14 +82,16 @@ impl Worker {
         } else {
             None
         };
+        let round = self.round_read(partition, hint_for.is_some());
         if let Some(answer) = refusal {
-            return send_answer(sender, partition, DataMessage::ReadReply(call, answer), out);
+            let answer = DataMessage::ReadReply(call, round, answer);
+            return send_answer(sender, partition, answer, out);
         }
         let id = CellId { hint_for, partition, key };
         let since = self.recent.since();
         let recent = if id.hint_for.is_none() { self.recent.get(&id.key) } else { None };
         let (space, key) = (id.space(), id.store_key());
-        let read = ReplicaRead { sender, call, id, known, since };
+        let read = ReplicaRead { sender, call, id, known, since, round };
         if recent.is_some() {
             return self.answer_read(now, read, Ok(recent), out);
         }
@@ -117,7 +122,7 @@ impl Worker {
         result: Result<Option<Bytes>, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let ReplicaRead { sender, call, id, known, .. } = read;
+        let ReplicaRead { sender, call, id, known, round, .. } = read;
         let answer = match result {
             Err(ReadFailed) => ReadAnswer::Rebuilding,
             Ok(None) if id.hint_for.is_some() => ReadAnswer::NoHint,
@@ -130,7 +135,7 @@ impl Worker {
                 }
             },
         };
-        send_answer(sender, id.partition, DataMessage::ReadReply(call, answer), out);
+        send_answer(sender, id.partition, DataMessage::ReadReply(call, round, answer), out);
     }
 
     /// "Equal", or the whole record, in which only values are left out that the asker has.
@@ -163,7 +168,7 @@ impl Worker {
         write: WriteRequest,
         out: &mut Vec<Effect>,
     ) {
-        let WriteRequest { call, key, record: sealed, hint_for } = write;
+        let WriteRequest { call, key, record: sealed, hint_for, round } = write;
         let refuse = |refusal, out: &mut Vec<Effect>| {
             let answer = DataMessage::WriteReply(call, WriteAnswer::Refused(refusal));
             send_answer(sender, partition, answer, out);
@@ -182,6 +187,10 @@ impl Worker {
         if hint_for.is_some() && self.hints_full(sealed.stored().len()) {
             return refuse(Refusal::HintsFull, out);
         }
+        if !self.takes(partition, &key, hint_for.is_some(), round) {
+            self.tell_where_i_am(sender.from, partition, round, out);
+            return refuse(Refusal::RoundOver, out);
+        }
         let Ok(record) = sealed.open(partition, &key) else { return refuse(Refusal::Store, out) };
         let far = self.clock.is_far(now.wall, record.seen().highest());
         if far && self.has(Defect::RefuseFarStamps) {
@@ -190,12 +199,13 @@ impl Worker {
         if hint_for.is_some() && home {
             // What a home hears of a key belongs to its own copy first.
             let own = CellId::own(partition, &key);
-            self.with_view(now, own, Task::Merge(record.clone().into(), Waiter::None), out);
+            let incoming = Incoming { round, ..Incoming::from(record.clone()) };
+            self.with_view(now, own, Task::Merge(incoming, Waiter::None), out);
         }
         let hash = sealed.hash();
         let waiter = Waiter::Peer { to: sender.from, call, trace: sender.trace, hash };
         let id = CellId { hint_for, partition, key };
-        let incoming = Incoming { record: Arc::new(record), sealed: Some(sealed) };
+        let incoming = Incoming { record: Arc::new(record), sealed: Some(sealed), round };
         self.with_view(now, id, Task::Merge(incoming, waiter), out);
     }
 
@@ -212,7 +222,9 @@ impl Worker {
             return send_answer(sender, partition, answer, out);
         }
         let token = self.next_token();
-        self.reads.insert(token, Reading::ScanPeer(ReplicaScan { sender, call, partition }));
+        let round = self.round_read(partition, false);
+        let scan = ReplicaScan { sender, call, partition, round };
+        self.reads.insert(token, Reading::ScanPeer(scan));
         out.push(scan_effect(token, partition, &after, bytes_max));
     }
 
@@ -230,7 +242,7 @@ impl Worker {
             let damaged =
                 |(key, sealed): &&(Key, Sealed)| sealed.verify(scan.partition, key).is_err();
             match entries.iter().find(damaged) {
-                None => ScanAnswer::Page { entries, done },
+                None => ScanAnswer::Page { entries, done, round: scan.round },
                 Some((key, _)) => {
                     self.record_lost(now, &CellId::own(scan.partition, key), out);
                     ScanAnswer::NotMine

@@ -18,7 +18,7 @@ use crate::protocol::op::{Failure, Reason};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Effect, MergedPage, Page, ReadFailed, Ticket};
-use crate::types::{Key, Mono, NodeId, Now, Partition};
+use crate::types::{Key, Mono, NodeId, Now, Partition, RoundNumber};
 
 /// The page that a client wants.
 #[derive(Debug, Clone)]
@@ -33,9 +33,11 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct ScanOp {
     ticket: Ticket,
-    wanted: Wanted,
+    pub wanted: Wanted,
     needed: usize,
     me: NodeId,
+    /// The lowest round that any page is of.
+    pub round: RoundNumber,
     /// Homes that have not been asked yet.
     candidates: Vec<NodeId>,
     outstanding: usize,
@@ -86,7 +88,10 @@ impl Worker {
         let op = self.next_op();
         let timer = self.timers.set(deadline, Timer::Op(op));
         let pages = vec![];
-        let scan = ScanOp { ticket, wanted, needed, me, candidates, outstanding: 0, pages, timer };
+        let round = self.round(partition);
+        let outstanding = 0;
+        let scan =
+            ScanOp { ticket, wanted, needed, me, round, candidates, outstanding, pages, timer };
         self.ops.insert(op, Op::Scan(Box::new(scan)));
         self.scan_more(now, op, out);
     }
@@ -149,11 +154,23 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         match answer {
-            ScanAnswer::Page { entries, done } if is_page(&entries, done) => {
+            ScanAnswer::Page { round, .. } if self.is_over_for_scan(op, round) => {
+                self.scan_failed(now, op, out);
+            }
+            ScanAnswer::Page { entries, done, round } if is_page(&entries, done) => {
+                if let Some(Op::Scan(scan)) = self.ops.get_mut(&op) {
+                    scan.round = scan.round.min(round);
+                }
                 self.scan_part(now, op, Part { entries, done, own: false }, out);
             }
             ScanAnswer::Page { .. } | ScanAnswer::NotMine => self.scan_failed(now, op, out),
         }
+    }
+
+    /// Whether a page is of a round that is over.
+    fn is_over_for_scan(&self, op: OpKey, round: RoundNumber) -> bool {
+        let Some(Op::Scan(scan)) = self.ops.get(&op) else { return false };
+        self.is_over(scan.wanted.partition, round)
     }
 
     fn scan_part(&mut self, now: Now, op: OpKey, part: Part, out: &mut Vec<Effect>) {

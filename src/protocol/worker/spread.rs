@@ -20,7 +20,7 @@ use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
-use crate::types::{Key, NodeId, NodeName, Now, TraceContext};
+use crate::types::{Key, NodeId, NodeName, Now, RoundNumber, TraceContext};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -46,6 +46,8 @@ pub(super) struct Spread {
     pub key: Key,
     pub record: Arc<Record>,
     sealed: Sealed,
+    /// The lowest round that the record was formed from.
+    pub round: RoundNumber,
     pub needed: usize,
     /// Whether hints do not count.
     pub strict: bool,
@@ -80,6 +82,7 @@ impl Spread {
         route: Arc<Route>,
         key: Key,
         record: Arc<Record>,
+        round: RoundNumber,
         needed: usize,
         strict: bool,
         trace: Option<TraceContext>,
@@ -90,6 +93,7 @@ impl Spread {
             key,
             record,
             sealed,
+            round,
             needed,
             strict,
             trace,
@@ -103,7 +107,8 @@ impl Spread {
 
     /// What is to be left in a cell of this node.
     pub fn incoming(&self) -> Incoming {
-        Incoming { record: self.record.clone(), sealed: Some(self.sealed.clone()) }
+        let (record, sealed) = (self.record.clone(), Some(self.sealed.clone()));
+        Incoming { record, sealed, round: self.round }
     }
 
     /// Whether each slot's home holds the record, or someone keeps it as a hint.
@@ -204,7 +209,9 @@ impl Worker {
         let hint = hint_for.is_some();
         spread.asked.push(Asked { slot, node, hint, state: State::Outstanding });
         let (key, record) = (spread.key.clone(), self.to_send(spread));
-        let message = |call| DataMessage::Write(WriteRequest { call, key, record, hint_for });
+        let round = spread.round;
+        let message =
+            |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
         let partition = spread.route.partition;
         let purpose = Purpose::Spread { op, ask };
         self.call(now, node, purpose, partition, spread.trace, message, out);
@@ -266,7 +273,7 @@ impl Worker {
     /// Nobody keeps a hint for a slot's home: comparing with it has to do what a hint would have.
     fn spread_owes(&mut self, now: Now, spread: &Spread, slot: usize) {
         if let Some(node) = spread.route.slots[slot].1.filter(|_| spread.route.own.is_some()) {
-            self.round_soon(now, node);
+            self.compare_soon(now, node);
         }
     }
 

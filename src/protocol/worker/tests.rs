@@ -17,7 +17,7 @@ use crate::protocol::placement::{Member, Placement};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::{Change, Event, MergedPage, Space};
-use crate::types::{ClusterId, Dot, RequestId, Wall};
+use crate::types::{ClusterId, Dot, RequestId, RoundNumber, Wall};
 
 const SECOND: u64 = 1_000_000;
 
@@ -777,6 +777,7 @@ fn messages_about_another_placement_or_a_foreign_partition_are_refused() {
         key: key.clone(),
         record,
         hint_for: None,
+        round: RoundNumber::default(),
     };
     for (number, partition) in [
         (0, key.partition(64)),

@@ -26,11 +26,13 @@ pub(super) enum Timer {
     Rescan,
     Scrub,
     /// A round of comparisons with all peers, or one with a peer that has come back.
-    Round,
-    RoundWith(NodeId),
+    Compare,
+    CompareWith(NodeId),
     SyncAgain(Goal, NodeId),
     Sync(SessionId),
     Lost,
+    Collect,
+    Round(Partition),
 }
 
 /// Names a timer, to take it back.

@@ -8,7 +8,7 @@ use crate::protocol::record::Record;
 use crate::protocol::step::Effect;
 use crate::protocol::worker::Worker;
 use crate::protocol::worker::cells::{CellId, Incoming, Task, Waiter};
-use crate::types::{Key, NodeId, Now, Partition};
+use crate::types::{Key, NodeId, Now, Partition, RoundNumber};
 
 /// Names a batch within the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,11 +43,12 @@ impl Batches {
 }
 
 impl Worker {
-    /// Merges records into this node's own copies, then tells `then`.
+    /// Merges records of a round into this node's own copies, then tells `then`.
     pub(super) fn merge_all(
         &mut self,
         now: Now,
         partition: Partition,
+        round: RoundNumber,
         records: Vec<(Key, Record)>,
         then: Then,
         out: &mut Vec<Effect>,
@@ -58,7 +59,8 @@ impl Worker {
         let batch = Batch { left: records.len() + 1, failed: false, then };
         self.sync.batches.open.insert(id, batch);
         for (key, record) in records {
-            let task = Task::Merge(Incoming::from(record), Waiter::Batch(id));
+            let incoming = Incoming { round, ..Incoming::from(record) };
+            let task = Task::Merge(incoming, Waiter::Batch(id));
             self.with_view(now, CellId::own(partition, &key), task, out);
         }
         self.batch_told(now, id, true, out);

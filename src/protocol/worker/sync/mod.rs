@@ -77,25 +77,25 @@ impl Sync {
 
 impl Worker {
     /// The worker serves: rounds begin, at different times on different nodes.
-    pub(super) fn begin_rounds(&mut self, now: Now) {
+    pub(super) fn begin_comparing(&mut self, now: Now) {
         let first = self.random() % self.config.tuning.sync_interval.max(1);
-        self.arm(now.mono.after_micros(first), Timer::Round);
+        self.arm(now.mono.after_micros(first), Timer::Compare);
     }
 
     /// The time for a round has come.
-    pub(super) fn round_due(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.arm(now.mono.after_micros(self.config.tuning.sync_interval), Timer::Round);
+    pub(super) fn compare_due(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.arm(now.mono.after_micros(self.config.tuning.sync_interval), Timer::Compare);
         let Some(view) = self.view.clone() else { return };
         let others: Vec<NodeId> = view.ids.values().copied().collect();
         others.into_iter().for_each(|node| self.compare_with(now, node, out));
     }
 
     /// A peer has come back, or what it lacks was not kept for it: it is compared with soon.
-    pub(super) fn round_soon(&mut self, now: Now, node: NodeId) {
+    pub(super) fn compare_soon(&mut self, now: Now, node: NodeId) {
         if !self.sync.soon.insert(node) {
             return;
         }
-        self.arm(now.mono.after_micros(self.soon()), Timer::RoundWith(node));
+        self.arm(now.mono.after_micros(self.soon()), Timer::CompareWith(node));
     }
 
     fn soon(&self) -> u64 {
@@ -103,10 +103,10 @@ impl Worker {
     }
 
     /// Compares with a peer that has come back, once the hints that wait for it here are gone.
-    pub(super) fn round_with(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+    pub(super) fn compare_back(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
         self.sync.soon.remove(&node);
         if self.peers.reachable(node) && self.keeps_hints_for(node) {
-            return self.round_soon(now, node);
+            return self.compare_soon(now, node);
         }
         self.compare_with(now, node, out);
     }

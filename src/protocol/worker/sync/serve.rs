@@ -15,7 +15,7 @@ use crate::protocol::tree::{fold, leaf_of};
 use crate::protocol::worker::cells::{CellId, open_stored};
 use crate::protocol::worker::replica::{Sender, scan_effect};
 use crate::protocol::worker::{Reading, Worker};
-use crate::types::{Key, LANES, Now, Partition, RecordHash};
+use crate::types::{Key, LANES, Now, Partition, RecordHash, RoundNumber};
 
 /// Pages that are read, and pushes that are kept, for others at a time; past it they ask again.
 const SERVED_MAX: usize = 32;
@@ -29,6 +29,8 @@ pub(in crate::protocol::worker) struct ServedPage {
     call: CallId,
     partition: Partition,
     range: SyncRange,
+    /// Of the own copy, when it was asked for.
+    round: RoundNumber,
 }
 
 /// A question about a key whose answer waits for the store.
@@ -37,6 +39,8 @@ pub(in crate::protocol::worker) struct ServedKey {
     sender: Sender,
     call: CallId,
     id: CellId,
+    /// Of the own copy, when it was asked for.
+    round: RoundNumber,
 }
 
 impl Worker {
@@ -59,29 +63,33 @@ impl Worker {
                 let tree = self.trees.known(partition).cloned();
                 tree.map_or(SyncAnswer::NotNow, SyncAnswer::Leaves)
             }
-            SyncAsk::Page(_) | SyncAsk::Push(_) if busy => SyncAnswer::NotNow,
+            SyncAsk::Page(_) | SyncAsk::Push(..) if busy => SyncAnswer::NotNow,
             SyncAsk::Page(range) => {
+                self.tell_where_i_am(sender.from, partition, range.round, out);
                 self.sync.serving += 1;
                 let token = self.next_token();
                 out.push(scan_effect(token, partition, &range.after, PAGE_BYTES));
-                let asked = ServedPage { sender, call, partition, range };
+                let round = self.round(partition);
+                let asked = ServedPage { sender, call, partition, range, round };
                 self.reads.insert(token, Reading::SyncPage(Box::new(asked)));
                 return;
             }
-            SyncAsk::Push(records) => {
+            SyncAsk::Push(round, records) => {
                 let Some(records) = self.opened(partition, &records) else {
                     self.sync_refused(sender, "a record does not pass its checksum", out);
                     return answer_sync(sender, partition, call, SyncAnswer::NotMine, out);
                 };
                 let then = Then::Peer { to: sender.from, call, partition };
-                return self.merge_all(now, partition, records, then, out);
+                self.tell_where_i_am(sender.from, partition, round, out);
+                return self.merge_all(now, partition, round, records, then, out);
             }
             SyncAsk::Key(key) if !self.lies_in(partition, &key) => SyncAnswer::NotMine,
             SyncAsk::Key(key) => {
                 let token = self.next_token();
-                let id = CellId::own(partition, &key);
+                let (id, round) = (CellId::own(partition, &key), self.round(partition));
                 let (space, key) = (Space::Records, id.store_key());
-                self.reads.insert(token, Reading::SyncKey(ServedKey { sender, call, id }));
+                let asked = ServedKey { sender, call, id, round };
+                self.reads.insert(token, Reading::SyncKey(asked));
                 out.push(Effect::Read { token, space, key });
                 return;
             }
@@ -124,13 +132,13 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         self.sync.serving -= 1;
-        let ServedPage { sender, call, partition, range } = asked;
+        let ServedPage { sender, call, partition, range, round } = asked;
         let answer = match result {
             Err(ReadFailed) => SyncAnswer::NotNow,
             Ok(page) => {
                 let done = page.done;
                 let entries = self.verified(now, *partition, page, out);
-                SyncAnswer::Page(difference(range, &entries, done))
+                SyncAnswer::Page(difference(*round, range, &entries, done))
             }
         };
         answer_sync(*sender, *partition, *call, answer, out);
@@ -144,16 +152,16 @@ impl Worker {
         result: Result<Option<Bytes>, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
-        let ServedKey { sender, call, id } = asked;
+        let ServedKey { sender, call, id, round } = asked;
         let answer = match result {
             Err(ReadFailed) => SyncAnswer::NotNow,
-            Ok(None) => SyncAnswer::Key(None),
+            Ok(None) => SyncAnswer::Key(round, None),
             Ok(Some(stored)) => {
                 if open_stored(&id, stored.clone()).is_err() {
                     self.record_lost(now, &id, out);
-                    SyncAnswer::Key(None)
+                    SyncAnswer::Key(round, None)
                 } else {
-                    SyncAnswer::Key(Sealed::from_stored(stored).ok())
+                    SyncAnswer::Key(round, Sealed::from_stored(stored).ok())
                 }
             }
         };
@@ -192,6 +200,7 @@ fn answer_sync(
 
 /// How a page of the own store (`done`: the last one) differs from what an asker holds of a range.
 pub(super) fn difference(
+    round: RoundNumber,
     range: &SyncRange,
     page: &[(Key, Option<Sealed>)],
     done: bool,
@@ -221,5 +230,5 @@ pub(super) fn difference(
     }
     wanted.extend(held.into_keys().cloned());
     wanted.sort_unstable();
-    SyncDifference { end, records, wanted }
+    SyncDifference { round, end, records, wanted }
 }

@@ -21,7 +21,7 @@ use crate::protocol::tree::{LeafSet, fold, leaf_of};
 use crate::protocol::worker::replica::scan_effect;
 use crate::protocol::worker::timers::Timer;
 use crate::protocol::worker::{Purpose, Reading, Worker};
-use crate::types::{Key, NodeId, Now, Partition};
+use crate::types::{Key, NodeId, Now, Partition, RoundNumber};
 
 /// How long one step may take, in microseconds: a page is read, or committed, on a slow disk.
 const PATIENCE: u64 = 5_000_000;
@@ -66,6 +66,8 @@ struct Walk {
     /// All up to this key is done; empty: nothing.
     after: bytes::Bytes,
     pages: u32,
+    /// The round that the own copy was of when the page was asked for.
+    round: RoundNumber,
     /// What this node holds of the page, in order.
     own: Vec<(Key, Sealed)>,
     /// Where the page ends; none: with the partition.
@@ -101,6 +103,7 @@ impl Walk {
             leaves,
             after: bytes::Bytes::new(),
             pages: 0,
+            round: RoundNumber::default(),
             own: vec![],
             end: None,
             waits: 0,
@@ -180,9 +183,10 @@ impl Worker {
 
     fn session_go(&mut self, now: Now, id: SessionId, out: &mut Vec<Effect>) {
         let Some(session) = self.sync.sessions.get_mut(&id) else { return };
-        if let Some(walk) = &session.walk {
+        if let Some(walk) = &mut session.walk {
             let (partition, after) = (walk.partition, walk.after.clone());
             session.stage = Stage::Reading;
+            walk.round = self.collect.number(partition);
             let token = self.next_token();
             self.reads.insert(token, Reading::SyncOwn(id));
             out.push(scan_effect(token, partition, &after, PAGE_BYTES));
@@ -271,7 +275,8 @@ impl Worker {
             return;
         };
         (walk.own, walk.end) = (own, end.clone());
-        let range = SyncRange { leaves, after: walk.after.clone(), end, held };
+        let (round, after) = (walk.round, walk.after.clone());
+        let range = SyncRange { round, leaves, after, end, held };
         self.session_ask(now, id, Stage::Asking, partition, SyncAsk::Page(range), out);
     }
 
@@ -284,10 +289,11 @@ impl Worker {
         page: SyncDifference,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Session { walk: Some(walk), goal, .. }) = self.sync.sessions.get_mut(&id) else {
+        let Some(Session { walk: Some(walk), goal, node, .. }) = self.sync.sessions.get_mut(&id)
+        else {
             return;
         };
-        let (goal, partition) = (*goal, walk.partition);
+        let (goal, node, partition) = (*goal, *node, walk.partition);
         walk.pages += 1;
         if let Err(why) = walk.check(&page) {
             return self.session_end(now, id, End::Refused(why), out);
@@ -301,6 +307,7 @@ impl Worker {
             return;
         };
         let push = walk.to_push(&page, &records);
+        let oldest = walk.round.min(page.round);
         walk.end = page.end.or(walk.end.take());
         walk.waits = 1 + u32::from(!push.is_empty());
         walk.failed = false;
@@ -315,9 +322,10 @@ impl Worker {
         self.stats.sync_bytes += bytes as u64;
         self.sync_spend(now, goal, bytes);
         if !push.is_empty() {
-            self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(push), out);
+            self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(oldest, push), out);
         }
-        self.merge_all(now, partition, records, Then::Session(id), out);
+        self.tell_where_i_am(node, partition, page.round, out);
+        self.merge_all(now, partition, page.round, records, Then::Session(id), out);
     }
 
     /// What was fetched is durable here, or what was sent is durable there; or it failed.

@@ -136,7 +136,7 @@ fn what_either_home_lacks_it_gets_in_pages() {
     assert_eq!(cluster.records_exchanged(), keys.len() as u64);
     let pages = cluster.sent.iter().filter_map(|(_, _, message)| match message {
         DataMessage::SyncReply(_, SyncAnswer::Page(page)) => Some(page.records.len()),
-        DataMessage::Sync(_, SyncAsk::Push(records)) => Some(records.len()),
+        DataMessage::Sync(_, SyncAsk::Push(_, records)) => Some(records.len()),
         _ => None,
     });
     let pages: Vec<usize> = pages.collect();
@@ -191,7 +191,9 @@ fn answered_with(answer: impl Fn(&SyncAsk) -> Option<SyncAnswer>) -> Cluster {
 fn an_answer_that_makes_no_sense_ends_the_session_and_is_counted() {
     let k = key("k");
     let other = record("other").seal(Partition(0), &key("another place"));
-    let page = |end, records| SyncAnswer::Page(SyncDifference { end, records, wanted: vec![] });
+    let round = RoundNumber::default();
+    let page =
+        |end, records| SyncAnswer::Page(SyncDifference { round, end, records, wanted: vec![] });
     let bad: [(&str, SyncAnswer); 3] = [
         ("a page beyond what was asked for", page(Some(key("zzz")), vec![])),
         ("a record does not pass its checksum", page(None, vec![(k.clone(), other)])),
@@ -220,7 +222,8 @@ fn a_push_of_damaged_records_is_refused_and_names_its_sender() {
     let partition = k.partition(64);
     let sealed = record("value").seal(partition, &key("other"));
     let (call, placement) = (CallId(1), cluster.placement.tag);
-    let message = DataMessage::Sync(call, SyncAsk::Push(vec![(k.clone(), sealed)]));
+    let message =
+        DataMessage::Sync(call, SyncAsk::Push(RoundNumber::default(), vec![(k.clone(), sealed)]));
     let input = Input::Message { from: id(1), placement, trace: None, partition, message };
     cluster.input(0, input);
     assert!(cluster.events.iter().any(|(_, event)| matches!(event, Event::SyncRefused(..))));

@@ -1,0 +1,520 @@
+//! Collection: how dead records go for good, round by round (see [`crate::protocol::rounds`]).
+//!
+//! ```text
+//!   sweep ── finds dead records ──▶ drive ── asks ──▶ every member: this file, drain, look
+//!   (the home with the lowest name)                  aside: a copy that no round knows
+//! ```
+//!
+//! Here is the part of every member: where the rounds of each partition are, what that means for what
+//! comes in, and the answers to a driver. A state is durable before anyone is told of it, and one change
+//! of a partition's state is under way at a time; a question that comes meanwhile is not answered, and
+//! is asked again.
+
+mod aside;
+mod drain;
+mod drive;
+mod look;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use rustc_hash::FxHashMap;
+
+use self::aside::Moving;
+use self::drain::Draining;
+use self::drive::Drive;
+pub(super) use self::look::LookId;
+use self::look::Looks;
+use self::sweep::Sweep;
+use super::cells::{CellId, Incoming, Task, Waiter};
+use super::timers::Timer;
+use super::trees::partition_of;
+use super::{Reading, Worker};
+use crate::protocol::defect::Defect;
+use crate::protocol::message::{DataMessage, RoundMessage};
+use crate::protocol::record::Record;
+use crate::protocol::rounds::{Cut, CutId, Rounds, Verdict};
+use crate::protocol::step::{Effect, Page, ReadFailed};
+use crate::types::{Key, Mono, NodeId, Now, Partition, RecordHash, RoundNumber};
+
+/// Keys of [`Space::Meta`] under which the rounds of a partition are kept: `prefix ‖ partition`.
+const PREFIX: &[u8] = b"rounds/";
+/// How long to wait before a store that could not be read is read again, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// What a worker knows of the rounds of its partitions.
+#[derive(Debug, Default)]
+pub(super) struct Collect {
+    rounds: FxHashMap<Partition, Rounds>,
+    /// Partitions whose state is being committed.
+    committing: BTreeSet<Partition>,
+    /// Partitions whose cut is being applied.
+    applying: BTreeMap<Partition, Applying>,
+    draining: BTreeMap<Partition, Draining>,
+    looks: Looks,
+    moving: BTreeMap<Partition, Moving>,
+    /// Found at the start: copies that were being moved, and for which round.
+    unmoved: BTreeMap<Partition, RoundNumber>,
+    drives: BTreeMap<Partition, Drive>,
+    /// Rounds that were refused: the next has a higher number.
+    refused: BTreeMap<Partition, RoundNumber>,
+    sweep: Sweep,
+    /// The time of the last step.
+    pub latest: Mono,
+}
+
+/// A cut on its way out of the own copy.
+#[derive(Debug)]
+struct Applying {
+    left: usize,
+    /// Who wants to hear of its end.
+    asker: Option<NodeId>,
+}
+
+/// What is done once a change is durable.
+#[derive(Debug)]
+pub(super) enum Durable {
+    /// This is where the rounds are.
+    State(Rounds, Then),
+    /// A record of the cut is gone.
+    Cut,
+    /// A page of a copy has been set aside.
+    Aside,
+}
+
+/// What follows from a new state.
+#[derive(Debug)]
+pub(super) enum Then {
+    Nothing,
+    Answer(NodeId, RoundMessage),
+    Apply(Option<NodeId>),
+}
+
+impl Collect {
+    /// The round that was opened last: what is read of the own copy carries it.
+    pub fn number(&self, partition: Partition) -> RoundNumber {
+        self.rounds.get(&partition).map_or_else(RoundNumber::default, |rounds| rounds.number)
+    }
+
+    /// No hint that is held is of an older round.
+    pub fn drained(&self, partition: Partition) -> RoundNumber {
+        self.rounds.get(&partition).map_or_else(RoundNumber::default, |rounds| rounds.drained)
+    }
+
+    /// Whether the own copy of a partition is just being set aside: it takes nothing.
+    pub fn is_moving(&self, partition: Partition) -> bool {
+        self.moving.contains_key(&partition)
+    }
+
+    /// A record was left in a partition that is or may become dead.
+    pub fn suspect(&mut self, partition: Partition) {
+        self.sweep.suspect(partition);
+    }
+
+    fn state(&self, partition: Partition) -> Rounds {
+        self.rounds.get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// Whether something of a partition is under way that its next change of state must wait for.
+    fn is_busy(&self, partition: Partition) -> bool {
+        self.committing.contains(&partition)
+            || self.applying.contains_key(&partition)
+            || self.draining.contains_key(&partition)
+            || self.is_moving(partition)
+    }
+}
+
+impl Worker {
+    /// The round that what a home reads of its own copy now is of.
+    pub(super) fn round(&self, partition: Partition) -> RoundNumber {
+        self.collect.number(partition)
+    }
+
+    /// The lowest round that what is read now may be of: of the own copy, or of a hint.
+    pub(super) fn round_read(&self, partition: Partition, hint: bool) -> RoundNumber {
+        if hint { self.collect.drained(partition) } else { self.collect.number(partition) }
+    }
+
+    /// Whether what comes from this round may no longer be held, or shown.
+    pub(super) fn is_over(&self, partition: Partition, round: RoundNumber) -> bool {
+        let draining = self.collect.draining.get(&partition).map(|draining| draining.number);
+        round < self.collect.drained(partition).max(draining.unwrap_or_default())
+            && !self.has(Defect::AcceptOverRound)
+    }
+
+    /// Whether a record of this round may be kept: as the own copy, or as a hint.
+    pub(super) fn takes(
+        &self,
+        partition: Partition,
+        key: &Key,
+        hint: bool,
+        round: RoundNumber,
+    ) -> bool {
+        if self.collect.is_moving(partition) {
+            return false;
+        }
+        if hint {
+            return !self.is_over(partition, round) || self.has(Defect::ConfirmWithoutBarrier);
+        }
+        let Some(rounds) = self.collect.rounds.get(&partition) else { return true };
+        rounds.takes(round, self.is_rebuilding(partition, key)) || self.has(Defect::AcceptOverRound)
+    }
+
+    /// Whether a record that comes in was collected in the last round: it is as good as absent.
+    pub(super) fn is_gone(&self, id: &CellId, incoming: &Incoming) -> bool {
+        let Some(rounds) = self.collect.rounds.get(&id.partition) else { return false };
+        if rounds.cut.is_none() {
+            return false;
+        }
+        let sealed = || incoming.record.seal(id.partition, &id.key).hash();
+        let hash =
+            incoming.sealed.as_ref().map_or_else(sealed, crate::protocol::record::Sealed::hash);
+        rounds.is_gone(&id.key, hash)
+    }
+
+    /// Tells a peer that what it sent is of a round that is over, and so which one is.
+    pub(super) fn tell_where_i_am(
+        &self,
+        to: NodeId,
+        partition: Partition,
+        round: RoundNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        let Rounds { number, closed, id, .. } = self.collect.state(partition);
+        if round < closed {
+            let message = DataMessage::Round(RoundMessage::Behind { number, closed, id });
+            out.push(Effect::Send { to, trace: None, partition, message });
+        }
+    }
+
+    /// A member says something of a round.
+    pub(super) fn round_heard(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        partition: Partition,
+        message: RoundMessage,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(view) = self.view.clone() else { return };
+        if view.name_of(from).is_none() || partition.0 >= view.partitions() {
+            return;
+        }
+        match message {
+            RoundMessage::Survey(number, cut) => {
+                if self.is_home(partition) {
+                    self.look_for_survey(now, from, partition, number, &cut, out);
+                }
+            }
+            RoundMessage::Open { number, closed, cut } => {
+                self.asked_to_open(now, from, partition, number, closed, cut, out);
+            }
+            RoundMessage::Drain(number, id) => {
+                self.asked_to_drain(now, from, partition, number, id, out);
+            }
+            RoundMessage::Close(number, id) => {
+                self.asked_to_close(now, from, partition, number, id, out);
+            }
+            RoundMessage::Over(number) => self.round_is_over(partition, number, out),
+            RoundMessage::Behind { number, closed, id } => {
+                self.heard_of_closed(now, partition, number, closed, id, out);
+                self.round_refused(from, partition, number);
+            }
+            RoundMessage::Surveyed(number, held) => {
+                self.surveyed(now, from, partition, number, &held, out);
+            }
+            RoundMessage::Opened(number, id) => {
+                self.round_opened(now, from, partition, number, id, out);
+            }
+            RoundMessage::Drained(number, id) => {
+                self.drained(now, from, partition, number, id, out);
+            }
+            RoundMessage::Closed(number) => self.closed(now, from, partition, number, out),
+        }
+    }
+
+    /// Says something of a round to a member, or to this node itself.
+    fn say_of_round(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        partition: Partition,
+        message: RoundMessage,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.view.as_ref().is_some_and(|view| view.me == to) {
+            return self.round_heard(now, to, partition, message, out);
+        }
+        let message = DataMessage::Round(message);
+        out.push(Effect::Send { to, trace: None, partition, message });
+    }
+
+    fn asked_to_open(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        partition: Partition,
+        number: RoundNumber,
+        closed: RoundNumber,
+        cut: Cut,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.collect.is_busy(partition) {
+            return;
+        }
+        let (state, id) = (self.collect.state(partition), cut.id());
+        match state.judge_open(number, closed, id) {
+            Verdict::SetAside => self.set_aside(now, partition, closed, out),
+            Verdict::CloseFirst => {
+                self.commit_rounds(partition, state.closed(), Then::Apply(None), out);
+            }
+            // A cut that is closed goes first.
+            Verdict::Go if state.is_applying() => self.apply_cut(now, partition, None, out),
+            Verdict::Go if self.is_home(partition) => {
+                self.look_before_opening(now, from, partition, number, cut, out);
+            }
+            Verdict::Go => self.open_round(from, partition, number, id, None, out),
+            Verdict::Done => {
+                self.say_of_round(now, from, partition, RoundMessage::Opened(number, id), out);
+            }
+            Verdict::Behind => {
+                let Rounds { number, closed, id, .. } = state;
+                let behind = RoundMessage::Behind { number, closed, id };
+                self.say_of_round(now, from, partition, behind, out);
+            }
+        }
+    }
+
+    /// Confirms a cut, durably, and then says so. A home keeps it, to apply it.
+    fn open_round(
+        &mut self,
+        from: NodeId,
+        partition: Partition,
+        number: RoundNumber,
+        id: CutId,
+        cut: Option<Cut>,
+        out: &mut Vec<Effect>,
+    ) {
+        let state = self.collect.state(partition).opened(number, id, cut);
+        let answer = Then::Answer(from, RoundMessage::Opened(number, id));
+        self.commit_rounds(partition, state, answer, out);
+    }
+
+    fn asked_to_close(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        partition: Partition,
+        number: RoundNumber,
+        id: CutId,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.collect.is_busy(partition) {
+            return;
+        }
+        let state = self.collect.state(partition);
+        match state.judge_close(number, id) {
+            Verdict::Go => {
+                self.commit_rounds(partition, state.closed(), Then::Apply(Some(from)), out);
+            }
+            Verdict::Done if number == state.number && state.is_applying() => {
+                self.apply_cut(now, partition, Some(from), out);
+            }
+            Verdict::Done => {
+                self.say_of_round(now, from, partition, RoundMessage::Closed(number), out);
+            }
+            Verdict::SetAside => self.set_aside(now, partition, number, out),
+            Verdict::CloseFirst | Verdict::Behind => {}
+        }
+    }
+
+    /// Someone says that a round was closed: it is adopted from anyone.
+    fn heard_of_closed(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        number: RoundNumber,
+        closed: RoundNumber,
+        id: CutId,
+        out: &mut Vec<Effect>,
+    ) {
+        let state = self.collect.state(partition);
+        if self.collect.is_busy(partition) {
+            return;
+        }
+        match state.judge_news(closed) {
+            Some(Verdict::SetAside) => self.set_aside(now, partition, closed, out),
+            Some(Verdict::CloseFirst) if number == closed && id == state.id => {
+                self.commit_rounds(partition, state.closed(), Then::Apply(None), out);
+            }
+            _ => {}
+        }
+    }
+
+    /// The round has been applied everywhere: its cut can be forgotten.
+    fn round_is_over(&mut self, partition: Partition, number: RoundNumber, out: &mut Vec<Effect>) {
+        let state = self.collect.state(partition);
+        let over = state.number == number && state.closed == number && state.applied;
+        if over && state.cut.is_some() && !self.collect.is_busy(partition) {
+            self.commit_rounds(partition, state.over(), Then::Nothing, out);
+        }
+    }
+
+    /// Drops what the cut lists, as far as it is still what it lists. Nothing older is merged any more,
+    /// durably: whether all of it goes at once, or some of it only after a restart, does not matter.
+    fn apply_cut(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        asker: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
+        let state = self.collect.state(partition);
+        let Some(cut) = state.cut.as_ref().filter(|_| state.is_applying()) else {
+            if let Some(asker) = asker {
+                let closed = RoundMessage::Closed(state.number);
+                self.say_of_round(now, asker, partition, closed, out);
+            }
+            return;
+        };
+        let left = cut.entries().len();
+        self.collect.applying.insert(partition, Applying { left, asker });
+        for (key, hash) in cut.entries() {
+            let id = CellId::own(partition, key);
+            self.with_view(now, id, Task::Cut(*hash), out);
+        }
+    }
+
+    /// Drops a record of the cut, if the view of it, queued merges included, is still what was cut.
+    pub(super) fn cut(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        record: &Record,
+        hash: RecordHash,
+        out: &mut Vec<Effect>,
+    ) {
+        let same = record.seal(id.partition, &id.key).hash() == hash;
+        if record.is_empty() || !(same || self.has(Defect::DiscardLateCopy)) {
+            return self.cut_done(id.partition, out);
+        }
+        // The stamps of an actor's dots are kept above each other by the records that have seen them. With
+        // this one gone, its next dot might not be new: it may lie below those that were made over a clock
+        // that was far ahead.
+        let actor = self.tenures.get(&id.partition);
+        if actor.is_some_and(|&actor| record.seen().of(actor).is_some()) {
+            self.end_tenure(id.partition, "a record that it wrote was collected", out);
+        }
+        self.stats.records_collected += 1;
+        let waiter = Waiter::Round(id.partition, Box::new(Durable::Cut));
+        self.leave(now, id, Record::default().into(), waiter, out);
+    }
+
+    fn cut_done(&mut self, partition: Partition, out: &mut Vec<Effect>) {
+        let Some(applying) = self.collect.applying.get_mut(&partition) else { return };
+        applying.left = applying.left.saturating_sub(1);
+        if applying.left > 0 {
+            return;
+        }
+        let asker = self.collect.applying.remove(&partition).and_then(|applying| applying.asker);
+        let state = self.collect.state(partition).applied();
+        let closed = RoundMessage::Closed(state.number);
+        let then = asker.map_or(Then::Nothing, |asker| Then::Answer(asker, closed));
+        self.commit_rounds(partition, state, then, out);
+    }
+
+    /// A record of the cut could not be looked at, or its removal was refused: the whole cut is applied
+    /// again when its driver asks again.
+    pub(super) fn cut_failed(&mut self, partition: Partition) {
+        self.collect.applying.remove(&partition);
+    }
+
+    fn commit_rounds(
+        &mut self,
+        partition: Partition,
+        state: Rounds,
+        then: Then,
+        out: &mut Vec<Effect>,
+    ) {
+        self.collect.committing.insert(partition);
+        let (key, value) = (marker(PREFIX, partition), Some(state.encode()));
+        let waiter = Waiter::Round(partition, Box::new(Durable::State(state, then)));
+        self.commit_meta_for(key, value, waiter, out);
+    }
+
+    /// A change is durable, or was refused.
+    pub(super) fn round_durable(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        step: Durable,
+        durable: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        match step {
+            Durable::Cut if durable => self.cut_done(partition, out),
+            Durable::Cut => self.cut_failed(partition),
+            Durable::Aside => self.aside_moved(now, partition, durable, out),
+            Durable::State(state, then) => {
+                self.collect.committing.remove(&partition);
+                self.collect.draining.remove(&partition);
+                if !durable {
+                    return;
+                }
+                self.collect.rounds.insert(partition, state);
+                match then {
+                    Then::Nothing => {}
+                    Then::Answer(to, message) => {
+                        self.say_of_round(now, to, partition, message, out);
+                    }
+                    Then::Apply(asker) => self.apply_cut(now, partition, asker, out),
+                }
+            }
+        }
+    }
+
+    /// At the start, before anything is served: learns where the rounds of each partition are.
+    pub(super) fn start_reading_rounds(&mut self, out: &mut Vec<Effect>) {
+        self.scan_meta(PREFIX, Bytes::new(), Reading::Rounds, out);
+    }
+
+    pub(super) fn rounds_read(
+        &mut self,
+        now: Now,
+        result: Result<Page, ReadFailed>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Ok(page) = result else {
+            return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
+        };
+        for (key, value) in &page.entries {
+            let Some(partition) = partition_of(key, PREFIX) else { continue };
+            if partition.worker(self.config.workers) != self.config.index {
+                continue;
+            }
+            if let Ok(rounds) = Rounds::decode(value.clone()) {
+                self.collect.rounds.insert(partition, rounds);
+            } else {
+                // Where its rounds are is not known: nothing vouches for what is held of it.
+                self.lost_at_start(partition);
+            }
+        }
+        match page.entries.last() {
+            Some((key, _)) if !page.done => {
+                self.scan_meta(PREFIX, key.clone(), Reading::Rounds, out);
+            }
+            _ => self.start_reading_lost(out),
+        }
+    }
+}
+
+/// A key of [`Space::Meta`] for something of a partition.
+fn marker(prefix: &[u8], partition: Partition) -> Bytes {
+    let mut out = BytesMut::with_capacity(prefix.len() + 2);
+    out.put_slice(prefix);
+    out.put_u16(partition.0);
+    out.freeze()
+}

@@ -1,0 +1,178 @@
+//! A lone member, and peers that say anything at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::protocol::message::PlacementTag;
+use crate::protocol::placement::{Member, Placement, View};
+use crate::protocol::step::Space;
+use crate::protocol::step::{Input, Tuning};
+use crate::protocol::worker::WorkerConfig;
+use crate::types::{Boot, ClusterId, NodeName, Stamp, Wall};
+
+const NOW: Now = Now { mono: Mono(1_000_000), wall: Wall(1_000_000) };
+
+/// A worker and its disk; every commit is durable at once.
+struct Lone {
+    worker: Worker,
+    disk: BTreeMap<(Space, Bytes), Bytes>,
+    sent: Vec<RoundMessage>,
+}
+
+fn name(node: u128) -> NodeName {
+    NodeName::new(&format!("node-{node}")).unwrap()
+}
+
+impl Lone {
+    fn start(disk: BTreeMap<(Space, Bytes), Bytes>) -> Self {
+        let tuning = Tuning { collect_interval: 0, ..Tuning::default() };
+        let worker = Worker::new(WorkerConfig {
+            index: 0,
+            workers: 1,
+            tuning,
+            boot: Boot(1),
+            clock: Stamp::default(),
+            seed: 1,
+            defect: None,
+        });
+        let mut lone = Self { worker, disk, sent: vec![] };
+        let member = |node| Member { name: name(node), zone: String::new(), weight: 1 };
+        let placement = Arc::new(Placement::found((0..3).map(member).collect(), 3, 4));
+        let ids = (0..3).map(|node| (name(node), NodeId(node))).collect();
+        let view = View::new(NodeId(0), name(0), Boot(1), ClusterId(1), placement, ids);
+        lone.input(Input::View(Arc::new(view)));
+        assert!(lone.worker.is_serving());
+        lone
+    }
+
+    fn hears(&mut self, from: u128, message: RoundMessage) {
+        let placement = PlacementTag { number: 1, hash: 0 };
+        let (from, partition) = (NodeId(from), Partition(1));
+        let message = DataMessage::Round(message);
+        self.input(Input::Message { from, placement, trace: None, partition, message });
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let mut out = vec![];
+            self.worker.step(NOW, input, &mut out);
+            for effect in out {
+                inputs.extend(self.carry_out(effect));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) -> Option<Input> {
+        match effect {
+            Effect::Read { token, space, key } => {
+                Some(Input::ReadDone(token, Ok(self.disk.get(&(space, key)).cloned())))
+            }
+            Effect::Scan { token, space, prefix, after, .. } => {
+                let all = self.disk.iter().filter(|((of, key), _)| {
+                    *of == space && key.starts_with(&prefix) && (after.is_empty() || *key > after)
+                });
+                let entries = all.map(|((_, key), value)| (key.clone(), value.clone()));
+                Some(Input::Scanned(token, Ok(Page { entries: entries.collect(), done: true })))
+            }
+            Effect::Commit { id, changes, .. } => {
+                for change in changes {
+                    let place = (change.space, change.key);
+                    match change.value {
+                        Some(value) => self.disk.insert(place, value),
+                        None => self.disk.remove(&place),
+                    };
+                }
+                Some(Input::Committed(id))
+            }
+            Effect::Send { message: DataMessage::Round(round), .. } => {
+                self.sent.push(round);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn state(&self) -> Rounds {
+        self.worker.collect.state(Partition(1))
+    }
+}
+
+fn cut(byte: u8) -> Cut {
+    let key = Key::new(vec![byte]).unwrap();
+    Cut::new(vec![(key, RecordHash(u128::from(byte)))]).unwrap()
+}
+
+fn anything() -> impl Strategy<Value = RoundMessage> {
+    let held = proptest::collection::vec(any::<bool>(), 0..3);
+    (0..10_u8, prop_oneof![0..4_u64, Just(u64::MAX)], 0..4_u64, 0..3_u8, held).prop_map(
+        |(kind, number, closed, byte, held)| {
+            let (number, closed) = (RoundNumber(number), RoundNumber(closed));
+            let (cut, id) = (cut(byte), cut(byte).id());
+            match kind {
+                0 => RoundMessage::Survey(number, cut),
+                1 => RoundMessage::Surveyed(number, held),
+                2 => RoundMessage::Open { number, closed, cut },
+                3 => RoundMessage::Opened(number, id),
+                4 => RoundMessage::Drain(number, id),
+                5 => RoundMessage::Drained(number, id),
+                6 => RoundMessage::Close(number, id),
+                7 => RoundMessage::Closed(number),
+                8 => RoundMessage::Over(number),
+                _ => RoundMessage::Behind { number, closed, id },
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn whatever_peers_say_the_numbers_only_grow_and_are_on_disk(
+        said in proptest::collection::vec((0..4_u128, anything()), 0..24),
+    ) {
+        let mut lone = Lone::start(BTreeMap::new());
+        for (from, message) in said {
+            let before = lone.state();
+            lone.hears(from, message);
+            let after = lone.state();
+            prop_assert!(before.number <= after.number && before.drained <= after.drained);
+            prop_assert!(before.closed <= after.closed);
+            prop_assert!(after.closed <= after.drained && after.drained <= after.number);
+        }
+        let again = Lone::start(lone.disk.clone());
+        prop_assert_eq!(again.state(), lone.state());
+        let whole = lone.worker.lost.all() == again.worker.lost.all();
+        prop_assert!(whole, "what is not whole is forgotten by a restart");
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_read_vouches_for_nothing() {
+    let place = (Space::Meta, marker(PREFIX, Partition(1)));
+    let lone = Lone::start(BTreeMap::from([(place, Bytes::from_static(b"damaged"))]));
+    assert!(lone.worker.is_lost(Partition(1)));
+    assert!(!lone.worker.is_lost(Partition(2)));
+}
+
+#[test]
+fn a_copy_that_no_round_knows_is_moved_and_marked_and_not_deleted() {
+    let record = |key: &[u8]| (Space::Records, Bytes::from([&[0, 1], key].concat()));
+    let hint = (Space::Hints, Bytes::from([&[6][..], b"node-2", &[0, 1], b"h"].concat()));
+    let value = Bytes::from_static(b"ghost");
+    let elsewhere = (Space::Records, Bytes::from_static(&[0, 2, b'x']));
+    let disk = [record(b"a"), record(b"b"), hint, elsewhere.clone()];
+    let disk = disk.into_iter().map(|place| (place, value.clone())).collect();
+    let mut lone = Lone::start(disk);
+    lone.hears(1, RoundMessage::Close(RoundNumber(7), cut(1).id()));
+    let left = lone.disk.keys().filter(|place| place.0 != Space::Meta);
+    assert_eq!(left.collect::<Vec<_>>(), [&elsewhere]);
+    let moved = lone.disk.keys().filter(|place| place.1.starts_with(b"aside/")).count();
+    assert_eq!(moved, 3);
+    assert_eq!(lone.state().closed, RoundNumber(7));
+    let again = Lone::start(lone.disk);
+    assert!(again.worker.is_lost(Partition(1)), "it counts as whole after a restart");
+}
