@@ -37,6 +37,10 @@ impl Lost {
     pub fn count(&self) -> usize {
         self.partitions.len()
     }
+
+    pub fn partitions(&self) -> Vec<Partition> {
+        self.partitions.keys().copied().collect()
+    }
 }
 
 fn marker(partition: Partition) -> Bytes {
@@ -107,7 +111,7 @@ impl Worker {
         if self.view.is_none() {
             return;
         }
-        for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
+        for partition in self.lost.partitions() {
             match self.unmerged(partition) {
                 Some(nodes) if nodes.is_empty() => self.partition_rebuilt(partition, out),
                 Some(nodes) => {
@@ -157,19 +161,12 @@ impl Worker {
         }
     }
 
-    /// The homes that lost partitions still wait for, each with how many of them; sorted.
-    #[must_use]
-    pub fn waits_for(&mut self) -> BTreeMap<NodeName, u64> {
-        let mut waits = BTreeMap::new();
-        for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
-            let Some(route) = self.route(partition) else { continue };
-            let Some(merged) = self.lost.partitions.get(&partition) else { continue };
-            for (slot, &(member, node)) in route.slots.iter().enumerate() {
-                if Some(slot) != route.own && node.is_none_or(|node| !merged.contains(&node)) {
-                    *waits.entry(route.view.member_name(member).clone()).or_default() += 1;
-                }
-            }
-        }
-        waits
+    /// The homes that a lost partition still waits for.
+    pub(super) fn waits_for(&mut self, partition: Partition) -> Vec<NodeName> {
+        let Some(route) = self.route(partition) else { return vec![] };
+        let Some(merged) = self.lost.partitions.get(&partition) else { return vec![] };
+        let slots = route.slots.iter().enumerate().filter(|&(slot, _)| Some(slot) != route.own);
+        let left = slots.filter(|(_, (_, node))| node.is_none_or(|node| !merged.contains(&node)));
+        left.map(|(_, &(member, _))| route.view.member_name(member).clone()).collect()
     }
 }

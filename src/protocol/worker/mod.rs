@@ -21,6 +21,7 @@
 //! the placement changes.
 
 mod cells;
+mod completeness;
 mod gather;
 mod get;
 mod hashing;

@@ -43,7 +43,8 @@ fn a_lost_partition_does_not_answer_until_all_other_homes_are_merged() {
     assert!(cluster.stored(0, &k).is_some(), "the home that can be reached was not merged");
     assert!(!reads(&mut cluster, 1, &k), "a copy that is not whole has counted");
     assert_eq!(cluster.workers[0].stats().partitions_rebuilding, 1);
-    assert_eq!(cluster.workers[0].waits_for(), BTreeMap::from([(name(2), 1)]));
+    let report = cluster.workers[0].repair_report();
+    assert_eq!((report.rebuilding, report.waits_for), (1, BTreeMap::from([(name(2), 1)])));
     // It takes writes meanwhile.
     cluster.set(0, &k, "three");
     assert!(cluster.is_marked(0));
@@ -96,4 +97,28 @@ fn two_damaged_copies_of_a_key_do_not_wait_for_each_other() {
         assert!(cluster.workers[node].rebuilding.is_empty(), "node {node} waits for ever");
         assert_eq!(cluster.stored(node, &k), cluster.stored(2, &k));
     }
+}
+
+#[test]
+fn a_partition_is_known_to_be_whole_once_it_was_scrubbed_and_all_homes_agree() {
+    let mut cluster = Cluster::new(2, 2);
+    let k = key("k");
+    cluster.plant(0, &k, "value");
+    let mut cluster = cluster.comparing();
+    cluster.pass(3 * ROUND);
+    let report = cluster.workers[0].repair_report();
+    assert_eq!((report.whole, report.unverified), (0, 64), "nothing was scrubbed");
+    let began = cluster.now.wall;
+    for partition in (0..64).map(Partition) {
+        let (now, why) = (cluster.now, crate::protocol::worker::rescan::Why::Scrub);
+        cluster.workers[0].rescan(now, partition, why);
+    }
+    cluster.pass(2 * ROUND);
+    let report = cluster.workers[0].repair_report();
+    assert_eq!((report.whole, report.unverified), (64, 0));
+    assert!(report.whole_since.is_some_and(|since| since >= began));
+    cluster.damage(0, &k);
+    cluster.kill(1);
+    cluster.get(0, &k, Consistency::One);
+    assert_eq!(cluster.workers[0].repair_report().unverified, 1, "a copy is being rebuilt");
 }
