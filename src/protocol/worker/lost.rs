@@ -105,9 +105,14 @@ impl Worker {
         self.rebuild_lost(now, out);
     }
 
+    /// The time to try again has come.
+    pub(super) fn lost_due(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.lost.is_armed = false;
+        self.rebuild_lost(now, out);
+    }
+
     /// Asks every home that has not been merged yet, as far as it can be reached.
     pub(super) fn rebuild_lost(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.lost.is_armed = false;
         if self.view.is_none() {
             return;
         }

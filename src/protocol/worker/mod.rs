@@ -443,6 +443,7 @@ impl Worker {
         if up {
             self.replay_to(node, out);
             self.round_soon(now, node);
+            self.rebuild_lost(now, out);
         } else {
             self.reachability_lost(now, node, out);
         }
@@ -493,7 +494,7 @@ impl Worker {
                 Timer::RoundWith(node) => self.round_with(now, node, out),
                 Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
                 Timer::Sync(session) => self.sync_resume(now, session, out),
-                Timer::Lost => self.rebuild_lost(now, out),
+                Timer::Lost => self.lost_due(now, out),
             }
         }
     }
