@@ -557,7 +557,6 @@ impl Worker {
     }
 
     /// Asks a peer, and gives it so many microseconds.
-    #[expect(clippy::too_many_arguments, reason = "a call and how long it may take")]
     fn call_within(
         &mut self,
         now: Now,

@@ -14,6 +14,11 @@ impl Cluster {
         self.nodes[node].disk.insert((Space::Meta, marker.into()), Bytes::from_static(&[1]));
     }
 
+    /// Whether a record is marked as lost.
+    pub(super) fn is_rebuilding(&self, node: usize) -> bool {
+        self.nodes[node].disk.keys().any(|key| key.1.starts_with(b"rebuilding/"))
+    }
+
     fn is_marked(&self, node: usize) -> bool {
         let meta = self.nodes[node].disk.keys().filter(|key| key.0 == Space::Meta);
         meta.into_iter().any(|key| key.1.starts_with(b"lost/"))

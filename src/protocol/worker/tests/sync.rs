@@ -23,6 +23,35 @@ pub(super) fn name_of(number: usize) -> Key {
     Key::new(format!("key-{number:06}")).unwrap()
 }
 
+impl Node {
+    /// A page of a disk, as a store gives it.
+    pub(super) fn page(
+        &self,
+        space: Space,
+        prefix: &Bytes,
+        after: Bytes,
+        bytes_max: usize,
+    ) -> Page {
+        let mut page = Page { entries: vec![], done: true };
+        let first = (space, after.clone().max(prefix.clone()));
+        let mut bytes = 0;
+        for ((found, key), value) in self.disk.range(first..) {
+            if *found != space || !key.starts_with(prefix) {
+                break;
+            }
+            if *key > after {
+                page.done = bytes <= bytes_max;
+                if !page.done {
+                    break;
+                }
+                bytes += key.len() + value.len();
+                page.entries.push((key.clone(), value.clone()));
+            }
+        }
+        page
+    }
+}
+
 impl Cluster {
     /// All disks are as they are, and the nodes start; a round comes every [`ROUND`].
     pub(super) fn comparing(mut self) -> Self {
