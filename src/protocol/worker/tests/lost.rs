@@ -63,6 +63,29 @@ fn a_lost_partition_does_not_answer_until_all_other_homes_are_merged() {
     assert!(reads(&mut cluster, 1, &k, Consistency::All));
 }
 
+/// Homes 0 and 1 have acknowledged a write; 0 has lost it, 1 cannot be reached, 2 never had it.
+/// Whether a quorum is found that has not heard of the write.
+fn an_acknowledged_write_is_missed(defect: Option<Defect>) -> bool {
+    let mut cluster = Cluster::new(3, 3);
+    let k = key("k");
+    cluster.plant(1, &k, "acknowledged");
+    cluster.lose(0, k.partition(64));
+    let mut cluster = cluster.comparing();
+    cluster.workers[0].config.defect = defect;
+    cluster.kill(1);
+    match cluster.run(2, ClientOp::get(k, Consistency::Quorum)) {
+        Outcome::Read(read) => read.visible.is_empty(),
+        Outcome::Failed(_) => false,
+        Outcome::Written(_) => unreachable!("a read does not write"),
+    }
+}
+
+#[test]
+fn a_copy_that_is_rebuilt_counts_only_by_mistake() {
+    assert!(!an_acknowledged_write_is_missed(None));
+    assert!(an_acknowledged_write_is_missed(Some(Defect::CountRebuilding)));
+}
+
 #[test]
 fn a_restart_goes_on_rebuilding() {
     let mut cluster = Cluster::new(2, 2);
