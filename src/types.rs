@@ -91,7 +91,9 @@ pub struct Boot(pub u64);
 pub struct Mono(pub u64);
 
 /// A wall clock's reading, in milliseconds since 1970.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct Wall(pub u64);
 
 /// Both clocks, read together by a driver and passed into the core.

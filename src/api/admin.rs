@@ -15,7 +15,7 @@ use crate::proto;
 use crate::proto::admin_server::Admin;
 use crate::protocol::op::{Action, Failure, Reason};
 use crate::protocol::placement::{Placement, View};
-use crate::protocol::step::{ReadFailed, Stats};
+use crate::protocol::step::{ReadFailed, RepairReport, Stats};
 use crate::types::Key;
 
 /// Hints are counted for so long at most, and no longer than the caller waits: a count that takes longer is told as incomplete.
@@ -143,8 +143,20 @@ fn hints(name: String, held: HintsHeld) -> proto::HintsResponse {
     proto::HintsResponse { name, targets: targets.collect(), complete: held.complete }
 }
 
+fn repair(report: &RepairReport) -> proto::Repair {
+    proto::Repair {
+        partitions: report.partitions,
+        rebuilding: report.rebuilding,
+        waits_for: report.waits_for.keys().map(ToString::to_string).collect(),
+        whole: report.whole,
+        whole_since_ms: report.whole_since.unwrap_or_default().0,
+        unverified: report.unverified,
+    }
+}
+
 fn status(status: NodeStatus) -> proto::StatusResponse {
     proto::StatusResponse {
+        repair: Some(repair(&status.repair)),
         node_id: status.node_id,
         name: status.name,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -12,7 +12,7 @@ use crate::metrics::Page;
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
-use crate::protocol::step::{MergedPage, ReadFailed, Stats};
+use crate::protocol::step::{MergedPage, ReadFailed, RepairReport, Stats};
 use crate::protocol::worker::inspect::Inspection;
 use crate::telemetry::Traces;
 use crate::types::{ClusterId, Key, NodeName, Partition, TraceContext, Wall};
@@ -135,6 +135,8 @@ pub struct NodeStatus {
     pub members: Vec<MemberStatus>,
     /// Sum over the workers.
     pub stats: Stats,
+    /// How whole this node's copies are.
+    pub repair: RepairReport,
     /// The highest synced commit.
     pub synced: u64,
     /// Since the process started.

@@ -10,7 +10,7 @@ use crate::api::backend::MemberStatus;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::protocol::control::{Control, ControlEffect, ControlInput, MemberReport, MemberState};
-use crate::protocol::step::{Effect, Input, Stats};
+use crate::protocol::step::{Effect, Input, RepairReport, Stats};
 use crate::protocol::worker::{Worker, WorkerConfig};
 use crate::types::{Mono, NodeId, Now, Wall};
 use crate::{api, http};
@@ -72,6 +72,10 @@ impl DataCore for Worker {
 
     fn stats(&self) -> Stats {
         Worker::stats(self)
+    }
+
+    fn repair_report(&mut self) -> RepairReport {
+        Worker::repair_report(self)
     }
 }
 

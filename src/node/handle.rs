@@ -209,6 +209,7 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
             },
             members,
             stats,
+            repair: shared.node.host.repair_report(),
             synced: shared.node.committer.synced().0,
             uptime_ms: shared.node.clock.uptime_ms(),
         }
@@ -258,6 +259,7 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         metrics::node(&status, self.stuck().is_some(), &mut page);
         meters.calls.write(&mut page);
         metrics::workers(&status.stats, &mut page);
+        metrics::repair(&status.repair, &mut page);
         metrics::committer(&node.committer, &mut page);
         metrics::store(&*meters.store, &mut page);
         metrics::streams(&node.peers.report(), &mut page);

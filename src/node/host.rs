@@ -36,8 +36,8 @@ use crate::protocol::op::{Action, Failure, Op, Outcome, Reason};
 use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{
-    Change, Conditions, Effect, Event, Input, MergedPage, Page, ReadFailed, Space, Stats, Ticket,
-    Token,
+    Change, Conditions, Effect, Event, Input, MergedPage, Page, ReadFailed, RepairReport, Space,
+    Stats, Ticket, Token,
 };
 use crate::store::{Store, StoreError};
 use crate::telemetry::Traces;
@@ -53,6 +53,9 @@ pub trait DataCore: Send + 'static {
 
     /// What it has done.
     fn stats(&self) -> Stats;
+
+    /// How whole its copies are.
+    fn repair_report(&mut self) -> RepairReport;
 }
 
 /// What the host needs of the committer.
@@ -359,6 +362,18 @@ impl<C: DataCore> Host<C> {
             }
         }
         sum
+    }
+
+    /// How whole the copies of all workers are.
+    #[must_use]
+    pub fn repair_report(&self) -> RepairReport {
+        let mut all = RepairReport::default();
+        for slot in &self.0.workers {
+            if let Ok(mut state) = slot.state.lock() {
+                all.add(&state.core.repair_report());
+            }
+        }
+        all
     }
 
     /// Steps workers whose timers are due, for ever. Sleeps while there is nothing to do.

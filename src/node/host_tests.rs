@@ -19,7 +19,7 @@ use crate::protocol::placement::{Member, Placement, View};
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::VersionVector;
 use crate::protocol::step::{
-    Change, CommitId, Effect, Input, MergedPage, Page, Space, Stats, Ticket, Token,
+    Change, CommitId, Effect, Input, MergedPage, Page, RepairReport, Space, Stats, Ticket, Token,
 };
 use crate::store::{Durability, Store, StoreError};
 use crate::telemetry::Traces;
@@ -119,6 +119,10 @@ impl DataCore for Toy {
     }
     fn stats(&self) -> Stats {
         self.stats
+    }
+
+    fn repair_report(&mut self) -> RepairReport {
+        RepairReport::default()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::api::calls::Calls;
 use crate::gossip;
 use crate::metrics::{Kind, Page};
 use crate::peers;
-use crate::protocol::step::Stats;
+use crate::protocol::step::{RepairReport, Stats};
 use crate::store::{Beat, Committer, Store};
 
 /// The states that gossip knows.
@@ -133,6 +133,23 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     let help = "For how long the oldest of them has been open; the log says for whom it waits.";
     let age = *round_age_micros_max as f64 / 1e6;
     page.gauge("coterie_collection_round_age_max_seconds", help, age);
+}
+
+/// How whole the copies are.
+pub(super) fn repair(report: &RepairReport, page: &mut Page) {
+    let help = "Partitions that were read again and verified, and that all other homes hold alike.";
+    page.gauge("coterie_partitions_whole", help, report.whole);
+    let help = "Partitions of which that is not known.";
+    page.gauge("coterie_partitions_unverified", help, report.unverified);
+    if let Some(since) = report.whole_since {
+        let help = "Since when at least that is known of all whole partitions.";
+        page.gauge("coterie_whole_since_timestamp_seconds", help, since.0 as f64 / 1e3);
+    }
+    let help = "Lost partitions whose rebuilding waits for this home.";
+    let mut family = page.family("coterie_rebuilding_waits_for", Kind::Gauge, help);
+    for (home, partitions) in &report.waits_for {
+        family.sample(&[("peer", home.as_str())], partitions);
+    }
 }
 
 /// What the committer has done.

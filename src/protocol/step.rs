@@ -11,15 +11,17 @@
 //!   carried out; its answer may be delivered at any later time;
 //! - sends may be lost, duplicated or reordered.
 
-use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::message::{DataMessage, PlacementTag};
 use super::op::{Failure, Op, Outcome};
 use super::placement::View;
 use super::quorum::Consistency;
 use super::record::Record;
-use crate::types::{Key, Mono, NodeId, NodeName, Partition, Stamp, TraceContext};
+use crate::types::{Key, Mono, NodeId, NodeName, Partition, Stamp, TraceContext, Wall};
 
 /// One of the ordered maps of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -295,6 +297,23 @@ pub struct Stats {
     pub rounds_open: u64,
     /// For how long the oldest of them has been open, in microseconds; 0 if none is.
     pub round_age_micros_max: u64,
+}
+
+/// How whole a node's copies are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RepairReport {
+    /// Partitions that the node is home to.
+    pub partitions: u64,
+    /// Those that were lost, and are being rebuilt.
+    pub rebuilding: u64,
+    /// The homes that these wait for, each with how many of them do.
+    pub waits_for: BTreeMap<NodeName, u64>,
+    /// Partitions that were read again and verified, and that all other homes hold alike.
+    pub whole: u64,
+    /// Since when at least that is known of all of those.
+    pub whole_since: Option<Wall>,
+    /// Partitions of which it is not known.
+    pub unverified: u64,
 }
 
 /// What a worker is told of the configuration; durations in microseconds.

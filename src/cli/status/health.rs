@@ -185,6 +185,11 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
         let records = term::count(counters.records_lost, "damaged record");
         troubles.push(format!("has come upon {records} on its disk"));
     }
+    if let Some(repair) = status.repair.as_ref().filter(|repair| repair.rebuilding > 0) {
+        let partitions = term::count(repair.rebuilding, "partition");
+        let from = repair.waits_for.join(", ");
+        troubles.push(format!("is rebuilding {partitions}, and waits for {from}"));
+    }
     troubles
 }
 
@@ -263,7 +268,7 @@ fn tolerance(replicas: usize, out: usize) -> (String, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Counters;
+    use crate::proto::{Counters, Repair};
 
     fn member(name: &str) -> MemberStatus {
         MemberStatus {
@@ -328,6 +333,13 @@ mod tests {
         let health = judge(&cluster[0], &answers(&cluster));
         assert!(!health.fine && health.can_lose_another);
         assert_eq!(health.members[0].grade, Grade::Impaired);
+
+        let mut cluster = self::cluster();
+        let waits_for = vec!["node-0".to_owned(), "node-2".to_owned()];
+        cluster[1].repair = Some(Repair { rebuilding: 12, waits_for, ..Repair::default() });
+        let health = judge(&cluster[0], &answers(&cluster));
+        let told = "is rebuilding 12 partitions, and waits for node-0, node-2";
+        assert_eq!(health.members[0].troubles, [told]);
 
         let mut cluster = self::cluster();
         cluster[1].ready = false;

@@ -36,8 +36,7 @@ impl Lost {
         self.partitions.len()
     }
 
-    #[cfg(test)]
-    pub fn all(&self) -> Vec<Partition> {
+    pub fn partitions(&self) -> Vec<Partition> {
         self.partitions.keys().copied().collect()
     }
 }
@@ -102,13 +101,18 @@ impl Worker {
         self.rebuild_lost(now, out);
     }
 
+    /// The time to try again has come.
+    pub(super) fn lost_due(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.lost.is_armed = false;
+        self.rebuild_lost(now, out);
+    }
+
     /// Asks every home that has not been merged yet, as far as it can be reached.
     pub(super) fn rebuild_lost(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.lost.is_armed = false;
         if self.view.is_none() {
             return;
         }
-        for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
+        for partition in self.lost.partitions() {
             if self.collect.is_moving(partition) {
                 continue;
             }
@@ -171,19 +175,12 @@ impl Worker {
         }
     }
 
-    /// The homes that lost partitions still wait for, each with how many of them; sorted.
-    #[must_use]
-    pub fn waits_for(&mut self) -> BTreeMap<NodeName, u64> {
-        let mut waits = BTreeMap::new();
-        for partition in self.lost.partitions.keys().copied().collect::<Vec<_>>() {
-            let Some(route) = self.route(partition) else { continue };
-            let Some(merged) = self.lost.partitions.get(&partition) else { continue };
-            for (slot, &(member, node)) in route.slots.iter().enumerate() {
-                if Some(slot) != route.own && node.is_none_or(|node| !merged.contains(&node)) {
-                    *waits.entry(route.view.member_name(member).clone()).or_default() += 1;
-                }
-            }
-        }
-        waits
+    /// The homes that a lost partition still waits for.
+    pub(super) fn waits_for(&mut self, partition: Partition) -> Vec<NodeName> {
+        let Some(route) = self.route(partition) else { return vec![] };
+        let Some(merged) = self.lost.partitions.get(&partition) else { return vec![] };
+        let slots = route.slots.iter().enumerate().filter(|&(slot, _)| Some(slot) != route.own);
+        let left = slots.filter(|(_, (_, node))| node.is_none_or(|node| !merged.contains(&node)));
+        left.map(|(_, &(member, _))| route.view.member_name(member).clone()).collect()
     }
 }

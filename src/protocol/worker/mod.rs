@@ -22,6 +22,7 @@
 
 mod cells;
 mod collect;
+mod completeness;
 mod gather;
 mod get;
 mod hashing;
@@ -485,6 +486,7 @@ impl Worker {
         if up {
             self.replay_to(node, out);
             self.compare_soon(now, node);
+            self.rebuild_lost(now, out);
         } else {
             self.reachability_lost(now, node, out);
         }
@@ -535,7 +537,7 @@ impl Worker {
                 Timer::CompareWith(node) => self.compare_back(now, node, out),
                 Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
                 Timer::Sync(session) => self.sync_resume(now, session, out),
-                Timer::Lost => self.rebuild_lost(now, out),
+                Timer::Lost => self.lost_due(now, out),
                 Timer::Collect => self.sweep_due(now, out),
                 Timer::Round(partition) => self.round_due(now, partition, out),
             }
@@ -600,7 +602,6 @@ impl Worker {
     }
 
     /// Asks a peer, and gives it so many microseconds.
-    #[expect(clippy::too_many_arguments, reason = "a call and how long it may take")]
     fn call_within(
         &mut self,
         now: Now,

@@ -50,28 +50,6 @@ struct Cluster {
     tickets: u64,
 }
 
-impl Node {
-    fn page(&self, space: Space, prefix: &Bytes, after: Bytes, bytes_max: usize) -> Page {
-        let mut page = Page { entries: vec![], done: true };
-        let first = (space, after.clone().max(prefix.clone()));
-        let mut bytes = 0;
-        for ((found, key), value) in self.disk.range(first..) {
-            if *found != space || !key.starts_with(prefix) {
-                break;
-            }
-            if *key > after {
-                page.done = bytes <= bytes_max;
-                if !page.done {
-                    break;
-                }
-                bytes += key.len() + value.len();
-                page.entries.push((key.clone(), value.clone()));
-            }
-        }
-        page
-    }
-}
-
 fn id(node: usize) -> NodeId {
     NodeId(node as u128 + 1)
 }
@@ -340,10 +318,6 @@ impl Cluster {
         let cell = CellId::own(partition, key);
         let stored = self.nodes[node].disk.get(&(Space::Records, cell.store_key()))?;
         Some(Sealed::from_stored(stored.clone()).unwrap().open(partition, key).unwrap())
-    }
-
-    fn is_rebuilding(&self, node: usize) -> bool {
-        self.nodes[node].disk.keys().any(|key| key.1.starts_with(b"rebuilding/"))
     }
 
     fn hints(&self, node: usize) -> usize {

@@ -145,7 +145,7 @@ proptest! {
         }
         let again = Lone::start(lone.disk.clone());
         prop_assert_eq!(again.state(), lone.state());
-        let whole = lone.worker.lost.all() == again.worker.lost.all();
+        let whole = lone.worker.lost.partitions() == again.worker.lost.partitions();
         prop_assert!(whole, "what is not whole is forgotten by a restart");
     }
 }

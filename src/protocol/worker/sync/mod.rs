@@ -60,19 +60,12 @@ pub(super) struct Sync {
     soon: BTreeSet<NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
+    is_starting: bool,
     /// Nothing more is asked for before this.
     free_at: Mono,
     batches: batch::Batches,
     /// Pages that are being read for others.
     serving: usize,
-}
-
-#[cfg(test)]
-impl Sync {
-    /// Whether no session is led, and none is to be.
-    pub fn is_idle(&self) -> bool {
-        self.sessions.is_empty() && self.queue.is_empty()
-    }
 }
 
 impl Worker {
@@ -149,10 +142,16 @@ impl Worker {
     }
 
     fn sync_more(&mut self, now: Now, out: &mut Vec<Effect>) {
-        while self.sync.sessions.len() < SESSIONS_MAX {
-            let Some((goal, node)) = self.sync.queue.pop_front() else { return };
+        // A session that ends as soon as it begins makes room for the next one in this loop.
+        if std::mem::replace(&mut self.sync.is_starting, true) {
+            return;
+        }
+        while self.sync.sessions.len() < SESSIONS_MAX
+            && let Some((goal, node)) = self.sync.queue.pop_front()
+        {
             self.session_start(now, goal, node, out);
         }
+        self.sync.is_starting = false;
     }
 
     /// Counts bytes against the rate of what they are for.

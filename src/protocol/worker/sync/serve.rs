@@ -232,3 +232,72 @@ pub(super) fn difference(
     wanted.sort_unstable();
     SyncDifference { round, end, records, wanted }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::tree::LeafSet;
+    use proptest::prelude::*;
+
+    fn key(number: u8) -> Key {
+        Key::new(format!("{number:03}")).unwrap()
+    }
+
+    /// Bytes that differ where the versions do; nothing here opens them.
+    fn sealed(version: u8) -> Sealed {
+        Sealed::from_stored(vec![0, 0, 0, 0, version].into()).unwrap()
+    }
+
+    fn stored(held: &BTreeMap<u8, u8>) -> Vec<(Key, Option<Sealed>)> {
+        held.iter().map(|(&number, &version)| (key(number), Some(sealed(version)))).collect()
+    }
+
+    proptest! {
+        /// Two homes, each with pages of its own size, walk through a partition: every key that
+        /// differs is met once, on the sides that need it, and no other.
+        #[test]
+        fn a_walk_in_pages_meets_what_differs_once(
+            ours in prop::collection::btree_map(0..60u8, 0..3u8, 0..40),
+            theirs in prop::collection::btree_map(0..60u8, 0..3u8, 0..40),
+            own_page in 1..9usize, their_page in 1..9usize, leaves in any::<u64>(),
+        ) {
+            let leaves = LeafSet(leaves);
+            let (own, other) = (stored(&ours), stored(&theirs));
+            let behind = |all: &[(Key, Option<Sealed>)], after: &Option<Key>, most: usize| {
+                let left: Vec<_> =
+                    all.iter().filter(|(key, _)| after.as_ref().is_none_or(|a| key > a)).cloned().collect();
+                let page: Vec<_> = left.iter().take(most).cloned().collect();
+                (page, left.len() <= most)
+            };
+            let (mut after, mut fetched, mut wanted) = (None, vec![], vec![]);
+            loop {
+                let (page, done) = behind(&own, &after, own_page);
+                let end = page.last().map(|(key, _)| key.clone()).filter(|_| !done);
+                let inside = page.iter().filter(|(key, _)| leaves.contains(leaf_of(key)));
+                let held = inside.map(|(key, s)| (key.clone(), s.as_ref().unwrap().hash())).collect();
+                let from = after.as_ref().map(|key: &Key| key.bytes().clone()).unwrap_or_default();
+                let round = RoundNumber(1);
+                let range = SyncRange { round, leaves, after: from, end: end.clone(), held };
+                let (page, done) = behind(&other, &after, their_page);
+                let found = difference(round, &range, &page, done);
+                fetched.extend(found.records.into_iter().map(|(key, _)| key));
+                wanted.extend(found.wanted);
+                match found.end.or(end) {
+                    Some(end) => {
+                        prop_assert!(after.as_ref().is_none_or(|after| *after < end));
+                        after = Some(end);
+                    }
+                    None => break,
+                }
+            }
+            let differs = |number: &u8| {
+                ours.get(number) != theirs.get(number) && leaves.contains(leaf_of(&key(*number)))
+            };
+            let expected = |side: &BTreeMap<u8, u8>| -> Vec<Key> {
+                side.keys().filter(|number| differs(number)).map(|&number| key(number)).collect()
+            };
+            prop_assert_eq!(fetched, expected(&theirs));
+            prop_assert_eq!(wanted, expected(&ours));
+        }
+    }
+}

@@ -31,7 +31,7 @@ const TRIES_MAX: u32 = 4;
 const RETRY_MS: u64 = 500;
 /// Pages of one partition in one session: 16 GiB of records. A list of pages that goes on beyond
 /// that is cut off.
-pub(super) const PAGES_MAX: u32 = 1 << 16;
+const PAGES_MAX: u32 = 1 << 16;
 
 /// An exchange that this node leads.
 #[derive(Debug)]
@@ -461,5 +461,58 @@ impl Walk {
             }
         }
         push
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::record::{Content, Sibling, VersionVector};
+    use crate::types::{Actor, Dot, Stamp};
+
+    fn key(text: &'static str) -> Key {
+        Key::new(text).unwrap()
+    }
+
+    #[test]
+    fn an_answer_stays_within_its_question_gets_ahead_and_comes_to_an_end() {
+        let round = RoundNumber::default();
+        let page = |end| SyncDifference { round, end, records: vec![], wanted: vec![] };
+        let mut walk = Walk::new(Partition(0), LeafSet::ALL);
+        (walk.after, walk.end) = ("b".into(), Some(key("d")));
+        assert_eq!(walk.check(&page(None)), Ok(()));
+        assert_eq!(walk.check(&page(Some(key("c")))), Ok(()));
+        assert_eq!(walk.check(&page(Some(key("b")))), Err("a page that does not get ahead"));
+        assert_eq!(walk.check(&page(Some(key("e")))), Err("a page beyond what was asked for"));
+        walk.pages = PAGES_MAX + 1;
+        assert_eq!(walk.check(&page(Some(key("c")))), Err("its pages do not end"));
+    }
+
+    #[test]
+    fn what_both_hold_is_pushed_merged_and_only_if_that_is_something_else() {
+        let partition = Partition(0);
+        let of = |actor: u64| {
+            let dot = Dot::new(Actor(actor), Stamp(5));
+            let content = Content::Value("v".into());
+            let sibling = Sibling { dot, content, expiry: None, request: None };
+            Record::default().write(&VersionVector::default(), sibling)
+        };
+        let seal = |record: &Record| (key("k"), record.seal(partition, &key("k")));
+        let both = of(1).merge(&of(2));
+        for (own, theirs, pushed) in [
+            (of(1), Some(of(2)), Some(both.clone())),
+            (of(1), Some(both.clone()), None),
+            (both.clone(), Some(of(2)), Some(both.clone())),
+            (of(1), None, Some(of(1))),
+        ] {
+            let mut walk = Walk::new(partition, LeafSet::ALL);
+            walk.own = vec![seal(&own)];
+            let records: Vec<_> = theirs.iter().map(seal).collect();
+            let (round, wanted) = (RoundNumber::default(), vec![key("k"), key("z")]);
+            let page = SyncDifference { round, end: None, records, wanted };
+            let opened: Vec<_> = theirs.into_iter().map(|record| (key("k"), record)).collect();
+            let push = walk.to_push(&page, &opened);
+            assert_eq!(push, pushed.iter().map(seal).collect::<Vec<_>>());
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! Homes compare what they hold: what it costs, what it mends, what it refuses.
 
 use super::*;
-use crate::protocol::message::{Envelope, Message, SyncAnswer, SyncAsk, SyncDifference};
+use crate::protocol::message::{
+    Envelope, Message, SyncAnswer, SyncAsk, SyncDifference, WriteRequest,
+};
 use crate::protocol::record::{Content, Sibling};
 use crate::types::{Actor, CommitNumber};
 
@@ -19,6 +21,35 @@ pub(super) fn record(value: &str) -> Record {
 
 pub(super) fn name_of(number: usize) -> Key {
     Key::new(format!("key-{number:06}")).unwrap()
+}
+
+impl Node {
+    /// A page of a disk, as a store gives it.
+    pub(super) fn page(
+        &self,
+        space: Space,
+        prefix: &Bytes,
+        after: Bytes,
+        bytes_max: usize,
+    ) -> Page {
+        let mut page = Page { entries: vec![], done: true };
+        let first = (space, after.clone().max(prefix.clone()));
+        let mut bytes = 0;
+        for ((found, key), value) in self.disk.range(first..) {
+            if *found != space || !key.starts_with(prefix) {
+                break;
+            }
+            if *key > after {
+                page.done = bytes <= bytes_max;
+                if !page.done {
+                    break;
+                }
+                bytes += key.len() + value.len();
+                page.entries.push((key.clone(), value.clone()));
+            }
+        }
+        page
+    }
 }
 
 impl Cluster {
@@ -66,6 +97,20 @@ impl Cluster {
         (count, out.len())
     }
 
+    /// A coordinator's write comes to one home only.
+    fn write_at(&mut self, node: usize, key: &Key, value: &str) {
+        let partition = key.partition(64);
+        let (call, record) = (CallId(0), record(value).seal(partition, key));
+        let (key, round) = (key.clone(), RoundNumber::default());
+        let write = WriteRequest { call, key, record, hint_for: None, round };
+        let (placement, message) = (self.placement.tag, DataMessage::Write(write));
+        self.input(
+            node,
+            Input::Message { from: id(0), placement, trace: None, partition, message },
+        );
+        self.deliver();
+    }
+
     pub(super) fn records_exchanged(&self) -> u64 {
         self.workers.iter().map(|worker| worker.stats().sync_records).sum()
     }
@@ -99,15 +144,11 @@ fn one_record_of_a_million_that_differs_is_mended_within_a_round_by_16_kb_more()
         (0..2).for_each(|node| cluster.plant(node, &name_of(number), "value"));
     }
     let odd = name_of(4_711);
-    cluster.plant(1, &odd, &"x".repeat(128));
     let mut cluster = cluster.comparing();
-    // Trees are not known before a second or so: the first rounds may come to nothing.
-    let mended = |cluster: &Cluster| cluster.stored(0, &odd) == cluster.stored(1, &odd);
-    while !mended(&cluster) {
-        assert!(cluster.now.mono.0 < 10 * ROUND, "not mended");
-        cluster.sent.clear();
-        cluster.pass(ROUND);
-    }
+    cluster.pass(2 * ROUND);
+    cluster.write_at(1, &odd, &"x".repeat(128));
+    cluster.sent.clear();
+    cluster.pass(ROUND);
     let (_, bytes) = cluster.exchanged();
     let more = bytes + others_of_a_lane;
     assert!(more <= (8 << 10) + (16 << 10), "{more} bytes");
@@ -140,7 +181,7 @@ fn what_either_home_lacks_it_gets_in_pages() {
         _ => None,
     });
     let pages: Vec<usize> = pages.collect();
-    assert!(pages.len() > 4 && pages.iter().all(|page| *page < 400), "{pages:?}");
+    assert!(pages.len() >= 4 && pages.iter().all(|page| *page < 400), "{pages:?}");
 }
 
 #[test]
@@ -148,12 +189,10 @@ fn a_session_that_stops_half_way_ends_and_a_later_one_mends() {
     let mut cluster = Cluster::new(2, 2);
     cluster.plant(1, &key("k"), "value");
     let mut cluster = cluster.comparing();
-    cluster.pass(ROUND / 2);
     // It cannot be heard, and nobody says so.
     cluster.nodes[1].down = true;
     cluster.pass(3 * ROUND);
     assert!(cluster.workers[0].stats().syncs_failed > 0);
-    assert!(cluster.workers[0].sync.is_idle() || cluster.stored(0, &key("k")).is_some());
     cluster.nodes[1].down = false;
     cluster.pass(3 * ROUND);
     assert!(cluster.stored(0, &key("k")).is_some());
@@ -166,23 +205,20 @@ fn answered_with(answer: impl Fn(&SyncAsk) -> Option<SyncAnswer>) -> Cluster {
     let mut cluster = cluster.comparing();
     let until = cluster.now.mono.after_micros(3 * ROUND);
     while cluster.now.mono < until && cluster.workers[0].stats().syncs_refused == 0 {
-        let end = cluster.now.mono.after_millis(5);
-        cluster.now.mono = end;
-        cluster.input(0, Input::Tick);
-        cluster.input(1, Input::Tick);
-        let mut told = VecDeque::new();
-        std::mem::swap(&mut told, &mut cluster.messages);
-        for (from, to, partition, message) in told {
-            if let (0, DataMessage::Sync(call, ask)) = (from, &message)
+        cluster.now.mono = cluster.now.mono.after_millis(5);
+        (0..2).for_each(|node| cluster.input(node, Input::Tick));
+        while let Some((from, to, partition, mut message)) = cluster.messages.pop_front() {
+            let (mut from, mut to) = (id(from), usize::try_from(to.0).unwrap() - 1);
+            if let DataMessage::Sync(call, ask) = &message
                 && let Some(answer) = answer(ask)
             {
-                let message = DataMessage::SyncReply(*call, answer);
-                cluster.messages.push_back((1, id(0), partition, message));
-            } else {
-                cluster.messages.push_back((from, to, partition, message));
+                message = DataMessage::SyncReply(*call, answer);
+                (from, to) = (id(to), usize::try_from(from.0).unwrap() - 1);
             }
+            let placement = cluster.placement.tag;
+            let input = Input::Message { from, placement, trace: None, partition, message };
+            cluster.input(to, input);
         }
-        cluster.deliver();
     }
     cluster
 }
@@ -195,7 +231,7 @@ fn an_answer_that_makes_no_sense_ends_the_session_and_is_counted() {
     let page =
         |end, records| SyncAnswer::Page(SyncDifference { round, end, records, wanted: vec![] });
     let bad: [(&str, SyncAnswer); 3] = [
-        ("a page beyond what was asked for", page(Some(key("zzz")), vec![])),
+        ("a page that does not get ahead", page(Some(key("a")), vec![])),
         ("a record does not pass its checksum", page(None, vec![(k.clone(), other)])),
         ("an answer to another question", SyncAnswer::Equal),
     ];
@@ -204,11 +240,6 @@ fn an_answer_that_makes_no_sense_ends_the_session_and_is_counted() {
             SyncAsk::Page(_) => Some(answer.clone()),
             _ => None,
         });
-        if why.contains("beyond") {
-            // The own page reaches the end: then there is no beyond.
-            assert_eq!(cluster.workers[0].stats().syncs_refused, 0);
-            continue;
-        }
         let told = Event::SyncRefused(id(1), why);
         assert!(cluster.events.contains(&(0, told)), "{why}: {:?}", cluster.events);
         assert_eq!(cluster.workers[0].stats().syncs_refused, 1);
