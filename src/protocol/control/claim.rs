@@ -311,8 +311,6 @@ impl Control {
                 format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
             };
             self.log(Level::Info, sentence);
-            self.part(*predecessor, &RejectionCode::Fenced.with(fenced(&admission)));
-            self.peers.remove(*predecessor);
             self.heard_trackers.remove(name);
             self.note_record(name.clone());
         }
@@ -323,8 +321,22 @@ impl Control {
             self.claim_at_once();
         }
         self.refresh_view();
+        // A replaced disk that still lives hears of it, too, before the others part with it.
         let known = self.founding.cluster().map(|cluster| cluster.admissions.clone());
         self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
+    }
+
+    /// Parts with replaced disks, which were told.
+    pub(super) fn part_with_fenced(&mut self) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let known = |(id, admission): (&NodeId, &Admission)| {
+            self.peers.get(*id).map(|_| (*id, RejectionCode::Fenced.with(fenced(admission))))
+        };
+        let gone: Vec<_> = cluster.fenced.iter().filter_map(known).collect();
+        for (id, rejection) in gone {
+            self.part(id, &rejection);
+            self.peers.remove(id);
+        }
     }
 
     /// Whether a disk was heard lately. One that has a stream and does not answer when it is asked
