@@ -248,7 +248,7 @@ impl Control {
     }
 
     /// The node at an address says that the cluster knows another disk under our name.
-    fn disowned(&mut self, by: SocketAddr, sentence: String) {
+    pub(super) fn disowned(&mut self, by: SocketAddr, sentence: String) {
         self.disowned_by.insert(by);
         let members = self.founding.cluster().map_or(0, |cluster| cluster.ids.len());
         if members == 0 || self.disowned_by.len() > (members / 2).max(1) {
