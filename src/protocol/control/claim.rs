@@ -33,6 +33,9 @@ const HUSH_MICROS: u64 = 3_000_000;
 const CLAIM_EVERY_MS: u64 = 700;
 /// And up to this much later, so that rivals do not outbid each other for ever.
 const CLAIM_SPREAD_MS: u64 = 800;
+/// A claimant ends if it is told for longer than this that the disk in its place lives: what that one
+/// said before it died may be under way for a while.
+const TAKEN_MICROS: u64 = 6_000_000;
 /// What a member said of a claim is shown for so long.
 const SAID_MICROS: u64 = 10_000_000;
 
@@ -60,6 +63,8 @@ pub(super) struct Claims {
     round: u64,
     /// When to bid next.
     next: Option<Mono>,
+    /// Since when it is told that the disk in its place lives.
+    taken: Option<Mono>,
     /// Why a member does not agree, and when it said so.
     said: Option<(String, Mono)>,
 }
@@ -383,6 +388,15 @@ impl Control {
         Err(RejectionCode::Later.with(sentence))
     }
 
+    /// A node that we called says that the disk in the place that we ask for lives.
+    pub(super) fn place_is_taken(&mut self, sentence: String) {
+        let since = *self.claims.taken.get_or_insert(self.now.mono);
+        if self.now.mono.micros_since(since) >= TAKEN_MICROS {
+            return self.stop(sentence);
+        }
+        self.claims.said = Some((sentence, self.now.mono));
+    }
+
     /// This disk has forgotten something: it goes on as another one.
     pub(super) fn forget(&mut self, sentence: String) {
         let id = NodeId(self.rng.random());
@@ -399,7 +413,9 @@ impl Control {
         if self.claims.forgetting {
             return Some("it has forgotten something, and goes on as another disk".to_owned());
         }
-        let cluster = self.founding.cluster()?;
+        let fresh = |at: Mono| self.now.mono.micros_since(at) < SAID_MICROS;
+        let said = self.claims.said.as_ref().filter(|(_, at)| fresh(*at)).map(|(said, _)| said);
+        let Some(cluster) = self.founding.cluster() else { return said.cloned() };
         let Standing::Claimant(present) = self.founding.standing()? else { return None };
         let agreed = self.claims.bid.as_ref().map_or(0, Bid::agreed);
         let majority = cluster.majority();
@@ -408,8 +424,7 @@ impl Control {
              agree so far",
             self.identity.name
         );
-        let fresh = |at: Mono| self.now.mono.micros_since(at) < SAID_MICROS;
-        if let Some((said, _)) = self.claims.said.as_ref().filter(|(_, at)| fresh(*at)) {
+        if let Some(said) = said {
             sentence = format!("{sentence}; {said}");
         }
         let absent = |id: NodeId| self.peers.get(id).is_none_or(|peer| !peer.is_live());

@@ -242,7 +242,7 @@ impl Control {
         match rejection.code {
             RejectionCode::DuplicateId => self.stop(rejection.sentence),
             // A member parts with its place only when a majority says so.
-            RejectionCode::NameLives if !has_place => self.stop(rejection.sentence),
+            RejectionCode::NameLives if !has_place => self.place_is_taken(rejection.sentence),
             _ => self.disowned(by, rejection.sentence),
         }
     }
