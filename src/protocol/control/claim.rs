@@ -390,6 +390,10 @@ impl Control {
 
     /// A node that we called says that the disk in the place that we ask for lives.
     pub(super) fn place_is_taken(&mut self, sentence: String) {
+        let told = self.claims.said.as_ref().map(|(_, at)| *at);
+        if told.is_none_or(|at| self.now.mono.micros_since(at) >= SAID_MICROS) {
+            self.claims.taken = None;
+        }
         let since = *self.claims.taken.get_or_insert(self.now.mono);
         if self.now.mono.micros_since(since) >= TAKEN_MICROS {
             return self.stop(sentence);

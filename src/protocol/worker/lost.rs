@@ -38,6 +38,8 @@ pub(super) struct Lost {
 struct Refill {
     /// Whether its homes are being read.
     begun: bool,
+    /// Whether more was found missing meanwhile: all is read again.
+    again: bool,
     /// Homes that have not been read to their end; the last one is being read. None: the disk of one
     /// of them is not known yet.
     homes: Option<Vec<NodeId>>,
@@ -106,7 +108,8 @@ impl Worker {
     fn note_lost(&mut self, lost: Vec<Partition>) {
         for partition in lost {
             if partition.worker(self.config.workers) == self.config.index {
-                self.lost.partitions.insert(partition, Refill::default());
+                let refill = self.lost.partitions.entry(partition).or_default();
+                refill.again = refill.begun;
             }
         }
     }
@@ -154,6 +157,9 @@ impl Worker {
         let Some(refill) = self.lost.partitions.get(&partition) else { return };
         let Some(homes) = &refill.homes else { return self.refill(now, partition, out) };
         let Some(&home) = homes.last() else {
+            if refill.again {
+                return self.refill(now, partition, out);
+            }
             self.lost.partitions.remove(&partition);
             self.commit_meta(lost_marker(partition), None, out);
             return self.refill_more(now, out);
