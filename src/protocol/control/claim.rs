@@ -36,6 +36,9 @@ const CLAIM_SPREAD_MS: u64 = 800;
 /// A claimant ends if it is told for longer than this that the disk in its place lives: what that one
 /// said before it died may be under way for a while.
 const TAKEN_MICROS: u64 = 6_000_000;
+/// A claimant begins this long after it has learnt that it is one, and stands back for as long after a
+/// member has put it off: by then, every member that can be asked has said whether it hears the other.
+const PUT_OFF_MICROS: u64 = 1_500_000;
 /// What a member said of a claim is shown for so long.
 const SAID_MICROS: u64 = 10_000_000;
 
@@ -65,6 +68,8 @@ pub(super) struct Claims {
     next: Option<Mono>,
     /// Since when it is told that the disk in its place lives.
     taken: Option<Mono>,
+    /// When a member last put it off.
+    put_off: Option<Mono>,
     /// Why a member does not agree, and when it said so.
     said: Option<(String, Mono)>,
 }
@@ -140,6 +145,7 @@ impl Control {
                      forgotten something: it asks for the place, and is rebuilt from the others"
                 );
                 self.log(Level::Warn, sentence);
+                self.claims.put_off = Some(self.now.mono);
                 self.claim_at_once();
             }
             Some(Standing::Fenced(admission)) => self.stop(fenced(&admission)),
@@ -165,10 +171,24 @@ impl Control {
         let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
         self.claims.next = Some(self.now.mono.after_micros(next));
         self.arm(next, Timer::Claim);
+        if self.stands_back() {
+            return;
+        }
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
         self.ask_members(&Claim { ballot, admission: own, accept: false });
+    }
+
+    /// Whether a member that could be asked may still hear the disk in the place: nobody else's word
+    /// makes up for that.
+    fn stands_back(&self) -> bool {
+        let within = |at: Option<Mono>, micros: u64| {
+            at.is_some_and(|at| self.now.mono.micros_since(at) < micros)
+        };
+        let said = self.claims.said.as_ref().map(|(_, at)| *at);
+        let taken = self.claims.taken.is_some() && within(said, SAID_MICROS);
+        taken || within(self.claims.put_off, PUT_OFF_MICROS)
     }
 
     fn ask_members(&mut self, claim: &Claim) {
@@ -386,6 +406,11 @@ impl Control {
         }
         let sentence = format!("the disk {present} of {name} was heard only lately: asking it");
         Err(RejectionCode::Later.with(sentence))
+    }
+
+    /// A node that we called will say more later.
+    pub(super) fn put_off(&mut self) {
+        self.claims.put_off = Some(self.now.mono);
     }
 
     /// A node that we called says that the disk in the place that we ask for lives.

@@ -220,8 +220,7 @@ impl Control {
                     self.aliases.insert(address, self.identity.id);
                 }
             }
-            // It may be asked for its place while it still waits to hear of a cluster.
-            RejectionCode::Later => {}
+            RejectionCode::Later => self.put_off(),
             RejectionCode::Stranger => {
                 let why = format!("it takes us for a stranger: {}", rejection.sentence);
                 self.refuse(&by, &why);
