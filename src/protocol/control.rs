@@ -6,6 +6,7 @@
 //!   datagrams ──▶┌──────────────────────────────┐──▶ datagrams
 //!   hellos ─────▶│ swim      who lives (foca)   │──▶ accept, reject, connect
 //!   messages ───▶│ founding  who owns what      │──▶ messages, persist
+//!                │ claim     whose disk it is   │
 //!   broken ─────▶│ peers     who can be reached │──▶ reachability
 //!   commits ────▶│ marks     who forgot what    │──▶ notes, stop
 //!   timers ─────▶│ clocks, views                │──▶ view, conditions

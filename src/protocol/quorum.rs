@@ -158,6 +158,20 @@ mod tests {
     }
 
     #[test]
+    fn what_a_replaced_disk_has_acknowledged_is_taken_back() {
+        let mut tally = Tally::default();
+        tally.ack(0, NodeId(1));
+        tally.ack(1, NodeId(2));
+        tally.ack(2, NodeId(2));
+        assert_eq!(tally.count(), 2);
+        tally.forget(NodeId(2));
+        assert_eq!(
+            (tally.count(), tally.holds(0), tally.holds(1), tally.holds(2)),
+            (1, true, false, false)
+        );
+    }
+
+    #[test]
     fn a_quorum_is_a_majority_of_n() {
         assert_eq!(Consistency::Quorum.of(3), 2);
         assert_eq!(Consistency::Quorum.of(4), 3);

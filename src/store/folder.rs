@@ -112,8 +112,8 @@ pub enum FolderError {
     },
     /// A file that must be there is not.
     #[error(
-        "{path} is missing beside data: someone has removed it; put it back, or keep the folder \
-         as it is and report the fault (the other replicas hold the data)"
+        "{path} is missing beside data: someone has removed it; put it back, or set the data folder \
+         aside and start with an empty one (the other replicas hold the data)"
     )]
     Missing {
         /// The file.
@@ -121,8 +121,8 @@ pub enum FolderError {
     },
     /// A file of ours is damaged.
     #[error(
-        "{path} is damaged: restore it, or keep the folder as it is and report the fault (the \
-         other replicas hold the data)"
+        "{path} is damaged: restore it, or set the data folder aside and start with an empty one \
+         (the other replicas hold the data)"
     )]
     Damaged {
         /// The file.

@@ -257,13 +257,13 @@ fn a_journal_that_ends_short_of_the_mark_is_amnesia() {
 }
 
 #[test]
-fn amnesia_says_what_happened_and_what_to_do() {
+fn amnesia_says_what_happened() {
     let node = Node::with(3, Durability::Fsync);
     let folder = node.killed_later();
     fs::remove_dir_all(folder.path().join("engine")).unwrap();
     let error = reopen(folder.path()).unwrap_err().to_string();
     assert!(error.contains("recovered up to commit 0, but had reached 3"), "{error}");
-    assert!(error.contains("nothing was served") && error.contains("Keep this folder"), "{error}");
+    assert!(error.contains("acknowledged") && error.contains("other replicas hold"), "{error}");
     assert!(!folder.path().join("engine").exists(), "an empty engine was made");
 }
 
@@ -289,6 +289,82 @@ fn a_commit_number_that_is_gone_or_damaged_is_amnesia() {
         match value {
             None => assert!(matches!(found, Loss::NoNumber), "{found}"),
             Some(_) => assert!(matches!(found, Loss::DamagedNumber(_)), "{found}"),
+        }
+    }
+}
+
+const NEXT: NodeId = NodeId(0x00ff);
+const SAYS: &[u8] = b"says what it is now";
+
+fn begin(_: &[(Bytes, Bytes)], before: NodeId) -> (NodeId, Vec<Change>) {
+    let value = Some(before.0.to_le_bytes().to_vec().into());
+    (NEXT, vec![Change { space: Space::Meta, key: SAYS.into(), value }])
+}
+
+fn says(opened: &Opened) -> Option<Bytes> {
+    opened.store.get(Space::Meta, SAYS).unwrap()
+}
+
+/// What a disk can do to a folder, and how many records are left then.
+type Damage = (fn(&Path), usize);
+
+const DAMAGES: [Damage; 4] = [
+    (|folder| fs::remove_dir_all(folder.join("engine")).unwrap(), 0),
+    (|folder| fs::remove_file(folder.join("MARK")).unwrap(), 12),
+    (|folder| fs::write(folder.join("MARK"), [7; 9000]).unwrap(), 12),
+    (
+        |folder| {
+            let (path, mut bytes) = journal(folder);
+            let spoilt = position(&bytes, 6);
+            bytes[spoilt] ^= 0x40;
+            fs::write(&path, &bytes).unwrap();
+        },
+        0,
+    ),
+];
+
+#[test]
+fn a_folder_that_lost_writes_goes_on_as_another_disk_with_what_is_left() {
+    let node = Node::with(12, Durability::Fsync);
+    for (at, (damage, left)) in DAMAGES.into_iter().enumerate() {
+        let folder = node.killed_later();
+        damage(folder.path());
+        let (opened, loss) = open_anew(folder.path(), &name(), &OPTIONS, &begin).unwrap();
+        assert!(loss.is_some(), "damage {at} was not noticed");
+        assert_eq!(opened.folder.id(), NEXT);
+        let before = says(&opened).expect("it says what it is now");
+        assert_ne!(before, &NEXT.0.to_le_bytes()[..]);
+        let at_start = opened.recovered;
+        drop(opened);
+        // From now on it is a folder like any other.
+        let (opened, loss) = open_anew(folder.path(), &name(), &OPTIONS, &begin).unwrap();
+        assert!(loss.is_none(), "damage {at}: {loss:?}");
+        assert_eq!((opened.folder.id(), opened.recovered), (NEXT, at_start));
+        let page = opened.store.scan(Space::Records, b"", b"", usize::MAX).unwrap();
+        assert_eq!(page.entries.len(), left, "damage {at}");
+    }
+}
+
+#[test]
+fn a_crash_while_a_folder_becomes_another_disk_is_made_good_at_the_next_start() {
+    let node = Node::with(12, Durability::Fsync);
+    for (at, (damage, _)) in DAMAGES.into_iter().enumerate() {
+        // What is written last is taken back: the mark, then the identity as well.
+        for undone in [&["MARK"][..], &["MARK", "IDENTITY"]] {
+            let folder = node.killed_later();
+            damage(folder.path());
+            let kept = undone.iter().map(|file| (file, fs::read(folder.path().join(file)).ok()));
+            let kept: Vec<_> = kept.collect();
+            drop(open_anew(folder.path(), &name(), &OPTIONS, &begin).unwrap());
+            for (file, bytes) in kept {
+                let path = folder.path().join(file);
+                match bytes {
+                    Some(bytes) => fs::write(path, bytes).unwrap(),
+                    None => fs::remove_file(path).unwrap(),
+                }
+            }
+            let (opened, _) = open_anew(folder.path(), &name(), &OPTIONS, &begin).unwrap();
+            assert!(says(&opened).is_some(), "damage {at}: it would be served as it was");
         }
     }
 }

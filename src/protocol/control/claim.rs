@@ -33,6 +33,12 @@ const HUSH_MICROS: u64 = 3_000_000;
 const CLAIM_EVERY_MS: u64 = 700;
 /// And up to this much later, so that rivals do not outbid each other for ever.
 const CLAIM_SPREAD_MS: u64 = 800;
+/// A claimant ends if it is told for longer than this that the disk in its place lives: what that one
+/// said before it died may be under way for a while.
+const TAKEN_MICROS: u64 = 6_000_000;
+/// A claimant begins this long after it has learnt that it is one, and stands back for as long after a
+/// member has put it off: by then, every member that can be asked has said whether it hears the other.
+const PUT_OFF_MICROS: u64 = 1_500_000;
 /// What a member said of a claim is shown for so long.
 const SAID_MICROS: u64 = 10_000_000;
 
@@ -60,6 +66,10 @@ pub(super) struct Claims {
     round: u64,
     /// When to bid next.
     next: Option<Mono>,
+    /// Since when it is told that the disk in its place lives.
+    taken: Option<Mono>,
+    /// When a member last put it off.
+    put_off: Option<Mono>,
     /// Why a member does not agree, and when it said so.
     said: Option<(String, Mono)>,
 }
@@ -135,6 +145,7 @@ impl Control {
                      forgotten something: it asks for the place, and is rebuilt from the others"
                 );
                 self.log(Level::Warn, sentence);
+                self.claims.put_off = Some(self.now.mono);
                 self.claim_at_once();
             }
             Some(Standing::Fenced(admission)) => self.stop(fenced(&admission)),
@@ -160,10 +171,24 @@ impl Control {
         let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
         self.claims.next = Some(self.now.mono.after_micros(next));
         self.arm(next, Timer::Claim);
+        if self.stands_back() {
+            return;
+        }
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
         self.ask_members(&Claim { ballot, admission: own, accept: false });
+    }
+
+    /// Whether a member that could be asked may still hear the disk in the place: nobody else's word
+    /// makes up for that.
+    fn stands_back(&self) -> bool {
+        let within = |at: Option<Mono>, micros: u64| {
+            at.is_some_and(|at| self.now.mono.micros_since(at) < micros)
+        };
+        let said = self.claims.said.as_ref().map(|(_, at)| *at);
+        let taken = self.claims.taken.is_some() && within(said, SAID_MICROS);
+        taken || within(self.claims.put_off, PUT_OFF_MICROS)
     }
 
     fn ask_members(&mut self, claim: &Claim) {
@@ -311,8 +336,6 @@ impl Control {
                 format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
             };
             self.log(Level::Info, sentence);
-            self.part(*predecessor, &RejectionCode::Fenced.with(fenced(&admission)));
-            self.peers.remove(*predecessor);
             self.heard_trackers.remove(name);
             self.note_record(name.clone());
         }
@@ -323,8 +346,22 @@ impl Control {
             self.claim_at_once();
         }
         self.refresh_view();
+        // A replaced disk that still lives hears of it, too, before the others part with it.
         let known = self.founding.cluster().map(|cluster| cluster.admissions.clone());
         self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
+    }
+
+    /// Parts with replaced disks, which were told.
+    pub(super) fn part_with_fenced(&mut self) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let known = |(id, admission): (&NodeId, &Admission)| {
+            self.peers.get(*id).map(|_| (*id, RejectionCode::Fenced.with(fenced(admission))))
+        };
+        let gone: Vec<_> = cluster.fenced.iter().filter_map(known).collect();
+        for (id, rejection) in gone {
+            self.part(id, &rejection);
+            self.peers.remove(id);
+        }
     }
 
     /// Whether a disk was heard lately. One that has a stream and does not answer when it is asked
@@ -371,6 +408,24 @@ impl Control {
         Err(RejectionCode::Later.with(sentence))
     }
 
+    /// A node that we called will say more later.
+    pub(super) fn put_off(&mut self) {
+        self.claims.put_off = Some(self.now.mono);
+    }
+
+    /// A node that we called says that the disk in the place that we ask for lives.
+    pub(super) fn place_is_taken(&mut self, sentence: String) {
+        let told = self.claims.said.as_ref().map(|(_, at)| *at);
+        if told.is_none_or(|at| self.now.mono.micros_since(at) >= SAID_MICROS) {
+            self.claims.taken = None;
+        }
+        let since = *self.claims.taken.get_or_insert(self.now.mono);
+        if self.now.mono.micros_since(since) >= TAKEN_MICROS {
+            return self.stop(sentence);
+        }
+        self.claims.said = Some((sentence, self.now.mono));
+    }
+
     /// This disk has forgotten something: it goes on as another one.
     pub(super) fn forget(&mut self, sentence: String) {
         let id = NodeId(self.rng.random());
@@ -387,7 +442,9 @@ impl Control {
         if self.claims.forgetting {
             return Some("it has forgotten something, and goes on as another disk".to_owned());
         }
-        let cluster = self.founding.cluster()?;
+        let fresh = |at: Mono| self.now.mono.micros_since(at) < SAID_MICROS;
+        let said = self.claims.said.as_ref().filter(|(_, at)| fresh(*at)).map(|(said, _)| said);
+        let Some(cluster) = self.founding.cluster() else { return said.cloned() };
         let Standing::Claimant(present) = self.founding.standing()? else { return None };
         let agreed = self.claims.bid.as_ref().map_or(0, Bid::agreed);
         let majority = cluster.majority();
@@ -396,8 +453,7 @@ impl Control {
              agree so far",
             self.identity.name
         );
-        let fresh = |at: Mono| self.now.mono.micros_since(at) < SAID_MICROS;
-        if let Some((said, _)) = self.claims.said.as_ref().filter(|(_, at)| fresh(*at)) {
+        if let Some(said) = said {
             sentence = format!("{sentence}; {said}");
         }
         let absent = |id: NodeId| self.peers.get(id).is_none_or(|peer| !peer.is_live());

@@ -23,6 +23,7 @@ impl Control {
         let next = self.jitter(EXCHANGE_EVERY_MS, EXCHANGE_SPREAD_MS);
         self.arm(next, Timer::Exchange);
         self.sights_changed = true;
+        self.part_with_fenced();
         self.remind();
         let live = self.peers.live();
         if !live.is_empty() {

@@ -3,7 +3,7 @@
 //! Every message of a node carries the number of its highest synced commit. Its peers keep the
 //! highest that they heard, as a durable *mark*: {generation, boot, number}. When the node comes
 //! back they tell it; if it has less on its disk than it once announced, it has lost commits that
-//! it may have acknowledged (a restored snapshot, a disk that lied), and must not serve.
+//! it may have acknowledged (a restored snapshot, a disk that lied), and goes on as another disk.
 //!
 //! ```text
 //!   amnesia ⇔ mark.boot ≠ mine ∧ (mark.number > recovered ∨ mark.generation ≥ my generation)

@@ -36,6 +36,8 @@ pub struct GossipReport {
     pub differences: Vec<Difference>,
     /// How far each member has come with the placement.
     pub trackers: Vec<TrackersReport>,
+    /// Which disk took whose place, in order.
+    pub admissions: Vec<String>,
     /// What came and went.
     pub traffic: Traffic,
     /// What waits to be sent, done or kept.
@@ -174,6 +176,7 @@ impl Control {
             members: self.members(now),
             differences: self.views.differences(now.mono, |id| self.name_of(id), gone),
             trackers: self.trackers().into_iter().map(trackers).collect(),
+            admissions: self.admissions(),
             traffic: self.traffic,
             queued: Queued {
                 gossip_updates: self.swim.backlog(),
@@ -210,6 +213,17 @@ impl Control {
         }
         members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         members
+    }
+
+    fn admissions(&self) -> Vec<String> {
+        let all = self.founding.cluster().map(|cluster| cluster.admissions.as_slice());
+        let say = |a: &super::admission::Admission| {
+            format!(
+                "{}: {} is {}, and was {}, which is fenced",
+                a.number, a.name, a.id, a.predecessor
+            )
+        };
+        all.unwrap_or_default().iter().map(say).collect()
     }
 
     fn member(&self, id: NodeId, peer: &Peer, now: Now) -> MemberReport {

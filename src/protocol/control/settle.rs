@@ -127,24 +127,15 @@ impl Control {
 
     /// Somebody says that the cluster is founded.
     pub(super) fn told_founded(&mut self, record: Founded, from: NodeId, by: &NodeName) {
+        let me = &self.identity.name;
+        let theirs = record.ids.iter().find(|(name, _)| name == me).map(|(_, id)| *id);
         match self.founding.told(record) {
             Ok(step) => self.persist(step),
             Err(NotAdopted::Known) => {}
             Err(NotAdopted::Unreadable) => {
                 self.refuse(by.as_str(), "what it says of the founding cannot be read");
             }
-            Err(NotAdopted::Another) => {
-                let why = "it knows this cluster founded over other disks";
-                self.refuse(by.as_str(), why);
-                let cluster = self.founding.cluster();
-                let known = cluster.and_then(|cluster| cluster.ids.get(by));
-                let known = known.map_or("no disk".to_owned(), |id| format!("the disk {id}"));
-                let sentence = format!(
-                    "{by} is {known} in this cluster, which was founded over other disks than {by} \
-                     knows: check cluster.name and the data folder"
-                );
-                self.part(from, &RejectionCode::OtherDisk.with(sentence));
-            }
+            Err(NotAdopted::Another) => self.other_founding(from, by, theirs),
             Err(NotAdopted::WithoutMe) => {
                 if !self.without_me_told {
                     self.without_me_told = true;
@@ -152,6 +143,25 @@ impl Control {
                     self.log(Level::Warn, sentence);
                 }
             }
+        }
+    }
+
+    /// A node of the same names, and perhaps places, knows this cluster founded over other disks: one
+    /// of the two is from elsewhere. Which, a majority of the members decides.
+    fn other_founding(&mut self, from: NodeId, by: &NodeName, theirs: Option<NodeId>) {
+        self.refuse(by.as_str(), "it knows this cluster founded over other disks");
+        let address = self.peers.get(from).map(|peer| peer.record.internal);
+        let differs = |name: &NodeName, id: Option<NodeId>| {
+            let disk = id.map_or("no member".to_owned(), |id| format!("the disk {id}"));
+            format!(
+                "{name} is {disk} in this cluster, which was founded over other disks than {name} \
+                 knows: check cluster.name and the data folder"
+            )
+        };
+        let known = self.founding.cluster().and_then(|cluster| cluster.ids.get(by).copied());
+        self.part(from, &RejectionCode::OtherDisk.with(differs(by, known)));
+        if let Some(address) = address {
+            self.disowned(address, differs(&self.identity.name, theirs));
         }
     }
 

@@ -134,8 +134,11 @@ impl Control {
             }
             match cluster.ids.get(name).copied() {
                 Some(present) if present == id => return Ok(()),
-                Some(present) => self.judge_claimant(record, present)?,
-                None => {}
+                // Several may ask for one place: the admission decides.
+                Some(present) if *name != self.identity.name || present == self.identity.id => {
+                    return self.judge_claimant(record, present);
+                }
+                Some(_) | None => {}
             }
         }
         let mut rivals = self.peers.named(name);
@@ -193,7 +196,8 @@ impl Control {
     fn greet(&mut self, id: NodeId, theirs: Option<ClusterId>) {
         let mut push = Push::default();
         match self.founding.cluster() {
-            Some(_) if theirs.is_some() => return,
+            // A claimant may know of less, or of another founding: that is to be found out at once.
+            Some(cluster) if theirs.is_some() && cluster.ids.values().any(|m| *m == id) => return,
             Some(cluster) => {
                 push.founded = Some(cluster.record.clone());
                 push.admissions = Some(cluster.admissions.clone());
@@ -216,8 +220,7 @@ impl Control {
                     self.aliases.insert(address, self.identity.id);
                 }
             }
-            // It may be asked for its place while it still waits to hear of a cluster.
-            RejectionCode::Later => {}
+            RejectionCode::Later => self.put_off(),
             RejectionCode::Stranger => {
                 let why = format!("it takes us for a stranger: {}", rejection.sentence);
                 self.refuse(&by, &why);
@@ -234,18 +237,17 @@ impl Control {
 
     /// A node that we called wants us to stop.
     fn turned_away(&mut self, by: SocketAddr, rejection: Rejection) {
-        let claims =
-            self.conditions.confirmed || matches!(self.founding.standing(), Some(Standing::Member));
+        let has_place = self.founding.standing() == Some(Standing::Member);
         match rejection.code {
             RejectionCode::DuplicateId => self.stop(rejection.sentence),
             // A member parts with its place only when a majority says so.
-            RejectionCode::NameLives if !claims => self.stop(rejection.sentence),
+            RejectionCode::NameLives if !has_place => self.place_is_taken(rejection.sentence),
             _ => self.disowned(by, rejection.sentence),
         }
     }
 
     /// The node at an address says that the cluster knows another disk under our name.
-    fn disowned(&mut self, by: SocketAddr, sentence: String) {
+    pub(super) fn disowned(&mut self, by: SocketAddr, sentence: String) {
         self.disowned_by.insert(by);
         let members = self.founding.cluster().map_or(0, |cluster| cluster.ids.len());
         if members == 0 || self.disowned_by.len() > (members / 2).max(1) {

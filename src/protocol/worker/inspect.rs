@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::cells::{CellId, open_stored};
 use super::rebuild::marker;
+use crate::protocol::lost::lost_marker;
 use crate::protocol::placement::View;
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::Space;
@@ -70,7 +71,8 @@ pub fn inspect<E>(
             hints.push((member.name.clone(), hint));
         }
     }
-    let rebuilding = get(Space::Meta, &marker(partition, key))?.is_some();
+    let rebuilding = get(Space::Meta, &marker(partition, key))?.is_some()
+        || get(Space::Meta, &lost_marker(partition))?.is_some();
     let home = view.my_member().is_some_and(|me| view.homes(partition).contains(&me));
     Ok(Inspection { partition, home, rebuilding, own, hints })
 }
