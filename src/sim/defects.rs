@@ -20,11 +20,17 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::LoseContext => &[C3],
         Defect::KeepLateRead => &[C1, C2, C3, Z, D1],
         Defect::ScanFirstHome => &[S],
-        Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
-        Defect::DiscardLateCopy => &[C1, C2, C3, D1],
+        Defect::CollectEarly => &[C7],
+        Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
+        Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }
+
+/// Mistakes that need a message to be later than seeds delay one, or a whole round to pass while one is under
+/// way: `collection_scenarios` tells each as a story.
+const TOLD: [Defect; 3] =
+    [Defect::AcceptOverRound, Defect::ConfirmWithoutBarrier, Defect::DiscardLateCopy];
 
 /// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every
 /// checker that did.
@@ -43,7 +49,7 @@ fn hunt(defect: Defect) -> Option<(u64, Vec<Check>)> {
 #[test]
 fn every_mistake_is_caught() {
     let mut missed = Vec::new();
-    for defect in Defect::ALL {
+    for defect in Defect::ALL.into_iter().filter(|defect| !TOLD.contains(defect)) {
         match hunt(defect) {
             Some((seed, checks)) => println!("{defect:?}: caught by {checks:?} at seed {seed}"),
             None => missed.push(defect),
