@@ -55,10 +55,10 @@ impl Worker {
         from: NodeId,
         partition: Partition,
         number: RoundNumber,
-        cut: Cut,
+        cut: &Cut,
         out: &mut Vec<Effect>,
     ) {
-        self.look(now, from, partition, number, &cut, true, out);
+        self.look(now, from, partition, number, cut, true, out);
     }
 
     fn look(

@@ -220,7 +220,7 @@ impl Worker {
                 }
             }
             RoundMessage::Open { number, closed, cut } => {
-                self.asked_to_open(now, from, partition, number, closed, cut, out);
+                self.asked_to_open(now, from, partition, number, closed, &cut, out);
             }
             RoundMessage::Drain(number, id) => {
                 self.asked_to_drain(now, from, partition, number, id, out);
@@ -269,7 +269,7 @@ impl Worker {
         partition: Partition,
         number: RoundNumber,
         closed: RoundNumber,
-        cut: Cut,
+        cut: &Cut,
         out: &mut Vec<Effect>,
     ) {
         if self.collect.is_busy(partition) {
