@@ -37,8 +37,9 @@ const ENTRY_BYTES_MIN: usize = 18;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CutId(pub u128);
 
-/// Records that every home holds and that are wholly dead: sorted by key, each once, at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Records that every home holds and that are wholly dead: sorted by key, each once. An empty one brings
+/// all members to one number, after a round that some have opened and others never will.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cut {
     entries: Vec<(Key, RecordHash)>,
 }
@@ -76,12 +77,18 @@ pub enum Verdict {
 }
 
 impl Cut {
-    /// A cut of these records, in any order; none if there are none, or a key comes twice.
+    /// A cut of these records, in any order; none if a key comes twice.
     #[must_use]
     pub fn new(mut entries: Vec<(Key, RecordHash)>) -> Option<Self> {
         entries.sort_unstable_by(|a, b| a.0.bytes().cmp(b.0.bytes()));
         let distinct = entries.windows(2).all(|pair| pair[0].0 != pair[1].0);
-        (distinct && !entries.is_empty()).then_some(Self { entries })
+        distinct.then_some(Self { entries })
+    }
+
+    /// Whether it lists nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The records, sorted by key.
@@ -115,7 +122,7 @@ impl Cut {
 
     pub(crate) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let count = r.count(ENTRY_BYTES_MIN)?;
-        if count == 0 || count > CUT_ENTRIES_MAX {
+        if count > CUT_ENTRIES_MAX {
             return Err(DecodeError::Malformed("cut"));
         }
         let mut entries: Vec<(Key, RecordHash)> = Vec::with_capacity(count);
@@ -341,8 +348,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_sorted_distinct_and_not_empty() {
-        assert_eq!(cut(&[]), None);
+    fn a_cut_is_sorted_and_distinct() {
+        assert!(cut(&[]).unwrap().is_empty());
         assert_eq!(cut(&[vec![1], vec![1]]), None);
         let made = cut(&[vec![2], vec![1]]).unwrap();
         assert!(made.lists(&Key::new(vec![2]).unwrap(), RecordHash(7)));

@@ -313,3 +313,23 @@ fn a_disk_that_was_set_back_to_before_a_closed_round_is_set_aside() {
         assert_eq!(s.get(via, &k, Consistency::Quorum).unwrap(), [""; 0]);
     }
 }
+
+#[test]
+fn a_dot_made_after_a_collection_is_new_though_its_stamp_lies_below_collected_ones() {
+    let (collect_interval, collect_rest) = (500_000, 1_000);
+    let tuning = Tuning { collect_interval, collect_rest, ..Tuning::default() };
+    let mut s = Scenario::with_tuning(4, tuning);
+    let k = s.key_of(&[0, 1, 2]);
+    // A clock is ahead, no further than clocks may be: what is written over it gets stamps from ahead,
+    // and the writer's own clock does not follow.
+    s.wall_clock(1, 50_000);
+    s.put(1, &k, "ahead").unwrap();
+    s.wall_clock(1, 0);
+    let dead = s.delete(0, &k).unwrap();
+    assert!(is_collected(&mut s, &k, 20), "it is still there");
+    let new = s.put(0, &k, "new").unwrap();
+    assert!(new.stamp < dead.stamp, "the story needs a record that kept stamps apart");
+    assert_ne!(new.actor, dead.actor, "its dot may have been used before");
+    s.settle();
+    assert_eq!(s.get(2, &k, Consistency::All).unwrap(), ["new"]);
+}

@@ -21,13 +21,23 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::KeepLateRead => &[C1, C2, C3, Z, D1],
         Defect::ScanFirstHome => &[S],
         Defect::SkipLeaf | Defect::TreeBeforeCommit => &[C6],
-        // A seed has no lost partitions: a story in the worker's tests catches it.
         Defect::CountRebuilding => &[],
-        Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
-        Defect::DiscardLateCopy => &[C1, C2, C3, D1],
+        Defect::CollectEarly => &[C7],
+        Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
+        Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }
 }
+
+/// Mistakes that need a message to be later than seeds delay one, or a whole round to pass while one is under
+/// way: `collection_scenarios` tells each as a story.
+const TOLD: [Defect; 4] = [
+    Defect::AcceptOverRound,
+    Defect::ConfirmWithoutBarrier,
+    Defect::DiscardLateCopy,
+    // Damage of a copy, and of the one that it is rebuilt from, in the window between: the worker's own tests.
+    Defect::CountRebuilding,
+];
 
 /// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every
 /// checker that did.
@@ -46,7 +56,7 @@ fn hunt(defect: Defect) -> Option<(u64, Vec<Check>)> {
 #[test]
 fn every_mistake_is_caught() {
     let mut missed = Vec::new();
-    for defect in Defect::ALL.into_iter().filter(|defect| !meant_for(*defect).is_empty()) {
+    for defect in Defect::ALL.into_iter().filter(|defect| !TOLD.contains(defect)) {
         match hunt(defect) {
             Some((seed, checks)) => println!("{defect:?}: caught by {checks:?} at seed {seed}"),
             None => missed.push(defect),

@@ -94,6 +94,7 @@ impl Worker {
             }
             // What was merged before the loss may be among what was lost.
             self.lost.partitions.insert(partition, BTreeSet::new());
+            self.abandon_rebuilds(partition);
             self.end_tenure(partition, "the partition was lost", out);
             self.recent.forget_all();
             self.doubt_tree(now, partition);

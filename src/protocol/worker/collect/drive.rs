@@ -84,7 +84,7 @@ impl Worker {
         })
     }
 
-    /// Begins a round over what may be dead everywhere.
+    /// Begins a round over what may be dead everywhere, or over nothing.
     pub(super) fn start_round(
         &mut self,
         now: Now,
@@ -95,7 +95,8 @@ impl Worker {
         let last = self.round(partition);
         let refused = self.collect.refused.get(&partition).copied().unwrap_or_default();
         let number = RoundNumber(last.max(refused).0.saturating_add(1));
-        self.drive(now, partition, number, cut, Stage::Surveying, out);
+        let stage = if cut.is_empty() { Stage::Opening } else { Stage::Surveying };
+        self.drive(now, partition, number, cut, stage, out);
     }
 
     /// After a restart: goes on with the rounds that this node had opened.
@@ -191,7 +192,10 @@ impl Worker {
 
     /// Gives a round up that can never close, or that nobody has confirmed.
     fn give_up(&mut self, partition: Partition) {
-        self.collect.drives.remove(&partition);
+        let drive = self.collect.drives.remove(&partition);
+        if drive.is_some_and(|drive| drive.stage == Stage::Opening) {
+            self.collect.spent.insert(partition);
+        }
         self.collect.sweep.suspect(partition);
     }
 
@@ -245,7 +249,9 @@ impl Worker {
             return;
         }
         let entries = drive.cut.entries().iter().zip(&drive.held).filter(|(_, held)| **held);
-        let Some(cut) = Cut::new(entries.map(|(entry, _)| entry.clone()).collect()) else {
+        let cut = Cut::new(entries.map(|(entry, _)| entry.clone()).collect());
+        let spent = self.collect.spent.contains(&partition);
+        let Some(cut) = cut.filter(|cut| !cut.is_empty() || spent) else {
             return self.give_up(partition);
         };
         drive.id = cut.id();
@@ -315,6 +321,7 @@ impl Worker {
         }
         match stage {
             Stage::Surveying | Stage::Opening => {
+                self.collect.spent.remove(&partition);
                 self.enter(now, partition, Stage::Draining, out);
             }
             Stage::Draining => self.enter(now, partition, Stage::Closing, out),

@@ -55,10 +55,10 @@ impl Worker {
         from: NodeId,
         partition: Partition,
         number: RoundNumber,
-        cut: Cut,
+        cut: &Cut,
         out: &mut Vec<Effect>,
     ) {
-        self.look(now, from, partition, number, &cut, true, out);
+        self.look(now, from, partition, number, cut, true, out);
     }
 
     fn look(
@@ -86,6 +86,9 @@ impl Worker {
             let task = Task::Look { look, at, hash: *hash };
             self.with_view(now, CellId::own(partition, key), task, out);
         }
+        if missing == 0 {
+            self.look_over(now, look, out);
+        }
     }
 
     /// Whether a record is the one with this hash, and dead by this node's clock.
@@ -110,16 +113,18 @@ impl Worker {
         held: bool,
         out: &mut Vec<Effect>,
     ) {
-        let under_way = &mut self.collect.looks.under_way;
-        let Some(found) = under_way.get_mut(&look) else { return };
+        let Some(found) = self.collect.looks.under_way.get_mut(&look) else { return };
         found.held[at] = held;
         found.missing -= 1;
-        if found.missing > 0 {
-            return;
+        if found.missing == 0 {
+            self.look_over(now, look, out);
         }
-        let Some(Look { from, partition, number, open, held, .. }) = under_way.remove(&look) else {
-            return;
-        };
+    }
+
+    /// All records of a look are known.
+    fn look_over(&mut self, now: Now, look: LookId, out: &mut Vec<Effect>) {
+        let look = self.collect.looks.under_way.remove(&look);
+        let Some(Look { from, partition, number, open, held, .. }) = look else { return };
         match open {
             Some(cut) if held.iter().all(|held| *held) => {
                 // The state may have moved while the records were read.

@@ -11,6 +11,7 @@
 //! is asked again.
 
 mod aside;
+mod close;
 mod drain;
 mod drive;
 mod look;
@@ -24,21 +25,21 @@ use bytes::{BufMut, Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
 use self::aside::Moving;
+use self::close::Applying;
 use self::drain::Draining;
 use self::drive::Drive;
 pub(super) use self::look::LookId;
 use self::look::Looks;
 use self::sweep::Sweep;
-use super::cells::{CellId, Incoming, Task, Waiter};
+use super::cells::{CellId, Incoming, Waiter};
 use super::timers::Timer;
 use super::trees::partition_of;
 use super::{Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, RoundMessage};
-use crate::protocol::record::Record;
 use crate::protocol::rounds::{Cut, CutId, Rounds, Verdict};
 use crate::protocol::step::{Effect, Page, ReadFailed};
-use crate::types::{Key, Mono, NodeId, Now, Partition, RecordHash, RoundNumber};
+use crate::types::{Key, Mono, NodeId, Now, Partition, RoundNumber};
 
 /// Keys of [`Space::Meta`] under which the rounds of a partition are kept: `prefix ‖ partition`.
 const PREFIX: &[u8] = b"rounds/";
@@ -61,17 +62,12 @@ pub(super) struct Collect {
     drives: BTreeMap<Partition, Drive>,
     /// Rounds that were refused: the next has a higher number.
     refused: BTreeMap<Partition, RoundNumber>,
+    /// Partitions with a round that some members have opened and others never will: the next comes soon,
+    /// whether anything is dead or not, for whoever has opened it waits for the others' numbers.
+    spent: BTreeSet<Partition>,
     sweep: Sweep,
     /// The time of the last step.
     pub latest: Mono,
-}
-
-/// A cut on its way out of the own copy.
-#[derive(Debug)]
-struct Applying {
-    left: usize,
-    /// Who wants to hear of its end.
-    asker: Option<NodeId>,
 }
 
 /// What is done once a change is durable.
@@ -210,7 +206,7 @@ impl Worker {
                 }
             }
             RoundMessage::Open { number, closed, cut } => {
-                self.asked_to_open(now, from, partition, number, closed, cut, out);
+                self.asked_to_open(now, from, partition, number, closed, &cut, out);
             }
             RoundMessage::Drain(number, id) => {
                 self.asked_to_drain(now, from, partition, number, id, out);
@@ -259,7 +255,7 @@ impl Worker {
         partition: Partition,
         number: RoundNumber,
         closed: RoundNumber,
-        cut: Cut,
+        cut: &Cut,
         out: &mut Vec<Effect>,
     ) {
         if self.collect.is_busy(partition) {
@@ -303,135 +299,7 @@ impl Worker {
         self.commit_rounds(partition, state, answer, out);
     }
 
-    fn asked_to_close(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        partition: Partition,
-        number: RoundNumber,
-        id: CutId,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.collect.is_busy(partition) {
-            return;
-        }
-        let state = self.collect.state(partition);
-        match state.judge_close(number, id) {
-            Verdict::Go => {
-                self.commit_rounds(partition, state.closed(), Then::Apply(Some(from)), out);
-            }
-            Verdict::Done if number == state.number && state.is_applying() => {
-                self.apply_cut(now, partition, Some(from), out);
-            }
-            Verdict::Done => {
-                self.say_of_round(now, from, partition, RoundMessage::Closed(number), out);
-            }
-            Verdict::SetAside => self.set_aside(now, partition, number, out),
-            Verdict::CloseFirst | Verdict::Behind => {}
-        }
-    }
-
-    /// Someone says that a round was closed: it is adopted from anyone.
-    fn heard_of_closed(
-        &mut self,
-        now: Now,
-        partition: Partition,
-        number: RoundNumber,
-        closed: RoundNumber,
-        id: CutId,
-        out: &mut Vec<Effect>,
-    ) {
-        let state = self.collect.state(partition);
-        if self.collect.is_busy(partition) {
-            return;
-        }
-        match state.judge_news(closed) {
-            Some(Verdict::SetAside) => self.set_aside(now, partition, closed, out),
-            Some(Verdict::CloseFirst) if number == closed && id == state.id => {
-                self.commit_rounds(partition, state.closed(), Then::Apply(None), out);
-            }
-            _ => {}
-        }
-    }
-
-    /// The round has been applied everywhere: its cut can be forgotten.
-    fn round_is_over(&mut self, partition: Partition, number: RoundNumber, out: &mut Vec<Effect>) {
-        let state = self.collect.state(partition);
-        let over = state.number == number && state.closed == number && state.applied;
-        if over && state.cut.is_some() && !self.collect.is_busy(partition) {
-            self.commit_rounds(partition, state.over(), Then::Nothing, out);
-        }
-    }
-
-    /// Drops what the cut lists, as far as it is still what it lists. Nothing older is merged any more,
-    /// durably: whether all of it goes at once, or some of it only after a restart, does not matter.
-    fn apply_cut(
-        &mut self,
-        now: Now,
-        partition: Partition,
-        asker: Option<NodeId>,
-        out: &mut Vec<Effect>,
-    ) {
-        let state = self.collect.state(partition);
-        let Some(cut) = state.cut.as_ref().filter(|_| state.is_applying()) else {
-            if let Some(asker) = asker {
-                let closed = RoundMessage::Closed(state.number);
-                self.say_of_round(now, asker, partition, closed, out);
-            }
-            return;
-        };
-        let left = cut.entries().len();
-        self.collect.applying.insert(partition, Applying { left, asker });
-        for (key, hash) in cut.entries() {
-            let id = CellId::own(partition, key);
-            self.with_view(now, id, Task::Cut(*hash), out);
-        }
-    }
-
-    /// Drops a record of the cut, if the view of it, queued merges included, is still what was cut.
-    pub(super) fn cut(
-        &mut self,
-        now: Now,
-        id: &CellId,
-        record: &Record,
-        hash: RecordHash,
-        out: &mut Vec<Effect>,
-    ) {
-        let same = record.seal(id.partition, &id.key).hash() == hash;
-        if record.is_empty() || !(same || self.has(Defect::DiscardLateCopy)) {
-            return self.cut_done(id.partition, out);
-        }
-        // The stamps of an actor's dots are kept above each other by the records that have seen them. With
-        // this one gone, its next dot might not be new: it may lie below those that were made over a clock
-        // that was far ahead.
-        let actor = self.tenures.get(&id.partition);
-        if actor.is_some_and(|&actor| record.seen().of(actor).is_some()) {
-            self.end_tenure(id.partition, "a record that it wrote was collected", out);
-        }
-        self.stats.records_collected += 1;
-        let waiter = Waiter::Round(id.partition, Box::new(Durable::Cut));
-        self.leave(now, id, Record::default().into(), waiter, out);
-    }
-
-    fn cut_done(&mut self, partition: Partition, out: &mut Vec<Effect>) {
-        let Some(applying) = self.collect.applying.get_mut(&partition) else { return };
-        applying.left = applying.left.saturating_sub(1);
-        if applying.left > 0 {
-            return;
-        }
-        let asker = self.collect.applying.remove(&partition).and_then(|applying| applying.asker);
-        let state = self.collect.state(partition).applied();
-        let closed = RoundMessage::Closed(state.number);
-        let then = asker.map_or(Then::Nothing, |asker| Then::Answer(asker, closed));
-        self.commit_rounds(partition, state, then, out);
-    }
-
-    /// A record of the cut could not be looked at, or its removal was refused: the whole cut is applied
-    /// again when its driver asks again.
-    pub(super) fn cut_failed(&mut self, partition: Partition) {
-        self.collect.applying.remove(&partition);
-    }
-
+    /// Makes a state durable, and then does what follows.
     fn commit_rounds(
         &mut self,
         partition: Partition,

@@ -101,8 +101,9 @@ impl Worker {
             return false;
         }
         while let Some(partition) = self.collect.sweep.queue.pop_front() {
-            let waits = self.is_driving(partition) || self.is_any_rebuilding(partition);
-            if waits || !self.is_driver(partition) {
+            let spent = self.collect.spent.contains(&partition);
+            let waits = self.is_any_rebuilding(partition) && !spent;
+            if waits || self.is_driving(partition) || !self.is_driver(partition) {
                 continue;
             }
             // What becomes mortal from now on makes it a suspect again.
@@ -168,7 +169,11 @@ impl Worker {
             for (key, hash) in dead {
                 self.with_view(now, CellId::own(partition, &key), Task::Cut(hash), out);
             }
-        } else if let Some(cut) = Cut::new(dead).filter(|_| !self.is_driving(partition)) {
+            return;
+        }
+        let spent = self.collect.spent.contains(&partition);
+        let cut = Cut::new(dead).filter(|cut| !cut.is_empty() || spent);
+        if let Some(cut) = cut.filter(|_| !self.is_driving(partition)) {
             self.start_round(now, partition, cut, out);
         }
     }

@@ -12,7 +12,7 @@ use crate::protocol::placement::{Member, Placement, View};
 use crate::protocol::step::Space;
 use crate::protocol::step::{Input, Tuning};
 use crate::protocol::worker::WorkerConfig;
-use crate::types::{Boot, ClusterId, NodeName, Stamp, Wall};
+use crate::types::{Boot, ClusterId, NodeName, RecordHash, Stamp, Wall};
 
 const NOW: Now = Now { mono: Mono(1_000_000), wall: Wall(1_000_000) };
 

@@ -141,6 +141,14 @@ impl Worker {
         }
     }
 
+    /// What was merged of a partition is lost again: what fetches it for that begins anew.
+    pub(super) fn abandon_rebuilds(&mut self, partition: Partition) {
+        let other = |goal: Goal| goal != Goal::Rebuild(partition);
+        self.sync.sessions.retain(|_, session| other(session.goal()));
+        self.sync.queue.retain(|(goal, _)| other(*goal));
+        self.sync.wanted.retain(|(goal, _)| other(*goal));
+    }
+
     fn sync_more(&mut self, now: Now, out: &mut Vec<Effect>) {
         // A session that ends as soon as it begins makes room for the next one in this loop.
         if std::mem::replace(&mut self.sync.is_starting, true) {

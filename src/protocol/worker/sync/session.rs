@@ -87,6 +87,10 @@ enum End {
 }
 
 impl Session {
+    pub fn goal(&self) -> Goal {
+        self.goal
+    }
+
     fn new(goal: Goal, node: NodeId) -> Self {
         let walk = match goal {
             Goal::Compare(_) => None,
