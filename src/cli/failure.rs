@@ -137,12 +137,9 @@ fn call_of(error: &anyhow::Error) -> Option<&CallError> {
 /// its root cause itself, and what lies between is the transport's own affair.
 fn causes(error: &anyhow::Error) -> Vec<String> {
     let mut told = vec![error.to_string()];
-    let mut below_a_call = error.downcast_ref::<CallError>().is_some();
-    for cause in error.chain().skip(1) {
-        if below_a_call {
-            break;
-        }
-        below_a_call = cause.is::<CallError>();
+    let call = error.chain().position(|cause| cause.is::<CallError>());
+    let shown = call.map_or(usize::MAX, |at| at + 1);
+    for cause in error.chain().take(shown).skip(1) {
         let cause = cause.to_string();
         if !cause.is_empty() && !told.iter().any(|before| before.contains(&cause)) {
             told.push(cause);
@@ -220,6 +217,8 @@ mod tests {
         let told: serde_json::Value = serde_json::from_str(&told).unwrap();
         assert_eq!((&told["exit"], &told["outcome_known"]), (&5.into(), &false.into()));
         assert_eq!(told["retry_safe"], true);
+        let because = told["because"][0].as_str().unwrap();
+        assert!(because.contains("reset") && because.contains("asked node:7401"), "{because}");
         assert_eq!(told["request_id"], format!("{:032x}", 7));
         let advice = told["advice"].as_str().unwrap();
         assert!(advice.contains("internal port of a node whose port for clients is 7400"));

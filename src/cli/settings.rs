@@ -112,18 +112,17 @@ impl Layers {
     /// # Errors
     /// Everything that is wrong with them.
     pub fn settings(&self) -> anyhow::Result<Settings> {
-        Settings::load_here(&self.config, &self.set).map_err(refused)
+        Settings::load_here(&self.config, &self.set).map_err(|error| refused(&error))
     }
 }
 
-fn refused(error: ConfigError) -> anyhow::Error {
-    let message = "the configuration is wrong".to_owned();
-    Coded { exit: Exit::Usage, message, source: Some(error.into()) }.into()
+fn refused(error: &ConfigError) -> anyhow::Error {
+    Coded::error(Exit::Usage, error.to_string())
 }
 
 fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let effective = Settings::effective_here(&args.layers.config, &args.layers.set);
-    let effective = effective.map_err(refused)?;
+    let effective = effective.map_err(|error| refused(&error))?;
     if args.output == Output::Json {
         let told = effective.iter().map(|one| SettingDocument {
             key: one.key,

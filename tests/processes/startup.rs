@@ -54,7 +54,7 @@ async fn a_mistyped_setting_is_led_to_the_nearest_one_and_nothing_is_written() {
         let (code, said) = place.refuses().await;
         assert_eq!(code, 2, "{said}");
         assert_says(&said, &parts);
-        assert_says(&said, &["the configuration is wrong"]);
+        assert_says(&said, &["the configuration cannot be used"]);
         assert!(!place.data.exists(), "something was written: {said}");
     }
     place.more.clear();

@@ -154,20 +154,21 @@ pub async fn run(
 ) -> anyhow::Result<Summary> {
     let mut summary = Summary::default();
     let mut progress = None;
-    let mut failures = 0;
+    let (mut begun, mut failures) = (false, 0);
     let mut buffer = Vec::new();
     loop {
         let page = match scan.next().await {
             Ok(Some(page)) => page,
             Ok(None) => break,
-            Err(error) if failures + 1 < FAILURES_MAX && error.retry_is_safe() => {
+            // A cluster that has never answered is not there: only what was begun is worth patience.
+            Err(error) if begun && failures + 1 < FAILURES_MAX && error.retry_is_safe() => {
                 failures += 1;
                 tokio::time::sleep(PAUSE * failures).await;
                 continue;
             }
             Err(error) => return Err(error).context("cannot read on; nothing is complete"),
         };
-        failures = 0;
+        (begun, failures) = (true, 0);
         for entry in page.entries {
             let record = Record { key: entry.key.into(), value: entry.value.into() };
             buffer.clear();
