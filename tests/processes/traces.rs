@@ -46,12 +46,13 @@ impl Caller {
     }
 }
 
-/// Three nodes that tell a collector what callers want traced.
+/// Three nodes that tell a collector what callers want traced. A machine that is slow for a
+/// moment leaves no hints.
 async fn traced_cluster(collector: &Collector, slow_request: &str) -> Cluster {
     let mut cluster = Cluster::plan(Some(turn::shared().await), 3);
     cluster.tell_all(&format!(
         "[telemetry]\notlp_endpoint = \"http://{}\"\nsample_ratio = 0\n\
-         slow_request = \"{slow_request}\"\n",
+         slow_request = \"{slow_request}\"\n[timeouts]\nreplica = \"5s\"\n",
         collector.at
     ));
     (0..3).for_each(|node| cluster.spawn(node));
