@@ -134,12 +134,12 @@ impl Spans {
                     self.sent.insert(write.record.hash(), within);
                 }
                 let origin = Origin::Within(within);
-                Some(self.ask(now, (name, origin, Some(within)), to, partition, call)?)
+                self.ask(now, (name, origin, Some(within)), to, partition, call)
             }
             (Part::Question(_, call), None) => {
                 let Some(write) = self.replayed(message) else { return trace };
                 let origin = Origin::After(write);
-                Some(self.ask(now, ("hint replay", origin, None), to, partition, call)?)
+                self.ask(now, ("hint replay", origin, None), to, partition, call)
             }
             (Part::Answer(call, done), _) => {
                 if let Some((mut span, ())) = self.serving.close(&(to, call))

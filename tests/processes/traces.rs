@@ -65,7 +65,7 @@ fn children<'a>(spans: &[&'a Told], parent: &Told, name: &str) -> Vec<&'a Told> 
     spans.iter().filter(is_it).copied().collect()
 }
 
-fn only<'a>(spans: Vec<&'a Told>) -> &'a Told {
+fn only(spans: Vec<&Told>) -> &Told {
     assert_eq!(spans.len(), 1, "{spans:#?}");
     spans[0]
 }
