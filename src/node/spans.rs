@@ -14,8 +14,8 @@
 //! the effects that belong to it. Spans are begun and ended here, by the messages and reports that
 //! pass by. What is not sampled costs a comparison.
 //!
-//! What was lost (an answer that never comes) must not stay: each table forgets what is old, and
-//! the oldest when it is full. A span that is forgotten ends, as failed.
+//! What was lost (an answer that never comes) must not stay: whenever a span is added, its table
+//! forgets what is old, and the oldest if it is full. A span that is forgotten ends, as failed.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
