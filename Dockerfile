@@ -13,11 +13,12 @@ RUN cargo build --release --locked --package coterie \
     && strip --strip-debug target/release/coterie \
     && install -D -m 755 target/release/coterie /image/usr/local/bin/coterie \
     && install -D -m 644 LICENSE /image/usr/share/doc/coterie/LICENSE \
-    # A new volume takes its owner from here.
-    && install -d -m 750 -o 65532 -g 65532 /image/data
+    && mkdir /data
 
 FROM ${RUNTIME}
 COPY --from=builder /image /
+# A new volume takes its owner from this folder.
+COPY --from=builder --chown=65532:65532 /data /data
 USER 65532:65532
 WORKDIR /data
 # One folder for all that must stay; it belongs to one node.

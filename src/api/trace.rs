@@ -34,7 +34,8 @@ enum State {
     /// Spans go nowhere.
     Off,
     Unsampled(Instant),
-    Sampled(OpenSpan),
+    /// Boxed: every request would have room for one, and few have one.
+    Sampled(Box<OpenSpan>),
 }
 
 /// How a request, or each of a batch, has ended.
@@ -70,7 +71,8 @@ impl Sampling {
         let state = if !self.traces.are_on() {
             State::Off
         } else if caller.map_or_else(|| self.by_chance(), |caller| caller.is_sampled()) {
-            self.span(method, caller, None).map_or(State::Off, State::Sampled)
+            let span = self.span(method, caller, None).map(Box::new);
+            span.map_or(State::Off, State::Sampled)
         } else {
             State::Unsampled(Instant::now())
         };
@@ -84,7 +86,7 @@ impl Sampling {
             failure.and_then(|failure| Some((error::of_server(failure.reason)?, failure)));
         let mut span = match traced.state {
             State::Off => return,
-            State::Sampled(span) => span,
+            State::Sampled(span) => *span,
             State::Unsampled(began) => {
                 let took = began.elapsed();
                 if failure.is_none() && took <= self.slow {

@@ -14,27 +14,27 @@
 //! the effects that belong to it. Spans are begun and ended here, by the messages and reports that
 //! pass by. What is not sampled costs a comparison.
 //!
-//! What was lost (an answer that never comes) must not stay: each table forgets what is old, and
-//! the oldest when it is full. A span that is forgotten ends, as failed.
+//! What was lost (an answer that never comes) must not stay: whenever a span is added, its table
+//! forgets what is old, and the oldest if it is full. A span that is forgotten ends, as failed.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use opentelemetry::trace::SpanKind;
 
 use crate::protocol::message::{CallId, DataMessage, PassAnswer, WriteAnswer};
+use crate::protocol::record::Sealed;
 use crate::protocol::step::{Change, CommitId, Input, Space};
 use crate::telemetry::{OpenSpan, Origin, Traces};
-use crate::types::{Key, Mono, NodeId, Partition, TraceContext};
+use crate::types::{Mono, NodeId, Partition, RecordHash, TraceContext};
 
 /// Spans that are open at a time in one table: at the default ratio, those of far more requests
 /// than are under way.
 const OPEN_MAX: usize = 4096;
 /// Longer than any request may wait for an answer by default, so that a late one still counts.
 const FORGOTTEN_AFTER_MS: u64 = 30_000;
-/// Hints whose writes are remembered: those of a sampled part, and only until they are replayed.
-const HINTED_MAX: usize = 4096;
+/// Records whose writes are remembered: those of the sampled requests of a while.
+const REMEMBERED_MAX: usize = 4096;
 
 /// The spans of one worker.
 pub(super) struct Spans {
@@ -47,10 +47,10 @@ pub(super) struct Spans {
     serving: Table<(NodeId, CallId), ()>,
     /// In the order of their ids, as they are reported.
     commits: VecDeque<(CommitId, OpenSpan)>,
-    /// The writes that left a hint here, by partition and key.
-    hinted: HashMap<Bytes, TraceContext>,
-    /// The same, oldest first.
-    hinted_order: VecDeque<Bytes>,
+    /// Records that were sent to a home: if it does not answer, they become hints.
+    sent: Remembered,
+    /// Records that became hints here: a replay sends just that.
+    hinted: Remembered,
 }
 
 /// What a message is in an exchange.
@@ -69,8 +69,8 @@ impl Spans {
             asked: Table::default(),
             serving: Table::default(),
             commits: VecDeque::new(),
-            hinted: HashMap::new(),
-            hinted_order: VecDeque::new(),
+            sent: Remembered::default(),
+            hinted: Remembered::default(),
         }
     }
 
@@ -103,6 +103,11 @@ impl Spans {
                         span.fail("refused");
                     }
                     self.current = within;
+                    if within.is_none()
+                        && let DataMessage::WriteReply(_, WriteAnswer::Stored(hash)) = message
+                    {
+                        self.hinted.remove(hash);
+                    }
                 }
                 trace
             }
@@ -125,13 +130,16 @@ impl Spans {
         let sampled = trace.filter(TraceContext::is_sampled);
         match (part(message), sampled) {
             (Part::Question(name, call), Some(within)) => {
+                if let DataMessage::Write(write) = message {
+                    self.sent.insert(write.record.hash(), within);
+                }
                 let origin = Origin::Within(within);
-                Some(self.ask(now, (name, origin, Some(within)), to, partition, call)?)
+                self.ask(now, (name, origin, Some(within)), to, partition, call)
             }
             (Part::Question(_, call), None) => {
-                let Some(write) = self.replayed(partition, message) else { return trace };
+                let Some(write) = self.replayed(message) else { return trace };
                 let origin = Origin::After(write);
-                Some(self.ask(now, ("hint replay", origin, None), to, partition, call)?)
+                self.ask(now, ("hint replay", origin, None), to, partition, call)
             }
             (Part::Answer(call, done), _) => {
                 if let Some((mut span, ())) = self.serving.close(&(to, call))
@@ -188,16 +196,10 @@ impl Spans {
 
     /// Changes are queued for commit.
     pub(super) fn committing(&mut self, id: CommitId, changes: &[Change]) {
-        if !self.hinted.is_empty() {
-            let hints = changes.iter().filter(|change| change.space == Space::Hints);
-            for removed in hints.filter(|change| change.value.is_none()) {
-                self.hinted.remove(&place_of_hint(&removed.key));
-            }
+        for change in changes.iter().filter(|change| change.space == Space::Hints) {
+            self.remember_hint(change);
         }
         let Some(within) = self.current else { return };
-        for change in changes.iter().filter(|it| it.space == Space::Hints && it.value.is_some()) {
-            self.remember_hint(place_of_hint(&change.key), within);
-        }
         let origin = Origin::Within(within);
         if self.commits.len() < OPEN_MAX
             && let Some(span) = self.traces.begin("commit", SpanKind::Internal, origin)
@@ -206,40 +208,25 @@ impl Spans {
         }
     }
 
-    fn remember_hint(&mut self, place: Bytes, write: TraceContext) {
-        if self.hinted.insert(place.clone(), write).is_none() {
-            self.hinted_order.push_back(place);
+    fn remember_hint(&mut self, change: &Change) {
+        if self.current.is_none() && self.sent.is_empty() {
+            return;
         }
-        if self.hinted_order.len() > HINTED_MAX
-            && let Some(oldest) = self.hinted_order.pop_front()
-        {
-            self.hinted.remove(&oldest);
+        let Some(Ok(record)) = change.value.clone().map(Sealed::from_stored) else { return };
+        let hash = record.hash();
+        if let Some(write) = self.current.or_else(|| self.sent.get(&hash)) {
+            self.hinted.insert(hash, write);
         }
     }
 
-    /// The write whose hint this message replays, if it is known. Replays alone send a record that
-    /// belongs to no request.
-    fn replayed(&mut self, partition: Partition, message: &DataMessage) -> Option<TraceContext> {
+    /// The write whose hint this message replays, if it is known.
+    fn replayed(&self, message: &DataMessage) -> Option<TraceContext> {
         let DataMessage::Write(write) = message else { return None };
         if self.hinted.is_empty() || write.hint_for.is_some() {
             return None;
         }
-        self.hinted.get(&place(partition, &write.key)).copied()
+        self.hinted.get(&write.record.hash())
     }
-}
-
-/// Where a hint belongs: its key in the store, without the target that it begins with.
-fn place_of_hint(key: &Bytes) -> Bytes {
-    let target = key.first().map_or(0, |&length| 1 + usize::from(length));
-    key.slice(target.min(key.len())..)
-}
-
-/// Partition and key, as the keys of hints end with them.
-fn place(partition: Partition, key: &Key) -> Bytes {
-    let mut place = BytesMut::with_capacity(2 + key.bytes().len());
-    place.put_u16(partition.0);
-    place.put_slice(key.bytes());
-    place.freeze()
 }
 
 fn about(span: &mut OpenSpan, peer: NodeId, partition: Partition) {
@@ -269,6 +256,39 @@ fn part(message: &DataMessage) -> Part {
         | DataMessage::Sync(..)
         | DataMessage::SyncReply(..)
         | DataMessage::Round(_) => Part::Other,
+    }
+}
+
+/// The spans of writes, by the record that each has made.
+#[derive(Default)]
+struct Remembered {
+    writes: HashMap<RecordHash, TraceContext>,
+    /// Oldest first; those that were removed are still here.
+    order: VecDeque<RecordHash>,
+}
+
+impl Remembered {
+    fn insert(&mut self, record: RecordHash, write: TraceContext) {
+        if self.writes.insert(record, write).is_none() {
+            self.order.push_back(record);
+        }
+        if self.order.len() > REMEMBERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.writes.remove(&oldest);
+        }
+    }
+
+    fn get(&self, record: &RecordHash) -> Option<TraceContext> {
+        self.writes.get(record).copied()
+    }
+
+    fn remove(&mut self, record: &RecordHash) {
+        self.writes.remove(record);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty()
     }
 }
 
@@ -303,5 +323,65 @@ impl<K: Hash + Eq + Copy, T> Table<K, T> {
 
     fn close(&mut self, key: &K) -> Option<(OpenSpan, T)> {
         if self.open.is_empty() { None } else { self.open.remove(key) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::TracerProvider;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+
+    use super::*;
+    use crate::protocol::message::ReadRequest;
+    use crate::types::Key;
+
+    const WITHIN: TraceContext = TraceContext { trace: 7, span: 1, flags: 1 };
+
+    fn answer(call: u64) -> DataMessage {
+        DataMessage::WriteReply(CallId(call), WriteAnswer::Stored(RecordHash(0)))
+    }
+
+    fn question(call: u64) -> DataMessage {
+        DataMessage::Read(ReadRequest {
+            call: CallId(call),
+            key: Key::new("k").unwrap(),
+            hint_for: None,
+            known: None,
+        })
+    }
+
+    fn ask(spans: &mut Spans, at: Mono, call: u64, trace: TraceContext) -> Option<TraceContext> {
+        spans.sent(at, NodeId(2), Some(trace), Partition(0), &question(call))
+    }
+
+    #[test]
+    fn what_is_never_answered_is_forgotten() {
+        let provider = SdkTracerProvider::builder().build();
+        let mut spans = Spans::new(Traces::new(provider.tracer("test")));
+        let sent = ask(&mut spans, Mono(0), 0, WITHIN).unwrap();
+        assert!(sent.trace == 7 && sent.span != 1 && sent.is_sampled(), "{sent:?}");
+        for call in 1..=OPEN_MAX as u64 {
+            ask(&mut spans, Mono(0), call, WITHIN);
+        }
+        assert_eq!((spans.asked.open.len(), spans.asked.order.len()), (OPEN_MAX, OPEN_MAX));
+        let later = Mono(0).after_millis(FORGOTTEN_AFTER_MS + 1);
+        ask(&mut spans, later, u64::MAX, WITHIN);
+        assert_eq!((spans.asked.open.len(), spans.asked.order.len()), (1, 1));
+        spans.received(later, NodeId(2), None, Partition(0), &answer(u64::MAX));
+        assert!(spans.asked.open.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_sampled_or_goes_nowhere_is_handed_on_as_it_is() {
+        let provider = SdkTracerProvider::builder().build();
+        let unsampled = TraceContext { flags: 0, ..WITHIN };
+        let on = Traces::new(provider.tracer("test"));
+        for (traces, trace) in [(on, unsampled), (Traces::default(), WITHIN)] {
+            let mut spans = Spans::new(traces);
+            assert_eq!(ask(&mut spans, Mono(0), 1, trace), Some(trace));
+            let got = spans.received(Mono(0), NodeId(2), Some(trace), Partition(0), &question(1));
+            assert_eq!(got, Some(trace));
+            assert!(spans.asked.open.is_empty() && spans.serving.open.is_empty());
+        }
     }
 }

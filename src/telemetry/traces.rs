@@ -36,7 +36,8 @@ pub struct OpenSpan(Span);
 
 impl Traces {
     /// Spans go to `tracer`, which is to take all of them.
-    pub(super) fn new(tracer: SdkTracer) -> Self {
+    #[must_use]
+    pub fn new(tracer: SdkTracer) -> Self {
         Self(Some(tracer))
     }
 
