@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use coterie::client::{Client, Options};
-use coterie::proto::StatusResponse;
+use coterie::proto::{Counters, StatusResponse};
 use tempfile::TempDir;
 
 use crate::process::{Process, Signal};
@@ -44,6 +44,8 @@ pub struct Place {
     pub expect: usize,
     /// Lines of configuration, section headers among them.
     pub more: String,
+    /// What the node's process has in its environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// Processes that are one cluster, in a folder and on an address of their own.
@@ -70,6 +72,7 @@ impl Place {
             seeds: vec![],
             expect: 1,
             more: String::new(),
+            environment: vec![],
             name,
         }
     }
@@ -100,7 +103,7 @@ impl Place {
     /// Writes the configuration and starts the node.
     pub fn serve(&self) -> Process {
         self.write();
-        Process::serve(&self.config, &self.log)
+        Process::serve(&self.config, &self.log, &self.environment)
     }
 
     /// Everything that its processes have said.
@@ -192,6 +195,13 @@ impl Cluster {
 
     pub fn place(&self, node: usize) -> &Place {
         &self.nodes[node].0
+    }
+
+    /// The place of a node that does not run: changes take effect at its next start.
+    pub fn place_mut(&mut self, node: usize) -> &mut Place {
+        let (place, process) = &mut self.nodes[node];
+        assert!(process.is_none(), "{} runs", place.name);
+        place
     }
 
     pub fn process(&mut self, node: usize) -> &mut Process {
@@ -309,6 +319,19 @@ impl Cluster {
             held += self.status(node).await?.counters?.hints_held;
         }
         Some(held)
+    }
+
+    /// Waits until a condition holds of one node's counters.
+    pub async fn wait_until(&self, node: usize, claim: &str, holds: impl Fn(&Counters) -> bool) {
+        let started = Instant::now();
+        loop {
+            let counters = self.status(node).await.and_then(|status| status.counters);
+            if counters.as_ref().is_some_and(&holds) {
+                return;
+            }
+            assert!(started.elapsed() < HANDOFF_WITHIN, "{claim}: never, but {counters:?}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits until no node holds a hint.

@@ -19,6 +19,7 @@ mod bad_calls;
 mod batches;
 mod cli;
 mod cluster;
+mod disks;
 mod explain;
 mod folders;
 mod garbage;
