@@ -1,7 +1,7 @@
 //! Opening what a node keeps, in the order that safety asks for.
 //!
 //! ```text
-//!  lock ─▶ format, identity, generation ─▶ mark ─▶ journals, raw ─▶ engine recovers
+//!  lock ─▶ format, identity, generation ─▶ mark ─▶ manifests and journals, raw ─▶ engine recovers
 //!       ─▶ sync ─▶ commit point ≥ mark? ─▶ Opened
 //! ```
 //!
@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::folder::{DataFolder, FolderError};
 use super::journal::{self, JournalError};
+use super::manifest;
 use super::mark::{Mark, MarkError};
 use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
 use super::{FjallStore, Space, Store, StoreError, StoreOptions};
@@ -50,7 +51,7 @@ pub enum OpenError {
     /// The mark cannot be read or written.
     #[error(transparent)]
     Mark(MarkError),
-    /// The engine's journals cannot be read.
+    /// The engine's journals or manifests cannot be read.
     #[error(transparent)]
     Journal(JournalError),
     /// The engine does not open.
@@ -119,6 +120,14 @@ pub enum Loss {
         /// Where a whole batch begins behind it.
         whole: u64,
     },
+    /// A list of the engine's tables is not the newest one, or not whole.
+    #[error("the list of tables {path} {how}")]
+    DamagedManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        how: &'static str,
+    },
     /// A batch of the journal would be replayed out of order: old writes would win over new ones.
     #[error(
         "the journal {path} is damaged: the batch at byte {at}, or the one before it, is out of \
@@ -150,6 +159,9 @@ pub fn open(path: &Path, name: &NodeName, options: &StoreOptions) -> Result<Open
     let engine = folder.engine();
     if marked > CommitNumber(0) && !engine.exists() {
         return Err(amnesia(Loss::Short { recovered: CommitNumber(0), marked }));
+    }
+    if let Some(loss) = manifest::check(&engine, mark.is_some()).map_err(OpenError::Journal)? {
+        return Err(amnesia(loss));
     }
     if let Some(loss) = journal::check(&engine).map_err(OpenError::Journal)? {
         return Err(amnesia(loss));
