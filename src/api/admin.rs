@@ -77,7 +77,7 @@ impl<B: Backend> Admin for AdminService<B> {
         _: Request<proto::HintsRequest>,
     ) -> Result<Response<proto::HintsResponse>, Status> {
         let held = self.backend.hints(COUNT_FOR).await.map_err(unread)?;
-        Ok(Response::new(hints(self.backend.status().name, held)))
+        Ok(Response::new(hints(self.backend.status(), held)))
     }
 }
 
@@ -131,7 +131,7 @@ fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse 
     }
 }
 
-fn hints(name: String, held: HintsHeld) -> proto::HintsResponse {
+fn hints(status: NodeStatus, held: HintsHeld) -> proto::HintsResponse {
     let targets = held.targets.into_iter().map(|held| proto::TargetHints {
         target: held.target.to_string(),
         hints: held.hints,
@@ -139,7 +139,12 @@ fn hints(name: String, held: HintsHeld) -> proto::HintsResponse {
         damaged: held.damaged,
         oldest_write_ms: held.oldest_write.map_or(0, |wall| wall.0),
     });
-    proto::HintsResponse { name, targets: targets.collect(), complete: held.complete }
+    proto::HintsResponse {
+        name: status.name,
+        targets: targets.collect(),
+        complete: held.complete,
+        bytes_max: status.stats.hint_bytes_max,
+    }
 }
 
 fn status(status: NodeStatus) -> proto::StatusResponse {
@@ -188,6 +193,8 @@ fn counters(stats: &Stats) -> proto::Counters {
         hints_replayed: stats.hints_replayed,
         hints_held: stats.hints_held,
         hint_bytes: stats.hint_bytes,
+        hint_bytes_max: stats.hint_bytes_max,
+        hints_refused: stats.hints_refused,
         repairs_sent: stats.repairs_sent,
         hedges: stats.hedges,
         passed: stats.passed,

@@ -28,6 +28,8 @@ mod defects;
 mod describe;
 mod disk;
 mod faults;
+#[cfg(test)]
+mod hint_scenarios;
 mod history;
 mod network;
 mod node;

@@ -268,6 +268,7 @@ impl Worker {
             in_flight: self.ops.len() as u64,
             hints_held: held.count,
             hint_bytes: held.bytes,
+            hint_bytes_max: self.config.tuning.hint_bytes_max,
             ..self.stats
         }
     }

@@ -16,7 +16,7 @@ use super::cells::{CellId, Incoming, Task, Waiter};
 use super::gather::Route;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
-use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
+use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
@@ -56,6 +56,8 @@ pub(super) struct Spread {
     holds: Tally,
     counts: Tally,
     acks: usize,
+    /// Whether a hint was refused for want of room.
+    pub hints_full: bool,
 }
 
 /// What a spread has reached.
@@ -98,6 +100,7 @@ impl Spread {
             holds: Tally::default(),
             counts: Tally::default(),
             acks: 0,
+            hints_full: false,
         }
     }
 
@@ -248,8 +251,7 @@ impl Worker {
         }
         let ask = spread.asked.len();
         // A hint of this node for itself would be kept by the very store that refused the record.
-        let for_itself = spread.route.own == Some(slot);
-        if for_itself || self.hints_full(spread.sealed.stored().len()) {
+        if spread.route.own == Some(slot) {
             spread.asked.push(Asked { slot, node: me, hint: true, state: State::Failed });
             return;
         }
@@ -307,8 +309,9 @@ impl Worker {
     ) {
         match answer {
             WriteAnswer::Stored(_) => self.with_spread(op, out, |_, spread, _| spread.hold(ask)),
-            WriteAnswer::Refused(_) => {
+            WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
+                    spread.hints_full |= refusal == Refusal::HintsFull;
                     worker.spread_next(now, op, spread, ask, State::Failed, out);
                 });
             }
@@ -345,6 +348,18 @@ impl Worker {
         }
         self.with_spread(op, out, |_, spread, _| spread.hold(ask));
         self.spread_moved(now, op, out);
+    }
+
+    /// There is no room for the hint that this node was to keep itself.
+    pub(super) fn spread_own_full(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        self.with_spread(op, out, |_, spread, _| spread.hints_full = true);
+        self.spread_own_done(now, op, ask, false, out);
     }
 
     fn with_spread(

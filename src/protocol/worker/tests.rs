@@ -1,6 +1,8 @@
 //! Workers of a few nodes on a perfect network: what each rule looks like from outside. Faults
 //! of every kind are the simulator's part.
 
+mod hints;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
