@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use coterie::client::{Client, Options};
-use coterie::proto::{Counters, StatusResponse};
+use coterie::proto::StatusResponse;
 use tempfile::TempDir;
 
 use crate::process::{Process, Signal};
@@ -319,19 +319,6 @@ impl Cluster {
             held += self.status(node).await?.counters?.hints_held;
         }
         Some(held)
-    }
-
-    /// Waits until a condition holds of one node's counters.
-    pub async fn wait_until(&self, node: usize, claim: &str, holds: impl Fn(&Counters) -> bool) {
-        let started = Instant::now();
-        loop {
-            let counters = self.status(node).await.and_then(|status| status.counters);
-            if counters.as_ref().is_some_and(&holds) {
-                return;
-            }
-            assert!(started.elapsed() < HANDOFF_WITHIN, "{claim}: never, but {counters:?}");
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
     }
 
     /// Waits until no node holds a hint.

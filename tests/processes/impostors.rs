@@ -49,6 +49,37 @@ async fn a_member_whose_disk_was_emptied_stops_and_says_why_and_the_others_go_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_disk_was_put_back_to_an_older_state_stops_and_says_why() {
+    let mut cluster = Cluster::start(3).await;
+    let load = Load::start(&cluster.client(once_more_elsewhere()), "older");
+    load.progress(100).await;
+    let place = cluster.place(1).clone();
+    let [older, newest] = ["older", "newest"].map(|name| cluster.dir().join(name));
+    cluster.kill(1);
+    copy_folder(&place.data, &older);
+    cluster.spawn(1);
+    cluster.wait_ready().await;
+    load.progress(100).await;
+    cluster.kill(1);
+    let began = Instant::now();
+    std::fs::rename(&place.data, &newest).unwrap();
+    std::fs::rename(&older, &place.data).unwrap();
+    std::fs::write(&place.log, "").unwrap();
+    let mut process = place.serve();
+    stops(&place, &mut process, &["it has forgotten acknowledged writes"]).await;
+    load.progress(100).await;
+
+    std::fs::remove_dir_all(&place.data).unwrap();
+    std::fs::rename(&newest, &place.data).unwrap();
+    cluster.spawn(1);
+    cluster.wait_ready().await;
+    let history = load.stop().await;
+    history.assert_no_failure(began);
+    history.assert_nothing_lost(&cluster).await;
+    cluster.assert_running();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copied_folder_beside_its_original_stops_and_the_original_goes_on() {
     let mut cluster = Cluster::start(3).await;
     let load = Load::start(&cluster.client(once_more_elsewhere()), "copied");

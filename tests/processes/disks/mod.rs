@@ -8,5 +8,6 @@
 //! | `flips` | one bit of each kind of file is wrong, or the file is cut short |
 
 mod cuts;
+mod flips;
 mod power;
 mod slow;
