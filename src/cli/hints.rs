@@ -50,7 +50,8 @@ struct NodeDocument<'a> {
     /// Whether everything was counted before the time was up.
     complete: bool,
     /// Beyond so many bytes, hints are refused.
-    bytes_max: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_max: Option<u64>,
     targets: Vec<TargetDocument<'a>>,
 }
 
@@ -189,7 +190,7 @@ impl<'a> NodeDocument<'a> {
             name: &answer.name,
             unknown_because: said.err().map(String::as_str),
             complete: said.is_ok_and(|said| said.complete),
-            bytes_max: said.map(|said| said.bytes_max).unwrap_or_default(),
+            bytes_max: said.ok().map(|said| said.bytes_max),
             targets: targets.collect(),
         }
     }
