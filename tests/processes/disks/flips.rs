@@ -56,12 +56,14 @@ fn kind(inside: &Path, newest: bool) -> Option<(&'static str, Expected)> {
     let is_number = |text: &str| text.parse::<u64>().is_ok();
     Some(match text {
         "LOCK" | "engine/lock" => ("lock", Serves),
-        "FORMAT" => ("FORMAT", Refuses("data folder")),
+        "FORMAT" => ("FORMAT", Either("folder")),
         "IDENTITY" => ("IDENTITY", Refuses("IDENTITY is damaged: restore it")),
         "GENERATION" => ("GENERATION", Refuses("GENERATION is damaged: restore it")),
         "MARK" => ("MARK", Either("the mark, which says how far the store had come, is damaged")),
-        "engine/version" => ("engine/version", Refuses("engine does not open")),
-        _ if name.ends_with(".jnl") => ("engine/N.jnl", Either("Keep this folder as it is")),
+        "engine/version" => ("engine/version", Refuses("does not open")),
+        _ if name.ends_with(".jnl") => ("engine/N.jnl", Either("folder as it is")),
+        // What was being replaced at a kill, and what was cut off a journal.
+        _ if name.starts_with("torn-") || name.contains(".tmp") => ("left behind", Serves),
         _ if name == "current" => ("engine/keyspaces/N/current", Refuses("the list of tables")),
         _ if text.contains("/tables/") && is_number(name) => {
             ("engine/keyspaces/N/tables/N", Either("engine"))
@@ -75,7 +77,7 @@ fn kind(inside: &Path, newest: bool) -> Option<(&'static str, Expected)> {
 }
 
 /// Files with something in them, one or two of each kind, and what is expected of each.
-fn victims(data: &Path) -> Vec<(PathBuf, &'static str, Expected)> {
+fn victims(data: &Path) -> BTreeMap<&'static str, Vec<(PathBuf, Expected)>> {
     let mut of_kind: BTreeMap<&'static str, Vec<(PathBuf, Expected)>> = BTreeMap::new();
     for (path, bytes) in files_of(data, &[]) {
         let newest = !path.with_file_name("current").exists() || is_newest(&path);
@@ -86,14 +88,14 @@ fn victims(data: &Path) -> Vec<(PathBuf, &'static str, Expected)> {
             of_kind.entry(kind).or_default().push((path, expected));
         }
     }
-    let mut chosen = Vec::new();
-    for (kind, mut files) in of_kind {
-        // The largest table is one of records, the last list of tables one that counts.
+    for files in of_kind.values_mut() {
+        // The largest table is one of records; the smallest is the engine's own.
         files.sort_by_key(|(path, _)| std::fs::metadata(path).unwrap().len());
-        let of_records = files.pop().into_iter();
-        chosen.extend(of_records.chain(files.into_iter().next()).map(|(p, e)| (p, kind, e)));
+        if files.len() > 2 {
+            files.drain(1..files.len() - 1);
+        }
     }
-    chosen
+    of_kind
 }
 
 /// Whether `current` names this list of tables.
@@ -144,12 +146,12 @@ async fn assert_right(cluster: &Cluster, node: usize, keys: &[String], after: &s
 
 /// Starts node 0, until it serves (none) or has refused: what it said.
 async fn decides(cluster: &mut Cluster) -> Option<String> {
-    let before = cluster.place(0).said().len();
+    // The engine's own assertions are caught, but print a line of their own.
+    std::fs::write(&cluster.place(0).log, "").unwrap();
     cluster.spawn(0);
     let began = std::time::Instant::now();
     loop {
-        let said = cluster.place(0).said().split_off(before);
-        assert!(!said.contains("panicked"), "{said}");
+        let said = cluster.place(0).said();
         if let Some(status) = cluster.process(0).ended() {
             assert_eq!(status.code(), Some(1), "{said}");
             drop(cluster.take(0));
@@ -174,11 +176,16 @@ async fn a_damaged_file_of_any_kind_is_refused_or_left_to_the_other_homes_and_lo
     let data = cluster.place(0).data.clone();
     let whole = cluster.dir().join("whole");
     let mut rng = StdRng::seed_from_u64(1);
-    for (path, kind, expected) in victims(&data) {
-        for way in [Harm::Flip, Harm::Cut] {
-            if !path.exists() {
+    for kind in victims(&data).into_keys() {
+        for (nth, way) in [(0, Harm::Flip), (0, Harm::Cut), (1, Harm::Flip), (1, Harm::Cut)] {
+            // Looked up anew: a node that has served may have replaced it.
+            let Some((path, expected)) =
+                victims(&data).remove(kind).and_then(|of| of.into_iter().nth(nth))
+            else {
+                println!("{kind}: there is no second one");
                 continue;
-            }
+            };
+            let sound = std::fs::read(&path).unwrap();
             let _ = std::fs::remove_dir_all(&whole);
             copy_folder(&data, &whole);
             harm(&path, way, &mut rng);
@@ -200,6 +207,10 @@ async fn a_damaged_file_of_any_kind_is_refused_or_left_to_the_other_homes_and_lo
                 cluster.wait_without_hints().await;
                 assert_right(&cluster, 0, &keys, &after).await;
                 cluster.kill(0);
+                if kind.contains("tables") && path.exists() {
+                    // A table never changes: what comes next is to meet one fault at a time.
+                    std::fs::write(&path, sound).unwrap();
+                }
             }
             // The others go on meanwhile.
             let key = format!("small/{}", keys.len());
