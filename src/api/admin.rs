@@ -78,7 +78,7 @@ impl<B: Backend> Admin for AdminService<B> {
     ) -> Result<Response<proto::HintsResponse>, Status> {
         let within = timeout(request.metadata(), COUNT_FOR);
         let held = self.backend.hints(within).await.map_err(unread)?;
-        Ok(Response::new(hints(self.backend.status().name, held)))
+        Ok(Response::new(hints(self.backend.status(), held)))
     }
 }
 
@@ -132,7 +132,7 @@ fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse 
     }
 }
 
-fn hints(name: String, held: HintsHeld) -> proto::HintsResponse {
+fn hints(status: NodeStatus, held: HintsHeld) -> proto::HintsResponse {
     let targets = held.targets.into_iter().map(|held| proto::TargetHints {
         target: held.target.to_string(),
         hints: held.hints,
@@ -140,7 +140,12 @@ fn hints(name: String, held: HintsHeld) -> proto::HintsResponse {
         damaged: held.damaged,
         oldest_write_ms: held.oldest_write.map_or(0, |wall| wall.0),
     });
-    proto::HintsResponse { name, targets: targets.collect(), complete: held.complete }
+    proto::HintsResponse {
+        name: status.name,
+        targets: targets.collect(),
+        complete: held.complete,
+        bytes_max: status.stats.hint_bytes_max,
+    }
 }
 
 fn repair(report: &RepairReport) -> proto::Repair {
@@ -202,6 +207,8 @@ fn counters(stats: &Stats) -> proto::Counters {
         hints_replayed: stats.hints_replayed,
         hints_held: stats.hints_held,
         hint_bytes: stats.hint_bytes,
+        hint_bytes_max: stats.hint_bytes_max,
+        hints_refused: stats.hints_refused,
         repairs_sent: stats.repairs_sent,
         hedges: stats.hedges,
         passed: stats.passed,

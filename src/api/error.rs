@@ -176,6 +176,7 @@ fn told(reason: Reason) -> Told {
     let (name, code, retry_after) = match reason {
         Reason::NotFounded => ("NOT_FOUNDED", Code::Unavailable, later),
         Reason::QuorumNotReached => ("QUORUM_NOT_REACHED", Code::Unavailable, soon),
+        Reason::HintsFull => ("HINTS_FULL", Code::Unavailable, later),
         Reason::CoordinatorSilent => ("COORDINATOR_SILENT", Code::Unavailable, soon),
         Reason::StoreRefused => ("STORE_REFUSED", Code::Unavailable, later),
         Reason::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable, at_once),

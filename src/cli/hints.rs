@@ -43,6 +43,9 @@ struct NodeDocument<'a> {
     unknown_because: Option<&'a str>,
     /// Whether everything was counted before the time was up.
     complete: bool,
+    /// Beyond so many bytes, hints are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_max: Option<u64>,
     targets: Vec<TargetDocument<'a>>,
 }
 
@@ -83,12 +86,16 @@ pub async fn hints(args: HintsArgs) -> anyhow::Result<Exit> {
 /// The answer in a sentence, and whether certainly nothing is left.
 fn judge(answers: &[Answer<HintsResponse>]) -> (String, bool) {
     let mut total = 0;
-    let (mut unknown, mut incomplete) = (Vec::new(), Vec::new());
+    let (mut unknown, mut incomplete, mut full) = (Vec::new(), Vec::new(), Vec::new());
     for answer in answers {
         match &answer.said {
             Err(_) => unknown.push(answer.name.as_str()),
             Ok(said) => {
                 total += said.targets.iter().map(|held| held.hints).sum::<u64>();
+                let bytes = said.targets.iter().map(|held| held.bytes).sum();
+                if has_no_room(bytes, said.bytes_max) {
+                    full.push(answer.name.as_str());
+                }
                 if !said.complete {
                     incomplete.push(answer.name.as_str());
                 }
@@ -105,11 +112,21 @@ fn judge(answers: &[Answer<HintsResponse>]) -> (String, bool) {
     if !incomplete.is_empty() {
         parts.push(format!("{} had no time to count all of them", incomplete.join(", ")));
     }
+    if !full.is_empty() {
+        let names = full.join(", ");
+        parts.push(format!("hardly any room is left for more on {names} (hints.max_bytes)"));
+    }
     if !unknown.is_empty() {
         parts.push(format!("unknown: {} did not answer", unknown.join(", ")));
     }
     let none_left = total == 0 && unknown.is_empty() && incomplete.is_empty();
     (parts.join("; "), none_left)
+}
+
+/// Whether a node's hints are so close to their bound that some may be refused already: a hint that
+/// does not fit is refused while smaller ones still do.
+pub fn has_no_room(bytes: u64, bytes_max: u64) -> bool {
+    bytes_max > 0 && bytes >= bytes_max / 10 * 9
 }
 
 fn print(summary: &str, answers: &[Answer<HintsResponse>]) -> anyhow::Result<()> {
@@ -167,6 +184,7 @@ impl<'a> NodeDocument<'a> {
             name: &answer.name,
             unknown_because: said.err().map(String::as_str),
             complete: said.is_ok_and(|said| said.complete),
+            bytes_max: said.ok().map(|said| said.bytes_max),
             targets: targets.collect(),
         }
     }
@@ -179,7 +197,8 @@ mod tests {
     fn answer(name: &str, hints: u64, complete: bool) -> Answer<HintsResponse> {
         let held = TargetHints { target: "node-9".to_owned(), hints, ..Default::default() };
         let targets = if hints == 0 { vec![] } else { vec![held] };
-        let said = Ok(HintsResponse { name: name.to_owned(), targets, complete });
+        let name_said = name.to_owned();
+        let said = Ok(HintsResponse { name: name_said, targets, complete, bytes_max: 1000 });
         Answer { name: name.to_owned(), address: String::new(), said }
     }
 
@@ -195,5 +214,15 @@ mod tests {
         let (sentence, none_left) = of(&[answer("a", 7, false)]);
         assert!(sentence.starts_with("at least 7 hints") && !none_left, "{sentence}");
         assert!(!of(&[answer("a", 0, false)]).1);
+    }
+
+    #[test]
+    fn a_node_that_has_hardly_any_room_is_named() {
+        let mut full = answer("b", 7, true);
+        if let Ok(said) = &mut full.said {
+            said.targets[0].bytes = 950;
+        }
+        let sentence = judge(&[answer("a", 7, true), full]).0;
+        assert!(sentence.contains("room is left for more on b (hints.max_bytes)"), "{sentence}");
     }
 }

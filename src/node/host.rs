@@ -602,6 +602,14 @@ impl<C> Host<C> {
             Event::TenureEnded(partition, why) => {
                 tracing::info!(%partition, why, "writes go on under a new actor");
             }
+            Event::HintUnknown { from, name, target } => {
+                let peer = name.as_ref().map_or_else(|| from.to_string(), ToString::to_string);
+                tracing::warn!(peer, %target, "a peer wants a hint kept for a node that is no member");
+            }
+            Event::HintsFull => tracing::warn!(
+                "there is no room for further hints (hints.max_bytes): writes find fewer places until \
+                 those for whom hints are kept are back"
+            ),
             Event::ReplayStarted(target) => tracing::info!(peer = %target, "replaying hints"),
             Event::ReplayDone(target, delivered) => {
                 tracing::info!(peer = %target, delivered, "no hint is left for this node");
@@ -661,6 +669,9 @@ fn add(sum: &mut Stats, of: &Stats) {
         hints_replayed,
         hints_held,
         hint_bytes,
+        hint_bytes_max,
+        hints_refused,
+        hints_unknown,
         repairs_sent,
         hedges,
         passed,
@@ -691,6 +702,9 @@ fn add(sum: &mut Stats, of: &Stats) {
     sum.hints_replayed += hints_replayed;
     sum.hints_held += hints_held;
     sum.hint_bytes += hint_bytes;
+    sum.hint_bytes_max += hint_bytes_max;
+    sum.hints_refused += hints_refused;
+    sum.hints_unknown += hints_unknown;
     sum.repairs_sent += repairs_sent;
     sum.hedges += hedges;
     sum.passed += passed;

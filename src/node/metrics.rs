@@ -58,6 +58,9 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         hints_replayed,
         hints_held,
         hint_bytes,
+        hint_bytes_max,
+        hints_refused,
+        hints_unknown,
         repairs_sent,
         hedges,
         passed,
@@ -90,6 +93,12 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     page.counter("coterie_hints_replayed_total", help, hints_replayed);
     page.gauge("coterie_hints_held", "Hints that this node holds for others.", hints_held);
     page.gauge("coterie_hints_held_bytes", "Bytes of the hints held.", hint_bytes);
+    let help = "Bytes of hints that may be held: hints.max_bytes.";
+    page.gauge("coterie_hints_max_bytes", help, hint_bytes_max);
+    let help = "Hints refused, by why: no room for more, or a target that is no member.";
+    let mut family = page.family("coterie_hints_refused_total", Kind::Counter, help);
+    family.sample(&[("reason", "full")], hints_refused);
+    family.sample(&[("reason", "unknown_target")], hints_unknown);
     let help = "Records sent to a home whose answer to a read lacked something.";
     page.counter("coterie_read_repairs_total", help, repairs_sent);
     let help = "Reads for which one more replica was asked because another was slow.";

@@ -296,7 +296,7 @@ impl ReadHalf {
             match Envelope::decode(message) {
                 Ok(envelope) if envelope.from == peer => batch.push(envelope),
                 Ok(envelope) => return Err(Ended::Impostor(envelope.from)),
-                Err(error) => counters.unreadable(&error),
+                Err(error) => counters.unreadable(peer, &error),
             }
         }
         Ok(())

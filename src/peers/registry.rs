@@ -102,10 +102,10 @@ pub(super) struct Counters {
 
 impl Counters {
     /// Counts a message that could not be read.
-    pub(super) fn unreadable(&self, error: &DecodeError) {
+    pub(super) fn unreadable(&self, peer: NodeId, error: &DecodeError) {
         self.unreadable.fetch_add(1, Ordering::Relaxed);
         if let Some(others) = self.quiet_unreadable.allow() {
-            tracing::warn!(%error, others, "a message from a peer could not be read");
+            tracing::warn!(%peer, %error, others, "a message from a peer could not be read");
         }
     }
 

@@ -117,6 +117,11 @@ pub enum Reason {
     /// Too few nodes took part in time.
     #[error("too few replicas answered in time")]
     QuorumNotReached,
+    /// Too few homes took part, and who would have kept the record for them has no room for hints.
+    #[error(
+        "too few replicas answered in time, and the hints kept for the others are at hints.max_bytes"
+    )]
+    HintsFull,
     /// The request was passed to a home, which has not answered.
     #[error("the node that the request was passed to has not answered in time")]
     CoordinatorSilent,

@@ -218,6 +218,17 @@ pub enum Event {
     TenureEnded(Partition, &'static str),
     /// Replaying hints to a target begins.
     ReplayStarted(NodeId),
+    /// A peer wanted a hint kept for a node that is no member. Told once a peer.
+    HintUnknown {
+        /// The peer.
+        from: NodeId,
+        /// Its name, if it is a member.
+        name: Option<NodeName>,
+        /// Whom the hint was for.
+        target: NodeName,
+    },
+    /// A hint was refused because there is no room. Told when that begins.
+    HintsFull,
     /// No hint is left for a target; how many were delivered since the start.
     ReplayDone(NodeId, u64),
     /// What was found to differ from a peer's copies was exchanged: this many records.
@@ -253,6 +264,12 @@ pub struct Stats {
     pub hints_held: u64,
     /// Bytes of hints held now.
     pub hint_bytes: u64,
+    /// Bytes of hints that may be held.
+    pub hint_bytes_max: u64,
+    /// Hints refused because there is no room for more.
+    pub hints_refused: u64,
+    /// Hints refused because their target is no member.
+    pub hints_unknown: u64,
     /// Records sent to a home whose answer to a read lacked something.
     pub repairs_sent: u64,
     /// Reads for which another replica was asked because one was slow.

@@ -248,6 +248,10 @@ pub(super) fn event(event: &Event, nodes: &[SimNode]) -> String {
         Event::RecordLost(_, k) => format!("finds its copy of {} damaged", key(k)),
         Event::RecordRebuilt(_, k) => format!("has rebuilt {}", key(k)),
         Event::TenureEnded(partition, why) => format!("ends its tenure over {partition}: {why}"),
+        Event::HintUnknown { from, target, .. } => {
+            format!("is asked by {} for a hint for {target}, who is no member", name(*from))
+        }
+        Event::HintsFull => "has no room for further hints".to_owned(),
         Event::ReplayStarted(target) => format!("begins to replay hints to {}", name(*target)),
         Event::ReplayDone(target, count) => {
             format!("has no hint left for {} ({count} delivered)", name(*target))

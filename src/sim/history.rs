@@ -229,6 +229,7 @@ fn is_worth_a_retry(failure: &Failure, action: &Action) -> bool {
     let elsewhere = match failure.reason {
         Reason::NotFounded
         | Reason::QuorumNotReached
+        | Reason::HintsFull
         | Reason::CoordinatorSilent
         | Reason::StoreRefused
         | Reason::Overloaded

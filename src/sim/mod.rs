@@ -32,6 +32,8 @@ mod describe;
 mod disk;
 mod disks;
 mod faults;
+#[cfg(test)]
+mod hint_scenarios;
 mod history;
 mod network;
 mod node;

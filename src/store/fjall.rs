@@ -33,6 +33,8 @@ use super::{
 /// larger memtables are rewritten less often, and at least two exist under load. Hints and names
 /// are few; but each batch writes its point into `meta`, so that one must not be tiny.
 const KEYSPACES: [(&str, u64); 3] = [("records", 16 << 20), ("hints", 4 << 20), ("meta", 4 << 20)];
+/// Where the engine keeps them.
+const KEYSPACES_FOLDER: &str = "keyspaces";
 /// Bytes of journals before the slowest keyspace is made to let go of the oldest one. This is
 /// what a start has to replay: well under a second.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
@@ -123,6 +125,11 @@ fn open_engine(folder: &Path, options: &StoreOptions) -> Result<FjallStore, Engi
     };
     let [records, hints, meta] = KEYSPACES;
     let keyspaces = [keyspace(records)?, keyspace(hints)?, keyspace(meta)?];
+    // The engine syncs what is in a keyspace's folder, but not that the folder is there: a power
+    // cut could take the name of it, and all that was ever stored in it.
+    for names in [folder.join(KEYSPACES_FOLDER), folder.to_path_buf()] {
+        std::fs::File::open(names)?.sync_all()?;
+    }
     let free_space = FreeSpace::new(folder, options.min_free);
     Ok(FjallStore { database, keyspaces, free_space })
 }

@@ -55,12 +55,14 @@ const SEQUENCE_GAP_MAX: u64 = 1 << 32;
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A journal could not be read, or its tail could not be set aside.
+/// A journal or a manifest could not be read, or a journal's tail could not be set aside.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {doing} the journal {path}: check the disk")]
+#[error("cannot {doing} the {what} {path}: check the disk")]
 pub struct JournalError {
     /// What was tried.
     pub doing: &'static str,
+    /// What kind of file it is.
+    pub what: &'static str,
     /// The file.
     pub path: PathBuf,
     /// What the system says.
@@ -272,5 +274,5 @@ fn set_aside(engine: &Path, path: &Path, cut: usize, tail: &[u8]) -> Result<(), 
 }
 
 fn failure(doing: &'static str, path: &Path, source: io::Error) -> JournalError {
-    JournalError { doing, path: path.into(), source }
+    JournalError { doing, what: "journal", path: path.into(), source }
 }

@@ -23,6 +23,7 @@ mod committer;
 mod fjall;
 mod folder;
 mod journal;
+mod manifest;
 mod mark;
 mod memory;
 mod open;

@@ -1,7 +1,7 @@
 //! Opening what a node keeps, in the order that safety asks for.
 //!
 //! ```text
-//!  lock ─▶ format, identity, generation ─▶ mark ─▶ journals, raw ─▶ engine recovers
+//!  lock ─▶ format, identity, generation ─▶ mark ─▶ manifests and journals, raw ─▶ engine recovers
 //!       ─▶ sync ─▶ commit point ≥ mark? ─▶ Opened
 //! ```
 //!
@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use super::folder::{DataFolder, FolderError, sync_folder_of};
 use super::journal::{self, JournalError};
+use super::manifest;
 use super::mark::{Mark, MarkError};
 use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
 use super::{Change, Durability, FjallStore, Space, Store, StoreError, StoreOptions};
@@ -51,7 +52,7 @@ pub enum OpenError {
     /// The mark cannot be read or written.
     #[error(transparent)]
     Mark(MarkError),
-    /// The engine's journals cannot be read.
+    /// The engine's journals or manifests cannot be read.
     #[error(transparent)]
     Journal(JournalError),
     /// The engine does not open.
@@ -127,6 +128,14 @@ pub enum Loss {
         cut: u64,
         /// Where a whole batch begins behind it.
         whole: u64,
+    },
+    /// A list of the engine's tables is not the newest one, or not whole.
+    #[error("the list of tables {path} {how}")]
+    DamagedManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        how: &'static str,
     },
     /// A batch of the journal would be replayed out of order: old writes would win over new ones.
     #[error(
@@ -217,6 +226,9 @@ fn open_folder(folder: DataFolder, options: &StoreOptions) -> Result<Opened, Ope
     let engine = folder.engine();
     if marked > CommitNumber(0) && !engine.exists() {
         return Err(amnesia(Loss::Short { recovered: CommitNumber(0), marked }));
+    }
+    if let Some(loss) = manifest::check(&engine, mark.is_some()).map_err(OpenError::Journal)? {
+        return Err(amnesia(loss));
     }
     if let Some(loss) = journal::check(&engine).map_err(OpenError::Journal)? {
         return Err(amnesia(loss));

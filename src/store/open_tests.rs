@@ -280,6 +280,37 @@ fn a_mark_that_is_gone_or_damaged_is_amnesia() {
 }
 
 #[test]
+fn a_list_of_tables_that_is_gone_or_damaged_or_not_the_newest_is_amnesia() {
+    let node = Node::with(3, Durability::Fsync);
+    let damages: [(&str, fn(&Path)); 5] = [
+        ("current is gone", |folder| fs::remove_file(folder.join("current")).unwrap()),
+        ("current is cut", |folder| fs::write(folder.join("current"), [0; 24]).unwrap()),
+        ("another version", |folder| flip(&folder.join("current"), 0)),
+        ("another checksum", |folder| flip(&folder.join("current"), 20)),
+        ("the list itself", |folder| flip(&folder.join("v0"), 30)),
+    ];
+    // That of the records: nothing else of the store would miss them.
+    let keyspace = "engine/keyspaces/1";
+    for (what, damage) in damages {
+        let copy = node.killed_later();
+        damage(&copy.path().join(keyspace));
+        let before = fs::read_dir(copy.path().join(keyspace)).unwrap().count();
+        let found = loss(copy.path());
+        assert!(matches!(found, Loss::DamagedManifest { .. }), "{what}: {found}");
+        assert!(found.to_string().contains(keyspace), "{what}: {found}");
+        let after = fs::read_dir(copy.path().join(keyspace)).unwrap().count();
+        assert_eq!(before, after, "{what}: the folder is not as it was");
+    }
+    assert_eq!(recovered(node.killed_later().path()), (3, 3));
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
 fn a_commit_number_that_is_gone_or_damaged_is_amnesia() {
     let node = Node::with(3, Durability::Fsync);
     for value in [None, Some(Bytes::from_static(b"who knows"))] {

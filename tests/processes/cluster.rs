@@ -44,6 +44,8 @@ pub struct Place {
     pub expect: usize,
     /// Lines of configuration, section headers among them.
     pub more: String,
+    /// What the node's process has in its environment.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// Processes that are one cluster, in a folder and on an address of their own.
@@ -70,6 +72,7 @@ impl Place {
             seeds: vec![],
             expect: 1,
             more: String::new(),
+            environment: vec![],
             name,
         }
     }
@@ -100,7 +103,7 @@ impl Place {
     /// Writes the configuration and starts the node.
     pub fn serve(&self) -> Process {
         self.write();
-        Process::serve(&self.config, &self.log)
+        Process::serve(&self.config, &self.log, &self.environment)
     }
 
     /// Everything that its processes have said.
@@ -199,6 +202,13 @@ impl Cluster {
         for (place, _) in &mut self.nodes {
             more.clone_into(&mut place.more);
         }
+    }
+
+    /// The place of a node that does not run: changes take effect at its next start.
+    pub fn place_mut(&mut self, node: usize) -> &mut Place {
+        let (place, process) = &mut self.nodes[node];
+        assert!(process.is_none(), "{} runs", place.name);
+        place
     }
 
     pub fn process(&mut self, node: usize) -> &mut Process {

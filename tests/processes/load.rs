@@ -219,6 +219,11 @@ impl History {
         }
     }
 
+    /// How many acknowledged writes a node does not show.
+    pub async fn lost(&self, cluster: &Cluster, node: usize) -> usize {
+        missing(&cluster.client_of(node), &self.acknowledged(), Consistency::Quorum).await.len()
+    }
+
     /// After a read of all replicas, which repairs, each node holds every acknowledged write by
     /// itself.
     pub async fn assert_each_holds_all(&self, cluster: &Cluster) {

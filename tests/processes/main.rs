@@ -23,6 +23,7 @@ mod disks;
 mod explain;
 mod folders;
 mod garbage;
+mod handoff;
 mod impostors;
 mod kills;
 mod load;

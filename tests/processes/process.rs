@@ -32,8 +32,10 @@ pub struct Process {
 
 impl Process {
     /// Starts `serve` with this configuration; everything it says is appended to `log`.
-    pub fn serve(config: &Path, log: &Path) -> Self {
-        Self::start(Path::new(PROGRAM), config, log, |command| command)
+    pub fn serve(config: &Path, log: &Path, environment: &[(&'static str, PathBuf)]) -> Self {
+        Self::start(Path::new(PROGRAM), config, log, |command| {
+            command.envs(environment.iter().cloned())
+        })
     }
 
     /// Starts a program as a node, after a last change to its command.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::cli::hints::has_no_room;
 use crate::cli::term;
 use crate::proto::{MemberStatus, StatusResponse};
 
@@ -51,6 +52,8 @@ struct Says<'a> {
     in_flight: u64,
     hints_held: u64,
     hint_bytes: u64,
+    hint_bytes_max: u64,
+    hints_refused: u64,
     hints_written: u64,
     hints_replayed: u64,
     repairs_sent: u64,
@@ -77,6 +80,8 @@ fn serialize_says<S: serde::Serializer>(
             in_flight: counters.in_flight,
             hints_held: counters.hints_held,
             hint_bytes: counters.hint_bytes,
+            hint_bytes_max: counters.hint_bytes_max,
+            hints_refused: counters.hints_refused,
             hints_written: counters.hints_written,
             hints_replayed: counters.hints_replayed,
             repairs_sent: counters.repairs_sent,
@@ -180,6 +185,9 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
     if counters.hints_held > 0 {
         let hints = term::count(counters.hints_held, "hint");
         troubles.push(format!("holds {hints} for others"));
+    }
+    if has_no_room(counters.hint_bytes, counters.hint_bytes_max) {
+        troubles.push("has hardly any room for further hints (hints.max_bytes)".to_owned());
     }
     if counters.records_lost > 0 {
         let records = term::count(counters.records_lost, "damaged record");

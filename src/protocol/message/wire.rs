@@ -412,7 +412,7 @@ fn decode_receipt(r: &mut Reader) -> Result<Receipt, DecodeError> {
 }
 
 /// The reasons that a coordinator can give for a write, in the order of their codes.
-const REASONS: [Reason; 11] = [
+const REASONS: [Reason; 12] = [
     Reason::NotFounded,
     Reason::QuorumNotReached,
     Reason::CoordinatorSilent,
@@ -424,6 +424,7 @@ const REASONS: [Reason; 11] = [
     Reason::Overloaded,
     Reason::ShuttingDown,
     Reason::NotConfirmed,
+    Reason::HintsFull,
 ];
 
 fn encode_failure(failure: &Failure, out: &mut impl Write) {

@@ -31,7 +31,7 @@ use super::replica::answer_write;
 use super::sync::BatchId;
 use super::trees::TreeChange;
 use crate::protocol::defect::Defect;
-use crate::protocol::message::CallId;
+use crate::protocol::message::{CallId, Refusal, WriteAnswer};
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::rounds::may_die;
 use crate::protocol::step::{Change, CommitId, Effect, Event, ReadFailed, Space, Token};
@@ -272,6 +272,9 @@ impl Worker {
                 } else {
                     record.merge(&incoming.record).into()
                 };
+                if id.hint_for.is_some() && !self.hint_fits(id, &record, &merged) {
+                    return self.refuse_hint(now, id, waiter, out);
+                }
                 if id.hint_for.is_none() {
                     let (ours, theirs) = (record.seen(), merged.record.seen());
                     self.heed_own_actor(id.partition, ours, theirs, out);
@@ -525,8 +528,9 @@ impl Worker {
             Waiter::Spread { op, ask } => self.spread_own_done(now, op, ask, durable, out),
             Waiter::Peer { to, call, trace, hash } => {
                 let Some(cell) = cell else { return };
-                let stored = durable.then_some(hash);
-                answer_write(to, call, trace, cell.partition, stored, out);
+                let refused = WriteAnswer::Refused(Refusal::Store);
+                let answer = if durable { WriteAnswer::Stored(hash) } else { refused };
+                answer_write(to, call, trace, cell.partition, answer, out);
             }
             Waiter::Rebuilt => {
                 let Some(cell) = cell else { return };

@@ -11,12 +11,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use super::cells::{CellId, Task, open_stored, put_hint_prefix};
+use super::cells::{CellId, Incoming, Task, Waiter, open_stored, put_hint_prefix};
+use super::replica::answer_write;
 use super::timers::Timer;
 use super::{Purpose, Reading, Worker};
 use crate::protocol::defect::Defect;
-use crate::protocol::message::{DataMessage, WriteAnswer, WriteRequest};
-use crate::protocol::record::Sealed;
+use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
+use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
 use crate::types::{NodeId, NodeName, Now, Partition};
 
@@ -24,6 +25,9 @@ use crate::types::{NodeId, NodeName, Now, Partition};
 const PAGE_BYTES: usize = 256 << 10;
 /// How long to wait before what was refused or not answered is tried again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
+
+/// Peers that are told of, once each, for wanting what no member wants: more than a cluster has.
+const MISLED_BY_MAX: usize = 256;
 
 /// How many hints there are, and how large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,10 @@ pub(super) struct Hints {
     doubted: BTreeSet<NodeName>,
     /// Hints written or grown since the start.
     written: u64,
+    /// Whether a hint was refused for want of room, and half of it has not become free since.
+    full: bool,
+    /// Peers that wanted hints kept for nodes that are no members.
+    misled_by: BTreeSet<NodeId>,
     replays: BTreeMap<NodeName, Replay>,
 }
 
@@ -99,9 +107,47 @@ impl Hints {
 }
 
 impl Worker {
-    /// Whether `more` bytes of hints are more than this worker may keep.
-    pub(super) fn hints_full(&self, more: usize) -> bool {
-        self.hints.total().bytes + more as u64 > self.config.tuning.hint_bytes_max
+    /// Whether there is room for a hint to become `merged`. What is queued to be committed counts
+    /// like what is stored; what does not grow always fits.
+    pub(super) fn hint_fits(&self, id: &CellId, held: &Record, merged: &Incoming) -> bool {
+        let size = |sealed: &Sealed| sealed.stored().len() as u64;
+        let seal = |record: &Record| record.seal(id.partition, &id.key);
+        let before = if held.is_empty() { 0 } else { size(&seal(held)) };
+        let after = merged.sealed.as_ref().map_or_else(|| size(&seal(&merged.record)), size);
+        let more = after.saturating_sub(before);
+        more == 0 || self.hints.total().bytes + more <= self.config.tuning.hint_bytes_max
+    }
+
+    /// There is no room for a hint: whoever wanted it kept must not count it.
+    pub(super) fn refuse_hint(
+        &mut self,
+        now: Now,
+        id: &CellId,
+        waiter: Waiter,
+        out: &mut Vec<Effect>,
+    ) {
+        self.stats.hints_refused += 1;
+        if !std::mem::replace(&mut self.hints.full, true) {
+            out.push(Effect::Event(Event::HintsFull));
+        }
+        match waiter {
+            Waiter::Spread { op, ask } => self.spread_own_full(now, op, ask, out),
+            Waiter::Peer { to, call, trace, .. } => {
+                let answer = WriteAnswer::Refused(Refusal::HintsFull);
+                answer_write(to, call, trace, id.partition, answer, out);
+            }
+            // Nobody else waits for a hint.
+            Waiter::None | Waiter::Rebuilt | Waiter::Batch(_) | Waiter::Round(..) => {}
+        }
+    }
+
+    /// A peer wants a hint kept for a node that is no member.
+    pub(super) fn hint_unknown(&mut self, from: NodeId, target: &NodeName, out: &mut Vec<Effect>) {
+        self.stats.hints_unknown += 1;
+        if self.hints.misled_by.len() < MISLED_BY_MAX && self.hints.misled_by.insert(from) {
+            let name = self.view.as_ref().and_then(|view| view.name_of(from).cloned());
+            out.push(Effect::Event(Event::HintUnknown { from, name, target: target.clone() }));
+        }
     }
 
     /// Whether hints wait here for a node.
@@ -114,6 +160,9 @@ impl Worker {
     pub(super) fn count_hint(&mut self, now: Now, cell: &CellId, change: HintChange) {
         let Some(target) = &cell.hint_for else { return };
         self.hints.count(target, change.before, change.after);
+        if self.hints.total().bytes < self.config.tuning.hint_bytes_max / 2 {
+            self.hints.full = false;
+        }
         if change.after.is_some() {
             self.stats.hints_written += 1;
             self.hints.written += 1;

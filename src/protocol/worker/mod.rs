@@ -319,6 +319,7 @@ impl Worker {
             trees_unknown: self.trees.unknown() as u64,
             rounds_open: self.collect.driven(),
             round_age_micros_max: self.collect.age_micros_max(),
+            hint_bytes_max: self.config.tuning.hint_bytes_max,
             ..self.stats
         }
     }

@@ -433,8 +433,9 @@ impl Worker {
         // A home that keeps a hint for another is one node.
         reached.sort();
         reached.dedup();
+        let full = spread.hints_full;
         let failure = Failure {
-            reason: Reason::QuorumNotReached,
+            reason: if full { Reason::HintsFull } else { Reason::QuorumNotReached },
             needed: u32::try_from(spread.needed).unwrap_or(u32::MAX),
             reached,
             missing: spread.missing(),

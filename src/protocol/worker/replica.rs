@@ -14,7 +14,7 @@ use crate::protocol::message::{
 };
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Effect, Page, ReadFailed, Space};
-use crate::types::{Key, NodeId, Now, Partition, RecordHash, RoundNumber, TraceContext};
+use crate::types::{Key, NodeId, Now, Partition, RoundNumber, TraceContext};
 
 /// The most that a page may weigh, whatever the asker wants.
 const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -181,11 +181,12 @@ impl Worker {
         let known_target = hint_for
             .as_ref()
             .is_none_or(|name| view.placement.members.iter().any(|member| member.name == *name));
-        if !self.lies_in(partition, &key) || !known_target || (hint_for.is_none() && !home) {
+        if let Some(target) = hint_for.as_ref().filter(|_| !known_target) {
+            self.hint_unknown(sender.from, target, out);
             return refuse(Refusal::NotMine, out);
         }
-        if hint_for.is_some() && self.hints_full(sealed.stored().len()) {
-            return refuse(Refusal::HintsFull, out);
+        if !self.lies_in(partition, &key) || (hint_for.is_none() && !home) {
+            return refuse(Refusal::NotMine, out);
         }
         if !self.takes(partition, &key, hint_for.is_some(), round) {
             self.tell_where_i_am(sender.from, partition, round, out);
@@ -293,16 +294,15 @@ fn only_missing(id: &CellId, record: &Record, known: &Known) -> PartialRecord {
     PartialRecord::of(&lone, crc, &[])
 }
 
-/// Tells a peer that what it sent is durable (its hash), or could not be kept (none).
+/// Tells a peer that what it sent is durable, or could not be kept.
 pub(super) fn answer_write(
     to: NodeId,
     call: CallId,
     trace: Option<TraceContext>,
     partition: Partition,
-    stored: Option<RecordHash>,
+    answer: WriteAnswer,
     out: &mut Vec<Effect>,
 ) {
-    let answer = stored.map_or(WriteAnswer::Refused(Refusal::Store), WriteAnswer::Stored);
     let message = DataMessage::WriteReply(call, answer);
     out.push(Effect::Send { to, trace, partition, message });
 }

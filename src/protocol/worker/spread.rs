@@ -58,6 +58,8 @@ pub(super) struct Spread {
     holds: Tally,
     counts: Tally,
     acks: usize,
+    /// Whether a hint was refused for want of room.
+    pub hints_full: bool,
 }
 
 /// What a spread has reached.
@@ -102,6 +104,7 @@ impl Spread {
             holds: Tally::default(),
             counts: Tally::default(),
             acks: 0,
+            hints_full: false,
         }
     }
 
@@ -255,12 +258,7 @@ impl Worker {
         }
         let ask = spread.asked.len();
         // A hint of this node for itself would be kept by the very store that refused the record.
-        let for_itself = spread.route.own == Some(slot);
-        let full = !for_itself && self.hints_full(spread.sealed.stored().len());
-        if full {
-            self.spread_owes(now, spread, slot);
-        }
-        if for_itself || full {
+        if spread.route.own == Some(slot) {
             spread.asked.push(Asked { slot, node: me, hint: true, state: State::Failed });
             return;
         }
@@ -327,6 +325,7 @@ impl Worker {
             WriteAnswer::Stored(_) => self.with_spread(op, out, |_, spread, _| spread.hold(ask)),
             WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
+                    spread.hints_full |= refusal == Refusal::HintsFull;
                     if refusal == Refusal::HintsFull {
                         worker.spread_owes(now, spread, spread.asked[ask].slot);
                     }
@@ -390,6 +389,21 @@ impl Worker {
         }
         self.with_spread(op, out, |_, spread, _| spread.hold(ask));
         self.spread_moved(now, op, out);
+    }
+
+    /// There is no room for the hint that this node was to keep itself.
+    pub(super) fn spread_own_full(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        self.with_spread(op, out, |worker, spread, _| {
+            spread.hints_full = true;
+            worker.spread_owes(now, spread, spread.asked[ask].slot);
+        });
+        self.spread_own_done(now, op, ask, false, out);
     }
 
     fn with_spread(

@@ -1,6 +1,7 @@
 //! Workers of a few nodes on a perfect network: what each rule looks like from outside. Faults
 //! of every kind are the simulator's part.
 
+mod hints;
 mod lost;
 mod sync;
 mod trees;

@@ -1,0 +1,207 @@
+//! Hints: their bound, and what they answer while their target is away.
+
+use super::*;
+use crate::protocol::message::{Refusal, WriteAnswer, WriteRequest};
+
+impl Cluster {
+    /// Gives a node that starts anew so much room for hints.
+    fn bound(&mut self, node: usize, hint_bytes_max: u64) {
+        let tuning = Tuning { recent_bytes_max: 0, hint_bytes_max, ..Tuning::default() };
+        self.workers[node] = self.worker_with(node, tuning);
+        self.introduce(node);
+    }
+
+    fn stats(&self, node: usize) -> Stats {
+        self.workers[node].stats()
+    }
+
+    /// The only node that is no home of the key, in a cluster of four.
+    fn stranger(&self, key: &Key) -> usize {
+        let homes = self.homes(key);
+        (0..4).find(|node| !homes.contains(node)).unwrap()
+    }
+}
+
+/// Keys that are all at home on node 0, and not on node 3.
+fn keys(cluster: &Cluster, count: usize) -> Vec<Key> {
+    let all = (0..).map(|number| Key::new(format!("key-{number}")).unwrap());
+    all.filter(|key| cluster.homes(key).iter().all(|home| *home < 3)).take(count).collect()
+}
+
+fn reason(outcome: Outcome) -> Reason {
+    match outcome {
+        Outcome::Failed(failure) => {
+            assert!(failure.maybe_applied, "what was written stays written");
+            failure.reason
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_hint_beyond_the_bound_does_not_count_and_the_write_fails_for_that_reason() {
+    let mut cluster = Cluster::new(4, 3);
+    let key = key("k");
+    let (homes, fallback) = (cluster.homes(&key), cluster.stranger(&key));
+    cluster.bound(fallback, 10);
+    cluster.kill(homes[1]);
+    cluster.kill(homes[2]);
+    let outcome = cluster.run(homes[0], put(&key, "v", None, None));
+    assert_eq!(reason(outcome), Reason::HintsFull);
+    assert_eq!(cluster.hints(fallback), 0);
+    assert_eq!(cluster.stats(fallback).hints_refused, 1);
+    let told = |event: &(usize, Event)| *event == (fallback, Event::HintsFull);
+    assert_eq!(cluster.events.iter().filter(|event| told(event)).count(), 1);
+}
+
+#[test]
+fn a_bound_that_is_reached_fails_no_write_that_has_its_homes() {
+    let mut cluster = Cluster::new(3, 3);
+    (0..3).for_each(|node| cluster.bound(node, 0));
+    cluster.kill(2);
+    let receipt = cluster.set(0, &key("k"), "v");
+    assert_eq!((receipt.homes.len(), receipt.hints.len()), (2, 0));
+}
+
+#[test]
+fn the_bound_counts_hints_that_are_queued_and_those_found_at_the_start() {
+    let mut cluster = Cluster::new(4, 3);
+    let keys = keys(&cluster, 4);
+    let size = {
+        let mut measured = Cluster::new(4, 3);
+        measured.kill(1);
+        measured.set(0, &keys[0], "value");
+        assert_eq!(measured.stats(3).hints_held, 1);
+        measured.stats(3).hint_bytes
+    };
+    // Room for two and a half.
+    let room = size * 5 / 2;
+    cluster.bound(3, room);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.nodes[3].held = true;
+    let all: Vec<Ticket> =
+        keys[..3].iter().map(|key| cluster.start(0, put(key, "value", None, None))).collect();
+    // Each write wants a hint kept here, for one of the homes: the third finds no room.
+    assert!(cluster.stats(3).hint_bytes <= room, "{:?}", cluster.stats(3));
+    assert_eq!(cluster.stats(3).hints_held, 2);
+    cluster.release(3);
+    cluster.pass(6 * SECOND);
+    let written = |ticket| matches!(cluster.replies[&ticket], Outcome::Written(_));
+    assert_eq!(all.iter().filter(|ticket| written(**ticket)).count(), 2);
+
+    cluster.nodes[3].boots += 1;
+    cluster.bound(3, room);
+    assert_eq!((cluster.stats(3).hints_held, cluster.stats(3).hint_bytes <= room), (2, true));
+    let outcome = cluster.run(0, put(&keys[3], "value", None, None));
+    assert_eq!(reason(outcome), Reason::HintsFull);
+    assert_eq!(cluster.hints(3), 2);
+}
+
+#[test]
+fn room_that_a_replay_has_made_is_used_again() {
+    let mut cluster = Cluster::new(4, 3);
+    let keys = keys(&cluster, 2);
+    cluster.bound(3, 150);
+    cluster.kill(1);
+    cluster.kill(2);
+    while cluster.stats(3).hints_refused == 0 {
+        let key = Key::new(format!("more-{}", cluster.tickets)).unwrap();
+        cluster.run(0, put(&key, "value", None, None));
+    }
+    cluster.restart(1);
+    cluster.restart(2);
+    cluster.pass(5 * SECOND);
+    assert_eq!((cluster.hints(3), cluster.stats(3).hint_bytes), (0, 0));
+    cluster.kill(1);
+    cluster.kill(2);
+    assert!(matches!(cluster.run(0, put(&keys[0], "v", None, None)), Outcome::Written(_)));
+}
+
+#[test]
+fn hints_of_one_key_are_one_hint_however_often_it_is_written() {
+    let mut cluster = Cluster::new(3, 3);
+    let keys = keys(&cluster, 5);
+    cluster.kill(2);
+    let mut most = 0;
+    for round in 0..40 {
+        for (node, key) in keys.iter().enumerate() {
+            cluster.set((node + round) % 2, key, "value");
+        }
+        // By now both nodes have written each key, and the other's writes have come to its hint.
+        if round == 3 {
+            most = cluster.stats(0).hint_bytes + cluster.stats(1).hint_bytes;
+        }
+    }
+    let held: u64 = (0..2).map(|node| cluster.stats(node).hints_held).sum();
+    assert!(held <= 2 * keys.len() as u64, "{held} hints of {} keys on two nodes", keys.len());
+    let bytes = cluster.stats(0).hint_bytes + cluster.stats(1).hint_bytes;
+    assert!(bytes <= most, "{most} bytes after four rounds, {bytes} after forty");
+}
+
+#[test]
+fn a_hint_answers_for_its_home_and_the_absence_of_one_is_no_answer() {
+    let mut cluster = Cluster::new(5, 3);
+    let (old, new) = (key("old"), key("k"));
+    cluster.set(0, &old, "old");
+    for key in [&old, &new] {
+        let homes = cluster.homes(key);
+        homes[1..].iter().for_each(|&home| cluster.kill(home));
+        let reader = (0..5).find(|node| !homes.contains(node)).unwrap();
+        if *key == new {
+            cluster.set(homes[0], key, "new");
+            // The value is on one home, and as a hint on the fallbacks: two nodes in two slots.
+            assert_eq!(cluster.get(reader, key, Consistency::Quorum), ["new"]);
+        } else {
+            // Nobody keeps a hint of what was written before: "not found" would be a lie.
+            let read = ClientOp::get(key.clone(), Consistency::Quorum);
+            match cluster.run(reader, read) {
+                Outcome::Failed(failure) => assert_eq!(failure.reason, Reason::QuorumNotReached),
+                other => panic!("one home of three is no quorum: {other:?}"),
+            }
+        }
+        homes[1..].iter().for_each(|&home| cluster.restart(home));
+        cluster.pass(5 * SECOND);
+    }
+}
+
+#[test]
+fn a_node_that_keeps_two_hints_counts_once_toward_r() {
+    let mut cluster = Cluster::new(4, 3);
+    let key = key("k");
+    let (homes, fallback) = (cluster.homes(&key), cluster.stranger(&key));
+    cluster.kill(homes[1]);
+    cluster.kill(homes[2]);
+    cluster.set(homes[0], &key, "v");
+    assert_eq!(cluster.hints(fallback), 1, "the coordinator keeps the second");
+    // The other slot's hint lies beside the home's own copy, which counts already.
+    cluster.kill(homes[0]);
+    let read = ClientOp::get(key, Consistency::Quorum);
+    assert!(matches!(cluster.run(fallback, read), Outcome::Failed(_)), "one node is no quorum");
+}
+
+#[test]
+fn a_hint_for_a_node_that_is_no_member_is_refused_and_counted_and_told_once_a_peer() {
+    let mut cluster = Cluster::new(3, 3);
+    let key = key("k");
+    let partition = key.partition(64);
+    let target = NodeName::new("nobody").unwrap();
+    for from in [id(1), id(1), id(2), id(1)] {
+        let record = Record::default().seal(partition, &key);
+        let (call, hint_for) = (CallId(1), Some(target.clone()));
+        let (key, round) = (key.clone(), RoundNumber::default());
+        let write = WriteRequest { call, key, record, hint_for, round };
+        let (placement, message) = (cluster.placement.tag, DataMessage::Write(write));
+        cluster.input(0, Input::Message { from, placement, trace: None, partition, message });
+    }
+    let refused = DataMessage::WriteReply(CallId(1), WriteAnswer::Refused(Refusal::NotMine));
+    assert_eq!(cluster.messages.iter().filter(|sent| sent.3 == refused).count(), 4);
+    assert_eq!((cluster.stats(0).hints_unknown, cluster.nodes[0].disk.len()), (4, 0));
+    let told = |node| {
+        let (from, name) = (id(node), Some(name(node)));
+        (0, Event::HintUnknown { from, name, target: target.clone() })
+    };
+    assert_eq!(cluster.events, [told(1), told(2)]);
+    // The rest goes on.
+    cluster.set(0, &key, "v");
+}
