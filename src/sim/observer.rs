@@ -263,7 +263,9 @@ impl Observer {
             place.hint_for.is_none() && self.damaged.remove(&(node, change.key.clone()));
         let Some(before) = before else { return };
         let grows = after.as_ref().is_some_and(|after| after.contains(&before));
-        if grows || was_damaged {
+        // What an older state of a disk holds may be set aside, to be rebuilt from the other homes.
+        let set_aside = after.is_none() && self.lost.contains(&node);
+        if grows || was_damaged || set_aside {
             return;
         }
         if after.is_none() && self.is_collected(time, nodes, node, &place, &before) {

@@ -28,6 +28,7 @@ mod impostors;
 mod kills;
 mod load;
 mod logs;
+mod lost_disks;
 mod metrics;
 mod notice;
 mod otlp;
@@ -35,10 +36,10 @@ mod pause;
 mod process;
 mod shutdown;
 mod startup;
-/// The example is a test, too.
-#[path = "../../examples/tour.rs"]
-#[expect(dead_code, reason = "its main is for people")]
 mod tour;
 mod traces;
 mod transfer;
 mod turn;
+/// The example is a test, too.
+#[path = "../../examples/tour.rs"]
+#[expect(dead_code, reason = "its main is for people")]
