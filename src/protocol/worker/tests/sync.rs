@@ -54,12 +54,18 @@ impl Node {
 
 impl Cluster {
     /// All disks are as they are, and the nodes start; a round comes every [`ROUND`].
-    pub(super) fn comparing(mut self) -> Self {
+    pub(super) fn comparing(self) -> Self {
+        self.comparing_at(16 << 20)
+    }
+
+    /// The same with so many bytes a second.
+    fn comparing_at(mut self, rate: u64) -> Self {
         for node in 0..self.nodes.len() {
             self.nodes[node].boots += 1;
             let tuning = Tuning {
                 recent_bytes_max: 0,
                 sync_interval: ROUND,
+                sync_bytes_per_second: rate,
                 scrub_interval: 1_000 * ROUND,
                 ..Tuning::default()
             };
@@ -182,6 +188,39 @@ fn what_either_home_lacks_it_gets_in_pages() {
     });
     let pages: Vec<usize> = pages.collect();
     assert!(pages.len() >= 4 && pages.iter().all(|page| *page < 400), "{pages:?}");
+}
+
+#[test]
+fn an_exchange_keeps_to_its_rate() {
+    let mut cluster = Cluster::new(2, 2);
+    let names = (0..).map(name_of).filter(|key| key.partition(64) == Partition(5));
+    let keys: Vec<Key> = names.take(400).collect();
+    let value = "x".repeat(900);
+    keys.iter().for_each(|key| cluster.plant(1, key, &value));
+    // A page is a quarter of a megabyte: four seconds.
+    let mut cluster = cluster.comparing_at(64 << 10);
+    let there =
+        |cluster: &Cluster| keys.iter().filter(|key| cluster.stored(0, key).is_some()).count();
+    // Node 1 has to read its own part first, at the same rate.
+    while there(&cluster) == 0 {
+        assert!(cluster.now.mono.0 < 60 * SECOND, "nothing came");
+        cluster.pass(100_000);
+    }
+    cluster.pass(3 * SECOND);
+    let first = there(&cluster);
+    assert!((200..300).contains(&first), "{first} records are more than a page, or none");
+    cluster.pass(3 * SECOND);
+    assert_eq!(there(&cluster), keys.len());
+}
+
+#[test]
+fn so_many_sessions_are_led_at_a_time_and_no_more() {
+    let mut cluster = Cluster::new(2, 2).comparing();
+    cluster.now.mono = cluster.now.mono.after_micros(ROUND / 10);
+    cluster.input(0, Input::Tick);
+    assert_eq!(cluster.exchanged().0, 16, "of 64 lanes");
+    cluster.deliver();
+    assert!(cluster.exchanged().0 >= 128, "the others did not follow");
 }
 
 #[test]
