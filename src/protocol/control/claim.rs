@@ -36,6 +36,9 @@ const CLAIM_SPREAD_MS: u64 = 800;
 /// A claimant ends if it is told for longer than this that the disk in its place lives: what that one
 /// said before it died may be under way for a while.
 const TAKEN_MICROS: u64 = 6_000_000;
+/// A bid may take this long: disks that are slow to sync answer it twice. After that, messages of it
+/// were lost.
+const BID_MICROS: u64 = 8_000_000;
 /// A claimant begins this long after it has learnt that it is one, and stands back for as long after a
 /// member has put it off: by then, every member that can be asked has said whether it hears the other.
 const PUT_OFF_MICROS: u64 = 1_500_000;
@@ -62,6 +65,8 @@ pub(super) struct Claims {
     /// Markers and the next id are on their way to the disk.
     pub(super) forgetting: bool,
     bid: Option<Bid>,
+    /// When the bid began.
+    begun: Option<Mono>,
     /// The highest round that was heard of.
     round: u64,
     /// When to bid next.
@@ -154,6 +159,7 @@ impl Control {
     }
 
     fn claim_at_once(&mut self) {
+        self.claims.bid = None;
         self.claims.next = Some(self.now.mono);
         self.arm(0, Timer::Claim);
     }
@@ -163,17 +169,23 @@ impl Control {
         if self.claims.next.is_none_or(|next| self.now.mono < next) {
             return;
         }
-        (self.claims.bid, self.claims.next) = (None, None);
+        self.claims.next = None;
         let Some(cluster) = self.founding.cluster() else { return };
-        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else { return };
+        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else {
+            self.claims.bid = None;
+            return;
+        };
         let (name, id) = (self.identity.name.clone(), self.identity.id);
         let own = Admission { number: cluster.next_number(), name, id, predecessor };
         let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
         self.claims.next = Some(self.now.mono.after_micros(next));
         self.arm(next, Timer::Claim);
-        if self.stands_back() {
+        let begun = self.claims.begun.filter(|_| self.claims.bid.is_some());
+        let under_way = begun.is_some_and(|at| self.now.mono.micros_since(at) < BID_MICROS);
+        if self.stands_back() || under_way {
             return;
         }
+        self.claims.begun = Some(self.now.mono);
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
@@ -256,6 +268,7 @@ impl Control {
             Ruling::Accepted => bid.accepted(from, majority),
             Ruling::Outbid(higher) => {
                 self.claims.round = self.claims.round.max(higher.round);
+                self.claims.bid = None;
                 Progress::Waiting
             }
             Ruling::Lives(id) => {
@@ -268,6 +281,8 @@ impl Control {
             Ruling::NotYet => {
                 let sentence = format!("{by} waits itself for a majority to confirm its disk");
                 self.claims.said = Some((sentence, self.now.mono));
+                // The others may suffice; if not, it is asked again at the next turn.
+                self.claims.begun = None;
                 Progress::Waiting
             }
         };
