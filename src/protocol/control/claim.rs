@@ -71,8 +71,8 @@ pub(super) struct Claims {
     round: u64,
     /// When to bid next.
     next: Option<Mono>,
-    /// Since when it is told that the disk in its place lives.
-    taken: Option<Mono>,
+    /// When it was told first, and last, that the disk in the place lives.
+    taken: Option<(Mono, Mono)>,
     /// When a member last put it off.
     put_off: Option<Mono>,
     /// Why a member does not agree, and when it said so.
@@ -198,9 +198,8 @@ impl Control {
         let within = |at: Option<Mono>, micros: u64| {
             at.is_some_and(|at| self.now.mono.micros_since(at) < micros)
         };
-        let said = self.claims.said.as_ref().map(|(_, at)| *at);
-        let taken = self.claims.taken.is_some() && within(said, SAID_MICROS);
-        taken || within(self.claims.put_off, PUT_OFF_MICROS)
+        let taken = self.claims.taken.map(|(_, last)| last);
+        within(taken, SAID_MICROS) || within(self.claims.put_off, PUT_OFF_MICROS)
     }
 
     fn ask_members(&mut self, claim: &Claim) {
@@ -430,11 +429,10 @@ impl Control {
 
     /// A node that we called says that the disk in the place that we ask for lives.
     pub(super) fn place_is_taken(&mut self, sentence: String) {
-        let told = self.claims.said.as_ref().map(|(_, at)| *at);
-        if told.is_none_or(|at| self.now.mono.micros_since(at) >= SAID_MICROS) {
-            self.claims.taken = None;
-        }
-        let since = *self.claims.taken.get_or_insert(self.now.mono);
+        let now = self.now.mono;
+        let fresh = self.claims.taken.filter(|(_, last)| now.micros_since(*last) < SAID_MICROS);
+        let since = fresh.map_or(now, |(first, _)| first);
+        self.claims.taken = Some((since, now));
         if self.now.mono.micros_since(since) >= TAKEN_MICROS {
             return self.stop(sentence);
         }
