@@ -203,7 +203,8 @@ pub fn open_anew(
     };
     let durable = scan_meta(&store, b"").map_err(failed)?;
     let (id, mut changes) = begin(&durable, folder.id());
-    let point = BatchPoint { point: recovered, synced: recovered.number };
+    // Between what is left and this batch nothing is in the journal.
+    let point = BatchPoint { point: recovered, synced: left.number };
     let (key, value) = (Bytes::from_static(COMMIT_KEY), Some(point.encode()));
     changes.push(Change { space: Space::Meta, key, value });
     store.commit(&changes, Durability::Fsync).map_err(failed)?;

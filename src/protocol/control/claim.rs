@@ -36,6 +36,9 @@ const CLAIM_SPREAD_MS: u64 = 800;
 /// A claimant ends if it is told for longer than this that the disk in its place lives: what that one
 /// said before it died may be under way for a while.
 const TAKEN_MICROS: u64 = 6_000_000;
+/// A bid may take this long: disks that are slow to sync answer it twice. After that, messages of it
+/// were lost.
+const BID_MICROS: u64 = 8_000_000;
 /// A claimant begins this long after it has learnt that it is one, and stands back for as long after a
 /// member has put it off: by then, every member that can be asked has said whether it hears the other.
 const PUT_OFF_MICROS: u64 = 1_500_000;
@@ -62,12 +65,14 @@ pub(super) struct Claims {
     /// Markers and the next id are on their way to the disk.
     pub(super) forgetting: bool,
     bid: Option<Bid>,
+    /// When the bid began.
+    begun: Option<Mono>,
     /// The highest round that was heard of.
     round: u64,
     /// When to bid next.
     next: Option<Mono>,
-    /// Since when it is told that the disk in its place lives.
-    taken: Option<Mono>,
+    /// When it was told first, and last, that the disk in the place lives.
+    taken: Option<(Mono, Mono)>,
     /// When a member last put it off.
     put_off: Option<Mono>,
     /// Why a member does not agree, and when it said so.
@@ -154,6 +159,7 @@ impl Control {
     }
 
     fn claim_at_once(&mut self) {
+        self.claims.bid = None;
         self.claims.next = Some(self.now.mono);
         self.arm(0, Timer::Claim);
     }
@@ -163,17 +169,23 @@ impl Control {
         if self.claims.next.is_none_or(|next| self.now.mono < next) {
             return;
         }
-        (self.claims.bid, self.claims.next) = (None, None);
+        self.claims.next = None;
         let Some(cluster) = self.founding.cluster() else { return };
-        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else { return };
+        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else {
+            self.claims.bid = None;
+            return;
+        };
         let (name, id) = (self.identity.name.clone(), self.identity.id);
         let own = Admission { number: cluster.next_number(), name, id, predecessor };
         let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
         self.claims.next = Some(self.now.mono.after_micros(next));
         self.arm(next, Timer::Claim);
-        if self.stands_back() {
+        let begun = self.claims.begun.filter(|_| self.claims.bid.is_some());
+        let under_way = begun.is_some_and(|at| self.now.mono.micros_since(at) < BID_MICROS);
+        if self.stands_back() || under_way {
             return;
         }
+        self.claims.begun = Some(self.now.mono);
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
@@ -186,9 +198,8 @@ impl Control {
         let within = |at: Option<Mono>, micros: u64| {
             at.is_some_and(|at| self.now.mono.micros_since(at) < micros)
         };
-        let said = self.claims.said.as_ref().map(|(_, at)| *at);
-        let taken = self.claims.taken.is_some() && within(said, SAID_MICROS);
-        taken || within(self.claims.put_off, PUT_OFF_MICROS)
+        let taken = self.claims.taken.map(|(_, last)| last);
+        within(taken, SAID_MICROS) || within(self.claims.put_off, PUT_OFF_MICROS)
     }
 
     fn ask_members(&mut self, claim: &Claim) {
@@ -256,6 +267,7 @@ impl Control {
             Ruling::Accepted => bid.accepted(from, majority),
             Ruling::Outbid(higher) => {
                 self.claims.round = self.claims.round.max(higher.round);
+                self.claims.bid = None;
                 Progress::Waiting
             }
             Ruling::Lives(id) => {
@@ -268,6 +280,8 @@ impl Control {
             Ruling::NotYet => {
                 let sentence = format!("{by} waits itself for a majority to confirm its disk");
                 self.claims.said = Some((sentence, self.now.mono));
+                // The others may suffice; if not, it is asked again at the next turn.
+                self.claims.begun = None;
                 Progress::Waiting
             }
         };
@@ -415,11 +429,10 @@ impl Control {
 
     /// A node that we called says that the disk in the place that we ask for lives.
     pub(super) fn place_is_taken(&mut self, sentence: String) {
-        let told = self.claims.said.as_ref().map(|(_, at)| *at);
-        if told.is_none_or(|at| self.now.mono.micros_since(at) >= SAID_MICROS) {
-            self.claims.taken = None;
-        }
-        let since = *self.claims.taken.get_or_insert(self.now.mono);
+        let now = self.now.mono;
+        let fresh = self.claims.taken.filter(|(_, last)| now.micros_since(*last) < SAID_MICROS);
+        let since = fresh.map_or(now, |(first, _)| first);
+        self.claims.taken = Some((since, now));
         if self.now.mono.micros_since(since) >= TAKEN_MICROS {
             return self.stop(sentence);
         }

@@ -286,9 +286,10 @@ fn a_restored_snapshot_goes_on_as_another_disk_and_not_as_the_one_that_it_was() 
             return assert!(said.contains("is fenced for good"), "{said}");
         }
         world.start(1);
+        let forgot = |world: &World| world.nodes[1].came_back.len() == 1;
+        assert!(world.run_until(2_000, forgot).is_some(), "it was not told");
         comes_back(&mut world, 1);
         let node = &world.nodes[1];
-        assert_eq!(node.came_back.len(), 1);
         assert!(node.came_back[0].contains("has forgotten acknowledged writes"));
         assert_ne!(node.id, old);
         assert_eq!(markers(&world, 1), 64);
