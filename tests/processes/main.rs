@@ -36,10 +36,10 @@ mod pause;
 mod process;
 mod shutdown;
 mod startup;
+/// The example is a test, too.
+#[path = "../../examples/tour.rs"]
+#[expect(dead_code, reason = "its main is for people")]
 mod tour;
 mod traces;
 mod transfer;
 mod turn;
-/// The example is a test, too.
-#[path = "../../examples/tour.rs"]
-#[expect(dead_code, reason = "its main is for people")]
