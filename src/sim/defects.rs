@@ -20,8 +20,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::LoseContext => &[C3],
         Defect::KeepLateRead => &[C1, C2, C3, Z, D1],
         Defect::ScanFirstHome => &[S],
-        Defect::CollectEarly => &[C7],
-        Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
+        Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }

@@ -479,7 +479,7 @@ impl Worker {
                 }
             }
             Waiter::Round(partition, step) => {
-                self.round_durable(now, partition, *step, durable, out)
+                self.round_durable(now, partition, *step, durable, out);
             }
         }
     }
