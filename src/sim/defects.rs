@@ -5,7 +5,7 @@ use super::{Check, RunOptions, run};
 use crate::protocol::defect::Defect;
 
 /// Seeds that a mistake may survive.
-const BUDGET: u64 = 300;
+const BUDGET: u64 = 600;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {
