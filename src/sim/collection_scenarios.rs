@@ -320,9 +320,9 @@ fn a_dot_made_after_a_collection_is_new_though_its_stamp_lies_below_collected_on
     let tuning = Tuning { collect_interval, collect_rest, ..Tuning::default() };
     let mut s = Scenario::with_tuning(4, tuning);
     let k = s.key_of(&[0, 1, 2]);
-    // A clock is ahead, no further than clocks may be: what is written over it gets stamps from ahead,
-    // and the writer's own clock does not follow.
-    s.wall_clock(1, 50_000);
+    // A clock is further ahead than clocks may be, and nobody has noticed yet: what is written over that
+    // gets stamps from ahead, and the writer's own clock does not follow.
+    s.wall_clock(1, 100_000);
     s.put(1, &k, "ahead").unwrap();
     s.wall_clock(1, 0);
     let dead = s.delete(0, &k).unwrap();

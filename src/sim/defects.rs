@@ -5,7 +5,7 @@ use super::{Check, RunOptions, run};
 use crate::protocol::defect::Defect;
 
 /// Seeds that a mistake may survive.
-const BUDGET: u64 = 300;
+const BUDGET: u64 = 600;
 
 /// The checkers, of which one must catch the mistake; none if that is left to a story.
 fn meant_for(defect: Defect) -> &'static [Check] {
@@ -22,8 +22,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::ScanFirstHome => &[S],
         Defect::SkipLeaf | Defect::TreeBeforeCommit => &[C6],
         Defect::CountRebuilding => &[],
-        Defect::CollectEarly => &[C7],
-        Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
+        Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
     }

@@ -434,8 +434,8 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let partitions = *[4, 16, 64].get(rng.random_range(0..3)).unwrap_or(&16);
     let workers = rng.random_range(1..=2);
     let control = rng.random_ratio(1, 2);
-    let every = [0, 300_000, 1_000_000, 3_000_000];
-    let collect_interval = *every.get(rng.random_range(0..4)).unwrap_or(&0);
+    let every = [0, 0, 0, 300_000, 1_000_000, 3_000_000];
+    let collect_interval = *every.get(rng.random_range(0..6)).unwrap_or(&0);
     let collect_rest = rng.random_range(100..=20_000);
     WorldConfig {
         seed,

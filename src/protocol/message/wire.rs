@@ -556,6 +556,23 @@ mod tests {
         NodeName::new("node-1").unwrap()
     }
 
+    /// One of each message of a round.
+    fn of_rounds(round: RoundNumber, cut: &Cut) -> [RoundMessage; 10] {
+        let (closed, id) = (RoundNumber(299), cut.id());
+        [
+            RoundMessage::Survey(round, cut.clone()),
+            RoundMessage::Surveyed(round, vec![true, false]),
+            RoundMessage::Open { number: round, closed, cut: cut.clone() },
+            RoundMessage::Opened(round, id),
+            RoundMessage::Drain(round, id),
+            RoundMessage::Drained(round, id),
+            RoundMessage::Close(round, id),
+            RoundMessage::Closed(round),
+            RoundMessage::Over(round),
+            RoundMessage::Behind { number: round, closed, id },
+        ]
+    }
+
     /// One of each message, around a record.
     fn samples(record: &crate::protocol::record::Record) -> Vec<DataMessage> {
         let (key, call) = (Key::new("k").unwrap(), CallId(5));
@@ -627,20 +644,7 @@ mod tests {
         ];
         all.extend(plain.map(|answer| DataMessage::ReadReply(call, round, answer)));
         let cut = Cut::new(vec![(key.clone(), sealed.hash())]).unwrap();
-        let (closed, id) = (RoundNumber(299), cut.id());
-        let rounds = [
-            RoundMessage::Survey(round, cut.clone()),
-            RoundMessage::Surveyed(round, vec![true, false]),
-            RoundMessage::Open { number: round, closed, cut },
-            RoundMessage::Opened(round, id),
-            RoundMessage::Drain(round, id),
-            RoundMessage::Drained(round, id),
-            RoundMessage::Close(round, id),
-            RoundMessage::Closed(round),
-            RoundMessage::Over(round),
-            RoundMessage::Behind { number: round, closed, id },
-        ];
-        all.extend(rounds.map(DataMessage::Round));
+        all.extend(of_rounds(round, &cut).map(DataMessage::Round));
         let refused = |refusal| DataMessage::WriteReply(call, WriteAnswer::Refused(refusal));
         all.extend(Refusal::ALL.map(refused));
         let ended = |reason| PassAnswer::Ended(Outcome::Failed(failure(reason)));

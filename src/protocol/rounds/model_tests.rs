@@ -16,7 +16,8 @@ const HOMES: usize = 3;
 /// The node that is no home and keeps hints.
 const FALLBACK: usize = 3;
 const NODES: usize = 4;
-const STEPS: usize = 70;
+const STEPS: usize = 50;
+const EARLY: usize = 12;
 
 /// A rule that is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +87,7 @@ fn hash(record: &Record) -> RecordHash {
     record.seal(Partition(0), &key()).hash()
 }
 
-fn is_value(sibling: &&Sibling) -> bool {
+fn is_value(sibling: &Sibling) -> bool {
     matches!(sibling.content, Content::Value(_))
 }
 
@@ -107,22 +108,27 @@ impl Model {
     }
 
     fn run(mut self) -> Option<Wrong> {
-        for _ in 0..STEPS {
-            self.step();
+        for step in 0..STEPS {
+            self.step(step < EARLY);
             self.note_acknowledged();
         }
         self.end()
     }
 
-    fn step(&mut self) {
+    /// At first mostly writes; later mostly steps of rounds, so that some reach their end.
+    fn step(&mut self, early: bool) {
         let home = self.rng.random_range(0..HOMES);
-        match self.rng.random_range(0..10) {
-            0 => self.write(home, false),
-            1 => self.write(home, true),
-            2 => self.repair(home),
-            3 => self.replay(),
-            4..=6 => self.deliver(),
-            _ => self.advance(),
+        match (early, self.rng.random_range(0..20)) {
+            (true, 0..=4) => self.write(home, false),
+            (true, 5..=9) => self.write(home, true),
+            (true, 10..=13) | (false, 1..=3) => self.repair(home),
+            (true, 14) | (false, 4) => self.replay(),
+            (true, _) | (false, 5..=7) => self.deliver(),
+            (false, 0) => {
+                let delete = self.rng.random_ratio(1, 2);
+                self.write(home, delete);
+            }
+            (false, _) => self.advance(),
         }
     }
 
@@ -145,11 +151,14 @@ impl Model {
         }
     }
 
+    /// A home sends what it holds to all homes.
     fn repair(&mut self, home: usize) {
-        let to = self.rng.random_range(0..HOMES);
         let Node { rounds, own, .. } = self.nodes[home].clone();
-        let (record, round) = (own, rounds.number);
-        self.network.push(Write { to, hint_for: None, record, round, replay: false });
+        let round = rounds.number;
+        for to in 0..HOMES {
+            let record = own.clone();
+            self.arrive(&Write { to, hint_for: None, record, round, replay: false });
+        }
     }
 
     fn replay(&mut self) {
@@ -305,7 +314,8 @@ impl Model {
         for node in &self.nodes {
             let hint = node.hint.as_ref().map(|hint| &hint.1);
             let records = std::iter::once(&node.own).chain(hint);
-            let values = records.flat_map(|record| record.siblings().iter().filter(is_value));
+            let values =
+                records.flat_map(|record| record.siblings().iter().filter(|s| is_value(s)));
             let values: BTreeSet<Dot> = values.map(|sibling| sibling.dot).collect();
             held.extend(values);
         }
@@ -331,7 +341,8 @@ impl Model {
             self.arrive(&Write { to, hint_for: None, record, round, replay: false });
         }
         let homes = &self.nodes[..HOMES];
-        let values = homes.iter().flat_map(|node| node.own.siblings().iter().filter(is_value));
+        let values =
+            homes.iter().flat_map(|node| node.own.siblings().iter().filter(|s| is_value(s)));
         let values: BTreeSet<Dot> = values.map(|sibling| sibling.dot).collect();
         if values.iter().any(|dot| self.gone.iter().any(|gone| gone.seen().covers(*dot))) {
             return Some(Wrong::CameBack);
@@ -348,7 +359,7 @@ fn hunt(variant: Variant, schedules: u64) -> Option<(u64, Wrong)> {
 
 #[test]
 fn no_schedule_of_the_rounds_brings_back_or_loses_anything() {
-    assert_eq!(hunt(Variant::Sound, 30_000), None);
+    assert_eq!(hunt(Variant::Sound, 10_000), None);
 }
 
 #[test]
@@ -361,7 +372,7 @@ fn each_rule_left_out_is_found() {
         (Variant::RefuseAtDrain, Wrong::Stuck),
         (Variant::WithoutAll, Wrong::Stuck),
     ] {
-        let found = (0..60_000).find(|&seed| Model::new(variant, seed).run() == Some(wrong));
+        let found = (0..20_000).find(|&seed| Model::new(variant, seed).run() == Some(wrong));
         assert!(found.is_some(), "no schedule finds what {variant:?} does: {wrong:?}");
         println!("{variant:?}: {wrong:?} in schedule {found:?}");
     }

@@ -542,7 +542,7 @@ impl Worker {
             }
             Waiter::Batch(batch) => self.batch_told(now, batch, durable, out),
             Waiter::Round(partition, step) => {
-                self.round_durable(now, partition, *step, durable, out)
+                self.round_durable(now, partition, *step, durable, out);
             }
         }
     }
