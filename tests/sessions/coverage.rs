@@ -114,8 +114,8 @@ fn steps_of(text: &str) -> Vec<Step> {
         if let Some(typed) = line.strip_prefix("$ ") {
             steps.push(Step { line: typed.to_owned(), out: false, err: vec![], code: -1 });
         } else if let Some(step) = steps.last_mut().filter(|step| step.code < 0) {
-            match line.strip_prefix("2> ") {
-                Some(said) => step.err.push(said.to_owned()),
+            match line.strip_prefix("2>") {
+                Some(said) => step.err.push(said.trim_start().to_owned()),
                 None => match line.strip_prefix("exit ").and_then(|code| code.parse().ok()) {
                     Some(code) => step.code = code,
                     None => step.out = true,

@@ -11,7 +11,7 @@ use crate::process::{PROGRAM, Said, run};
 const FILTERS: &[(&str, &str)] = &[
     // Each cluster has a loopback address of its own; its ports are always the same.
     (r"127\.\d+\.\d+\.\d+", "[host]"),
-    (r#""context": "[^"]*""#, r#""context": "[context]""#),
+    (r#""context":( ?)"[^"]*""#, r#""context":$1"[context]""#),
     (r#""seconds": [\d.e-]+"#, r#""seconds": [seconds]"#),
     // Dots, ids of disks and requests, hashes, and ids as tables shorten them.
     (r"\b[0-9a-f]{16}@\d+\.\d+", "[dot]"),
