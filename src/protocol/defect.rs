@@ -35,7 +35,7 @@ pub enum Defect {
     KeepLateRead,
     /// Answer a scan with what the first home holds.
     ScanFirstHome,
-    /// Count what a node answers whose copy is not whole.
+    /// Count what a node answers whose disk was emptied, as if it were whole.
     CountRebuilding,
 }
 

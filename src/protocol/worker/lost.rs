@@ -56,7 +56,7 @@ struct Refill {
 impl Worker {
     /// Whether this node's copy of a partition is not whole.
     pub(super) fn is_lost(&self, partition: Partition) -> bool {
-        !self.has(Defect::CountRebuilding) && self.lost.partitions.contains_key(&partition)
+        self.lost.partitions.contains_key(&partition)
     }
 
     /// How many partitions are not whole.
@@ -86,8 +86,13 @@ impl Worker {
         let Ok(page) = result else {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
-        let lost = page.entries.iter().filter_map(|(key, _)| from_lost_marker(key)).collect();
-        self.note_lost(lost);
+        let lost: Vec<_> =
+            page.entries.iter().filter_map(|(key, _)| from_lost_marker(key)).collect();
+        if self.has(Defect::CountRebuilding) {
+            lost.iter().for_each(|partition| self.commit_meta(lost_marker(*partition), None, out));
+        } else {
+            self.note_lost(lost);
+        }
         self.arrive(now, out);
     }
 
