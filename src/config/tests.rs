@@ -324,7 +324,8 @@ fn every_setting_is_told_with_the_layer_that_has_set_it() {
 fn variables(manifest: &str) -> Vec<(String, String)> {
     let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
     let pairs = lines.iter().enumerate().filter_map(|(at, line)| {
-        let name = line.strip_prefix("- name: ").unwrap_or(line);
+        let line = line.strip_prefix("- ").unwrap_or(line);
+        let name = line.strip_prefix("name: ").unwrap_or(line);
         let name = name.strip_prefix("COTERIE__").filter(|_| !line.starts_with('#'))?;
         let (name, value) = match name.split_once(": ") {
             Some((name, value)) => (name, value),
