@@ -63,9 +63,9 @@ where
         match answered {
             Some(Ok(Ok(answer))) => return Ok(answer),
             Some(Ok(Err(error))) => told = Some(error.or_more_telling(told)),
-            Some(Err(_)) => {}
             None if next.is_none() => break,
-            None => {}
+            // It is slow, or its task has failed.
+            Some(Err(_)) | None => {}
         }
     }
     let places = addresses.join(", ");
