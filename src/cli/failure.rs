@@ -137,7 +137,7 @@ fn call_of(error: &anyhow::Error) -> Option<&CallError> {
 /// its root cause itself, and what lies between is the transport's own affair.
 fn causes(error: &anyhow::Error) -> Vec<String> {
     let mut told = vec![error.to_string()];
-    let call = error.chain().position(|cause| cause.is::<CallError>());
+    let call = error.chain().position(<dyn std::error::Error>::is::<CallError>);
     let shown = call.map_or(usize::MAX, |at| at + 1);
     for cause in error.chain().take(shown).skip(1) {
         let cause = cause.to_string();

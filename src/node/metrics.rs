@@ -67,22 +67,7 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         records_lost,
         messages_refused,
         in_flight,
-        syncs,
-        syncs_equal,
-        syncs_failed,
-        syncs_refused,
-        sync_records,
-        sync_bytes,
-        partitions_rebuilding,
-        partitions_rebuilt,
-        trees_unknown,
-        trees_rebuilt,
-        records_scrubbed,
-        rounds_opened,
-        rounds_over,
-        records_collected,
-        rounds_open,
-        round_age_micros_max,
+        ..
     } = stats;
     page.counter("coterie_gets_total", "Reads answered.", gets);
     page.counter("coterie_puts_total", "Writes and deletes acknowledged.", puts);
@@ -110,6 +95,30 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     let help = "Messages refused because their sender's disk was replaced, or has no place.";
     page.counter("coterie_messages_refused_total", help, messages_refused);
     page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);
+    upkeep(stats, page);
+}
+
+/// What keeps copies alike and whole, and what removes dead records.
+fn upkeep(stats: &Stats, page: &mut Page) {
+    let Stats {
+        syncs,
+        syncs_equal,
+        syncs_failed,
+        syncs_refused,
+        sync_records,
+        sync_bytes,
+        partitions_rebuilding,
+        partitions_rebuilt,
+        trees_unknown,
+        trees_rebuilt,
+        records_scrubbed,
+        rounds_opened,
+        rounds_over,
+        records_collected,
+        rounds_open,
+        round_age_micros_max,
+        ..
+    } = stats;
     let help = "Comparisons with another home that this node led: those that found all equal, that \
                 exchanged what differed, that came to no end, that the other's part made no sense of.";
     let mut family = page.family("coterie_syncs_total", Kind::Counter, help);

@@ -17,7 +17,7 @@ use crate::config::{Seed as ConfiguredSeed, Settings};
 use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemClock};
 use crate::peers::{Inbox, Limits, Peers};
 use crate::protocol::control::{self, ControlInput, Identity};
-use crate::store::{self, COMMIT_KEY, Committer, DataFolder, Loss, Opened, Store, StoreOptions};
+use crate::store::{self, Committer, DataFolder, Loss, Opened, Store, StoreOptions};
 use crate::telemetry::Traces;
 use crate::types::{Boot, LANES, NodeId, Now, Stamp};
 
@@ -95,8 +95,8 @@ impl Prepared {
         };
         let (node, name) = (&settings.node, &settings.node.name);
         let (mut opened, loss) = store::open_anew(&node.data, name, &options, &begin)?;
-        let mut meta = store::scan_meta(&*opened.store, b"").context("reading the data folder")?;
-        meta.retain(|(key, _)| key != COMMIT_KEY);
+        let prefix = control::META_PREFIX;
+        let meta = store::scan_meta(&*opened.store, prefix).context("reading the data folder")?;
         // A disk that has forgotten something says so before it is known under another id.
         if let Some(id) = control::goes_on_as(&meta).filter(|id| *id != opened.folder.id()) {
             opened.folder.become_disk(id)?;

@@ -51,7 +51,7 @@ use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 pub use self::claim::{forget, goes_on_as};
 pub use self::rejection::Stranger;
 pub use self::report::{GossipReport, MemberReport, Queued, TrackersReport, Traffic};
-pub use self::state::{Control, ControlError};
+pub use self::state::{Control, ControlError, META_PREFIX};
 pub use self::views::{Difference, Says};
 pub use self::wire::{MemberState, Trackers};
 

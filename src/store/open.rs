@@ -22,6 +22,7 @@ use super::mark::{Mark, MarkError};
 use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
 use super::{Change, Durability, FjallStore, Space, Store, StoreError, StoreOptions};
 use crate::protocol::codec::DecodeError;
+use crate::protocol::control::META_PREFIX;
 use crate::types::{CommitNumber, NodeId, NodeName};
 
 /// Bytes of one page of [`scan_meta`].
@@ -189,7 +190,10 @@ pub fn open_anew(
         Err(error @ MarkError::Io { .. }) => return Err(OpenError::Mark(error)),
     };
     let engine = folder.engine();
-    if matches!(loss, Loss::DamagedJournal { .. } | Loss::DisorderedJournal { .. }) {
+    if matches!(
+        loss,
+        Loss::DamagedJournal { .. } | Loss::DisorderedJournal { .. } | Loss::DamagedManifest { .. }
+    ) {
         let aside = folder.aside();
         let moved = std::fs::rename(&engine, &aside).and_then(|()| sync_folder_of(&aside));
         moved.map_err(|source| OpenError::Aside { folder: engine.clone(), source })?;
@@ -201,7 +205,7 @@ pub fn open_anew(
         number: CommitNumber(left.number.max(marked.number).0 + 1),
         clock: left.clock.max(marked.clock),
     };
-    let durable = scan_meta(&store, b"").map_err(failed)?;
+    let durable = scan_meta(&store, META_PREFIX).map_err(failed)?;
     let (id, mut changes) = begin(&durable, folder.id());
     // Between what is left and this batch nothing is in the journal.
     let point = BatchPoint { point: recovered, synced: left.number };

@@ -281,8 +281,9 @@ fn a_mark_that_is_gone_or_damaged_is_amnesia() {
 
 #[test]
 fn a_list_of_tables_that_is_gone_or_damaged_or_not_the_newest_is_amnesia() {
+    type Damage = fn(&Path);
     let node = Node::with(3, Durability::Fsync);
-    let damages: [(&str, fn(&Path)); 5] = [
+    let damages: [(&str, Damage); 5] = [
         ("current is gone", |folder| fs::remove_file(folder.join("current")).unwrap()),
         ("current is cut", |folder| fs::write(folder.join("current"), [0; 24]).unwrap()),
         ("another version", |folder| flip(&folder.join("current"), 0)),

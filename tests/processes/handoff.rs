@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use coterie::client::{Client, Options, SetEntry};
+use coterie::client::{Client, SetEntry};
 
 use crate::cluster::{Cluster, http_get};
 use crate::folders::assert_says;
@@ -75,11 +75,10 @@ async fn hints_beyond_their_bound_are_refused_and_the_bound_outlives_a_restart()
         cluster.spawn(node);
     }
     cluster.wait_ready().await;
-    let once = Options { attempts: 1, ..Options::default() };
     cluster.kill(2);
     cluster.kill(3);
     let (mut written, mut refused) = (Vec::new(), Vec::new());
-    let client = cluster.client(once);
+    let client = cluster.client_of(0);
     for number in 0..TOO_MANY {
         match client.set(key(number), "v").await {
             Ok(_) => written.push(number),

@@ -47,7 +47,7 @@ async fn a_mistyped_setting_is_led_to_the_nearest_one_and_nothing_is_written() {
         ("[storage]\ndurabilty = \"fsync\"\n", ["storage.durabilty", "`storage.durability`"]),
         ("[storage]\ndurability = \"often\"\n", ["storage.durability", "often"]),
         ("[limits]\nvalue_bytes = \"1 GiB\"\n", ["limits.value_bytes", "1 GiB"]),
-        ("[storage]\n= 7\n", ["node-0.toml", "wrong"]),
+        ("[storage]\n= 7\n", ["node-0.toml", "not valid TOML"]),
     ];
     for (more, parts) in cases {
         more.clone_into(&mut place.more);

@@ -121,7 +121,7 @@ async fn shells_complete_commands() {
 /// What a seed comes to, which changes with whatever it simulates.
 const WORLDS: &[(&str, &str)] = &[
     (
-        r"\d+ (ops|writes|overwritten|reads|failed|of unknown|messages|commits|starts|events)",
+        r"\d+ (ops|writes|overwritten|reads|failed|of unknown|messages|commits|rounds|dead|starts|events)",
         "[n] $1",
     ),
     (r"seed 7: .*", "seed 7: [topology]"),

@@ -26,6 +26,8 @@ use crate::protocol::placement::{MEMBERS_MAX, Placement, View, ZONE_BYTES_MAX};
 use crate::protocol::step::Conditions;
 use crate::types::{ClusterId, Mono, NodeId, NodeName, Now};
 
+/// What the names of everything that the control core stores begin with.
+pub const META_PREFIX: &[u8] = b"control/";
 /// Where nodes' records are stored, so that a restarted node knows whom to dial: this and a name.
 pub(super) const PEER_PREFIX: &[u8] = b"control/peer/";
 /// Timers that are late by more than this were not due: this process, or its machine, stood still.

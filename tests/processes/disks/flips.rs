@@ -49,29 +49,29 @@ enum Expected {
 }
 
 /// The kind of a file, and what its harm does.
-fn kind(inside: &Path, newest: bool) -> Option<(&'static str, Expected)> {
+fn kind(inside: &Path) -> Option<(&'static str, Expected)> {
     use Expected::{Either, Refuses, Serves};
     let text = inside.to_str()?;
     let name = inside.file_name()?.to_str()?;
     let is_number = |text: &str| text.parse::<u64>().is_ok();
     Some(match text {
         "LOCK" | "engine/lock" => ("lock", Serves),
+        "CLUSTER" => ("CLUSTER", Serves),
         "FORMAT" => ("FORMAT", Either("folder")),
         "IDENTITY" => ("IDENTITY", Refuses("IDENTITY is damaged: restore it")),
         "GENERATION" => ("GENERATION", Refuses("GENERATION is damaged: restore it")),
         "MARK" => ("MARK", Either("the mark, which says how far the store had come, is damaged")),
         "engine/version" => ("engine/version", Refuses("does not open")),
-        _ if name.ends_with(".jnl") => ("engine/N.jnl", Either("folder as it is")),
+        _ if Path::new(name).extension().is_some_and(|end| end == "jnl") => {
+            ("engine/N.jnl", Either("folder as it is"))
+        }
         // What was being replaced at a kill, and what was cut off a journal.
         _ if name.starts_with("torn-") || name.contains(".tmp") => ("left behind", Serves),
-        _ if name == "current" => ("engine/keyspaces/N/current", Refuses("the list of tables")),
+        _ if name == "current" => ("engine/keyspaces/N/current", Serves),
         _ if text.contains("/tables/") && is_number(name) => {
             ("engine/keyspaces/N/tables/N", Either("engine"))
         }
-        _ if is_number(name.strip_prefix('v')?) => {
-            let expected = if newest { Refuses("the list of tables") } else { Serves };
-            ("engine/keyspaces/N/vN", expected)
-        }
+        _ if is_number(name.strip_prefix('v')?) => ("engine/keyspaces/N/vN", Serves),
         _ => return None,
     })
 }
@@ -80,10 +80,10 @@ fn kind(inside: &Path, newest: bool) -> Option<(&'static str, Expected)> {
 fn victims(data: &Path) -> BTreeMap<&'static str, Vec<(PathBuf, Expected)>> {
     let mut of_kind: BTreeMap<&'static str, Vec<(PathBuf, Expected)>> = BTreeMap::new();
     for (path, bytes) in files_of(data, &[]) {
-        let newest = !path.with_file_name("current").exists() || is_newest(&path);
         let inside = path.strip_prefix(data).unwrap();
-        let found = kind(inside, newest);
-        let (kind, expected) = found.unwrap_or_else(|| panic!("{path:?} is of no known kind"));
+        let found = kind(inside);
+        let (kind, expected) =
+            found.unwrap_or_else(|| panic!("{} is of no known kind", path.display()));
         if !bytes.is_empty() {
             of_kind.entry(kind).or_default().push((path, expected));
         }
@@ -96,13 +96,6 @@ fn victims(data: &Path) -> BTreeMap<&'static str, Vec<(PathBuf, Expected)>> {
         }
     }
     of_kind
-}
-
-/// Whether `current` names this list of tables.
-fn is_newest(list: &Path) -> bool {
-    let current = std::fs::read(list.with_file_name("current")).unwrap();
-    let version = u64::from_le_bytes(current[..8].try_into().unwrap());
-    list.file_name().unwrap().to_str() == Some(&format!("v{version}"))
 }
 
 /// Harms a file in its part that is not only zeros behind its end.

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::{RngExt, SeedableRng as _};
 
 use crate::cluster::{Cluster, folder};
 
@@ -163,7 +164,7 @@ impl Disk {
         rng: &mut Option<StdRng>,
         after: &mut BTreeMap<PathBuf, Option<Content>>,
     ) {
-        let unsynced = rng.as_mut().is_some_and(|rng| rng.random());
+        let unsynced = rng.as_mut().is_some_and(RngExt::random);
         let names = if unsynced { names_in(path) } else { self.synced_names(inode) };
         for (name, (is_folder, inode)) in names {
             let below = inside.join(&name);
@@ -213,7 +214,7 @@ impl Disk {
         for (name, (is_folder, inode)) in names_in(path) {
             let below = path.join(&name);
             let kind = if is_folder { 'd' } else { 'f' };
-            list += &format!("{kind} {inode} {}\n", name.display());
+            let _ = writeln!(list, "{kind} {inode} {}", name.display());
             if is_folder {
                 self.adopt_folder(&below);
             } else {
