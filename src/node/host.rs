@@ -618,8 +618,11 @@ impl<C> Host<C> {
                 let peer = self.name(*peer);
                 tracing::debug!(peer, records, "records that differed were exchanged");
             }
-            Event::PartitionRebuilt(partition) => {
-                tracing::info!(%partition, "a lost partition was rebuilt from the other homes");
+            Event::PartitionRebuilt(partition, left) => {
+                tracing::debug!(%partition, left, "a lost partition was rebuilt from the other homes");
+                if *left == 0 {
+                    tracing::info!("every lost partition was rebuilt from the other homes");
+                }
             }
             Event::SyncRefused(peer, why) => {
                 if let Some(others) = self.0.quiet.allow() {

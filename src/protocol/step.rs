@@ -233,8 +233,8 @@ pub enum Event {
     ReplayDone(NodeId, u64),
     /// What was found to differ from a peer's copies was exchanged: this many records.
     Mended(NodeId, u64),
-    /// A lost partition has been merged from every other home.
-    PartitionRebuilt(Partition),
+    /// A lost partition has been merged from every other home; how many of this worker's are left.
+    PartitionRebuilt(Partition, usize),
     /// A peer's part in an exchange made no sense, and why; the exchange was ended.
     SyncRefused(NodeId, &'static str),
     /// A partition's hash tree disagreed with the store, and was made anew from it.

@@ -257,7 +257,7 @@ pub(super) fn event(event: &Event, nodes: &[SimNode]) -> String {
             format!("has no hint left for {} ({count} delivered)", name(*target))
         }
         Event::Mended(peer, count) => format!("has exchanged {count} records with {}", name(*peer)),
-        Event::PartitionRebuilt(partition) => format!("has rebuilt {partition}"),
+        Event::PartitionRebuilt(partition, _) => format!("has rebuilt {partition}"),
         Event::SyncRefused(peer, why) => format!("ends a comparison with {}: {why}", name(*peer)),
         Event::TreeRebuilt(partition) => format!("replaces its tree of {partition}"),
         Event::RoundOver(partition, count) => {

@@ -172,7 +172,7 @@ impl Worker {
         if self.lost.partitions.remove(&partition).is_some() {
             self.stats.partitions_rebuilt += 1;
             self.commit_meta(lost_marker(partition), None, out);
-            out.push(Effect::Event(Event::PartitionRebuilt(partition)));
+            out.push(Effect::Event(Event::PartitionRebuilt(partition, self.lost.count())));
         }
     }
 

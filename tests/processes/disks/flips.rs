@@ -57,6 +57,7 @@ fn kind(inside: &Path) -> Option<(&'static str, Expected)> {
     Some(match text {
         "LOCK" | "engine/lock" => ("lock", Serves),
         "CLUSTER" => ("CLUSTER", Serves),
+        _ if text.starts_with("forgotten-") => ("set aside", Serves),
         "FORMAT" => ("FORMAT", Either("folder")),
         "IDENTITY" => ("IDENTITY", Refuses("IDENTITY is damaged: restore it")),
         "GENERATION" => ("GENERATION", Refuses("GENERATION is damaged: restore it")),
