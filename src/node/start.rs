@@ -170,7 +170,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
         let core = Arc::new(Mutex::new(cores.control(start)?));
 
         let durability = settings.storage.durability;
-        let completions = Completions::new(&mailbox, &ending, clock, &store, durability);
+        let completions = Completions::new(&mailbox, &ending, clock);
         let reports = completions.clone();
         let committer =
             Committer::start(store.clone(), durability, mark, recovered, move |batch| {

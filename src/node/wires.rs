@@ -24,7 +24,7 @@ use crate::protocol::control::{ConnId, ControlInput};
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
 use crate::protocol::step::{Change, CommitId, Conditions, Input};
-use crate::store::{Committer, Completion, Durability, NOTES, Store, Submission};
+use crate::store::{Committer, Completion, NOTES, Submission};
 use crate::types::{CommitNumber, Mono, NodeId, Stamp};
 
 /// The control core's name among the committer's sources, beside [`NOTES`]; workers are numbered
@@ -58,22 +58,13 @@ pub(super) struct Completions {
     clock: SystemClock,
     /// When a submission was last refused, in microseconds; zero if none was.
     refused: AtomicU64,
-    /// Set if a commit is not durable when it is reported: the control core needs more.
-    unsynced: Option<Arc<dyn Store>>,
 }
 
 impl Completions {
-    pub(super) fn new(
-        mailbox: &Mailbox,
-        ending: &Ending,
-        clock: SystemClock,
-        store: &Arc<dyn Store>,
-        durability: Durability,
-    ) -> Arc<Self> {
-        let unsynced = (durability == Durability::Buffered).then(|| store.clone());
+    pub(super) fn new(mailbox: &Mailbox, ending: &Ending, clock: SystemClock) -> Arc<Self> {
         let (mailbox, ending) = (mailbox.clone(), ending.clone());
         let (queue, ready, refused) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
-        Arc::new(Self { queue, ready, mailbox, ending, clock, refused, unsynced })
+        Arc::new(Self { queue, ready, mailbox, ending, clock, refused })
     }
 
     /// Takes in a batch of reports, on the committer's thread.
@@ -81,7 +72,9 @@ impl Completions {
         let mut queue = lock(&self.queue);
         for report in reports {
             match report {
-                Completion::Done { source: CONTROL, through } => self.control_stored(*through),
+                Completion::Done { source: CONTROL, through } => {
+                    self.mailbox.send(Mail::Stored(*through));
+                }
                 Completion::Refused { source: CONTROL, id } => {
                     self.mailbox.send(Mail::Refused(*id));
                 }
@@ -99,15 +92,6 @@ impl Completions {
         }
         drop(queue);
         self.ready.notify_one();
-    }
-
-    /// What the control core stores must survive a power cut whatever clients have chosen. It
-    /// stores little: a sync here delays no one for long.
-    fn control_stored(&self, through: u64) {
-        if let Some(Err(error)) = self.unsynced.as_ref().map(|store| store.sync()) {
-            return self.ending.fail(format!("the store failed: {error}"));
-        }
-        self.mailbox.send(Mail::Stored(through));
     }
 
     /// Hands the reports to the workers, for ever.

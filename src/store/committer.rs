@@ -20,7 +20,8 @@
 //! With [`Durability::Buffered`] batches reach the kernel only; the committer then syncs every
 //! second while there is something to sync, so that a power cut takes about a second at most.
 //! A batch that holds a hint is synced all the same: a hint is the only copy that its target will
-//! ever be given, and it counts toward W.
+//! ever be given, and it counts toward W. So is one that holds anything of `Space::Meta` but notes: others
+//! build on what a node has once said of itself, whatever clients have chosen for their values.
 //! A second thread writes the mark: an fsync of its own that no acknowledgement waits for.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -165,6 +166,7 @@ impl Committer {
             unsynced_since: None,
             changes: Vec::new(),
             members: Vec::new(),
+            must_sync: false,
         };
         let spawn = std::thread::Builder::new().name("commit".into());
         lock(&committer.threads).push(spawn.spawn(move || thread.run())?);
@@ -413,6 +415,8 @@ struct CommitThread<C> {
     /// The batch under way, and whose submissions it is made of.
     changes: Vec<Change>,
     members: Vec<(u32, u64)>,
+    /// Whether it holds what survives power loss whatever the durability is.
+    must_sync: bool,
 }
 
 impl<C: FnMut(&[Completion])> CommitThread<C> {
@@ -510,20 +514,26 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
         Ok(())
     }
 
-    /// What the batch must survive before it is reported: a hint, power loss.
+    /// What the batch must survive before it is reported.
     fn batch_durability(&self) -> Durability {
-        let is_hint = |change: &Change| change.space == Space::Hints && change.value.is_some();
-        if self.changes.iter().any(is_hint) { Durability::Fsync } else { self.durability }
+        if self.must_sync { Durability::Fsync } else { self.durability }
     }
 
     /// Moves submissions from the backlog into the batch, up to its bounds.
     fn fill_batch(&mut self) {
         self.changes.clear();
         self.members.clear();
+        self.must_sync = false;
         let mut bytes = 0;
         while bytes < BATCH_BYTES_MAX && self.members.len() < BATCH_SUBMISSIONS_MAX {
             let Some(submission) = self.backlog.pop_front() else { break };
             bytes += submission.changes.iter().map(size).sum::<usize>();
+            let must_sync = |change: &Change| match change.space {
+                Space::Records => false,
+                Space::Hints => change.value.is_some(),
+                Space::Meta => submission.source != NOTES,
+            };
+            self.must_sync |= submission.changes.iter().any(must_sync);
             self.changes.extend(submission.changes);
             self.members.push((submission.source, submission.id));
             self.last.clock = self.last.clock.max(submission.clock);

@@ -314,20 +314,25 @@ fn buffered_commits_are_synced_within_a_second_and_not_counted_before() {
 }
 
 #[test]
-fn a_hint_is_synced_before_it_is_reported_even_where_records_are_not() {
+fn hints_and_what_a_node_says_of_itself_are_synced_even_where_records_are_not() {
     let rig = Rig::new(Durability::Buffered);
-    let submit = |id, space| {
+    let submit = |source, id, space| {
         let (key, value) = (Bytes::from_static(b"k"), Some(Bytes::from_static(b"v")));
         let changes = vec![Change { space, key, value }];
-        rig.committer.submit(Submission { source: 0, id, changes, clock: Stamp::default() });
+        rig.committer.submit(Submission { source, id, changes, clock: Stamp::default() });
         rig.report();
     };
     let start = Instant::now();
-    submit(1, Space::Records);
+    for (id, space) in [(2, Space::Hints), (4, Space::Meta)] {
+        submit(0, id - 1, Space::Records);
+        let unsynced = rig.store.memory.unsynced();
+        submit(0, id, space);
+        assert_eq!(rig.store.memory.unsynced(), 0);
+        assert!(unsynced > 0 || start.elapsed() >= SYNC_EVERY, "the record was synced by itself");
+    }
+    submit(NOTES, 1, Space::Meta);
     let unsynced = rig.store.memory.unsynced();
-    submit(2, Space::Hints);
-    assert_eq!(rig.store.memory.unsynced(), 0);
-    assert!(unsynced > 0 || start.elapsed() >= SYNC_EVERY, "the record was synced by itself");
+    assert!(unsynced > 0 || start.elapsed() >= SYNC_EVERY, "nobody waits for a note");
 }
 
 #[test]
