@@ -1,10 +1,10 @@
 //! Seeded defects: the checkers' own test.
 //!
 //! Each is a mistake that a real system made. In tests, and with the feature `seeded-defects`, a
-//! worker can be told to make one of them, and the simulator must notice every one within a few
+//! core can be told to make one of them, and the simulator must notice every one within a few
 //! seeds. In any other build no defect can be chosen and the compiler removes the questions.
 
-/// A mistake that a worker makes on purpose.
+/// A mistake that a core makes on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Defect {
     /// Acknowledge a write before its commit is durable.
@@ -49,11 +49,23 @@ pub enum Defect {
     ConfirmWithoutBarrier,
     /// Apply a round to records that have changed since it was opened.
     DiscardLateCopy,
+    /// Go on under the same actor after a commit was refused.
+    KeepActorAfterRefusal,
+    /// Go on under the same actor after a record was lost.
+    KeepActorAfterLoss,
+    /// Found the cluster with a majority of its founders.
+    FoundWithoutAll,
+    /// Count a home and the hint for it twice toward W.
+    CountHomeAndHint,
+    /// Delete a hint when any home acknowledges what is in it.
+    DeleteHintOnAnyAck,
+    /// Show a recent record as it was before the newest commit, while more are on their way.
+    LagRecent,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -75,5 +87,11 @@ impl Defect {
         Self::AcceptOverRound,
         Self::ConfirmWithoutBarrier,
         Self::DiscardLateCopy,
+        Self::KeepActorAfterRefusal,
+        Self::KeepActorAfterLoss,
+        Self::FoundWithoutAll,
+        Self::CountHomeAndHint,
+        Self::DeleteHintOnAnyAck,
+        Self::LagRecent,
     ];
 }

@@ -113,15 +113,16 @@ impl World {
         if self.config.control {
             return self.start_control(at, boot, seed);
         }
-        let ready = self.rng.random_range(1_000..300_000);
+        let ready = self.rng.random_range(1_000..300_000) / self.config.pace;
         self.schedule(ready, Event::News { node: at, boot, news: News::View });
         self.schedule(ready + 1, Event::News { node: at, boot, news: News::Look });
     }
 
     fn start_control(&mut self, at: usize, number: u64, seed: u64) {
         let now = self.nodes[at].clock.now(self.time);
-        let founders: Vec<_> = self.nodes.iter().map(|node| node.name.clone()).collect();
-        let seeds: Vec<SocketAddr> = self.nodes.iter().map(|node| node.address).collect();
+        let members = &self.nodes[..self.config.nodes];
+        let founders: Vec<_> = members.iter().map(|node| node.name.clone()).collect();
+        let seeds: Vec<SocketAddr> = members.iter().map(|node| node.address).collect();
         let placement = self.observer.placement();
         let member = placement.members.iter().find(|m| m.name == self.nodes[at].name);
         let (zone, weight) = member.map_or((String::new(), 1), |m| (m.zone.clone(), m.weight));
@@ -149,7 +150,13 @@ impl World {
         let durable =
             node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(b"control/"));
         let durable = durable.map(|(key, value)| (key.clone(), value.clone())).collect();
-        let control = match Control::new(config, identity, durable, seed, now) {
+        let made = Control::new(config, identity, durable, seed, now);
+        #[cfg(any(test, feature = "seeded-defects"))]
+        let made = made.map(|mut control| {
+            self.config.defect.into_iter().for_each(|defect| control.make(defect));
+            control
+        });
+        let control = match made {
             Ok(control) => control,
             Err(error) => {
                 let what = format!("node-{at} cannot start: {error}");
@@ -161,7 +168,7 @@ impl World {
             process.brain = Brain::Mind(Box::new(mind));
         }
         self.control(at, ControlInput::Seeds(seeds));
-        let soon = self.rng.random_range(1_000..20_000);
+        let soon = self.rng.random_range(1_000..20_000) / self.config.pace;
         self.schedule(soon, Event::Dial { node: at, boot: number });
         self.settle(at);
     }
@@ -208,9 +215,12 @@ impl World {
                 self.feed_all(at, &Input::Conditions(conditions));
             }
             ControlEffect::Log(_, line) => self.trace.say(self.time, Some(at), || line),
+            ControlEffect::ComeBack(_) | ControlEffect::Stop(_) if self.is_twin(at) => {
+                self.twin_stops();
+            }
             ControlEffect::ComeBack(why) => self.come_back(at, &why),
             ControlEffect::Stop(why) => {
-                // No disk is copied, restored or wiped here: nothing justifies it.
+                // A lost disk goes on as another, and a copied folder is gone: nothing justifies it.
                 let what = format!("node-{at} stops itself: {why}");
                 self.observer.violate(Check::M, self.time, what);
                 self.kill(at);
@@ -221,7 +231,7 @@ impl World {
     fn send_datagram(&mut self, from: usize, to: SocketAddr, bytes: &Bytes) {
         let Some(to) = self.nodes.iter().position(|node| node.address == to) else { return };
         let source = self.nodes[from].address;
-        for fate in self.network.fates(from, to, &mut self.rng) {
+        for fate in self.network.fates(self.time, from, to, &mut self.rng) {
             let (after, bytes) = match fate {
                 Fate::Arrives(after) => (after, bytes.clone()),
                 // Nothing but the core's own checks stands between the network and gossip.
@@ -322,7 +332,7 @@ impl World {
         if oracle.conditions != conditions {
             self.schedule(0, Event::News { node: at, boot, news: News::Conditions(conditions) });
         }
-        self.schedule(LOOK, Event::News { node: at, boot, news: News::Look });
+        self.schedule(self.paced(LOOK), Event::News { node: at, boot, news: News::Look });
     }
 
     /// What the control core would conclude from what a majority says.

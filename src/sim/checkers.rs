@@ -72,9 +72,9 @@ impl World {
                 found.additions(key, home, &ops, record);
                 found.superseded(key, home, &ops, record);
             }
-            if Class::of(key) == Some(Class::Strict) {
-                found.sessions(key, &ops);
-            }
+            found.list.extend(super::register::judge(&ops));
+            let reads = super::reads::judge(&self.observer, &ops);
+            found.list.extend(reads.into_iter().map(|what| (Check::R, what)));
             if let Some(&read) = final_reads.get(key) {
                 self.final_read(&mut found, key, &merged, read);
             }
@@ -273,36 +273,6 @@ impl Findings {
                     describe::record(record)
                 );
                 self.add(check, what);
-            }
-        }
-    }
-
-    /// C8: a strict read shows what strict requests that ended before it began have shown or
-    /// acknowledged, or something newer.
-    fn sessions(&mut self, key: &Key, ops: &[&OpRecord]) {
-        for read in ops.iter().filter(|op| op.op.strict) {
-            let Some(End::Read(outcome)) = &read.end else { continue };
-            let shown = outcome.visible.last().map(|sibling| sibling.dot);
-            for before in ops.iter().filter(|op| op.op.strict) {
-                if before.ended.is_none_or(|ended| ended >= read.invoked) {
-                    continue;
-                }
-                let known = match &before.end {
-                    Some(End::Written(receipt)) => Some(receipt.dot),
-                    Some(End::Read(earlier)) => earlier.visible.last().map(|s| s.dot),
-                    Some(End::Failed(_)) | None => None,
-                };
-                let Some(known) = known else { continue };
-                if shown.is_none_or(|shown| shown < known) || !outcome.seen.covers(known) {
-                    let what = format!(
-                        "a strict read of {} begun at {} showed {}, after {} had been shown or acknowledged",
-                        describe::key(key),
-                        super::trace::clock_face(read.invoked).trim_start(),
-                        shown.map_or("nothing".into(), describe::dot),
-                        describe::dot(known)
-                    );
-                    self.add(Check::C8, what);
-                }
             }
         }
     }

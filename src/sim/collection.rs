@@ -52,6 +52,12 @@ impl Collected {
         self.by_key.get(key).is_some_and(|gone| gone.seen().covers(dot))
     }
 
+    /// Whether a write was seen by a record that some home had collected by then.
+    pub(super) fn covers_by(&self, key: &Key, dot: Dot, by: Time) -> bool {
+        let mut gone = self.records.iter().filter(|(since, of, _)| *since <= by && of == key);
+        gone.any(|(_, _, record)| record.seen().covers(dot))
+    }
+
     fn note(&mut self, time: Time, node: usize, key: &Key, record: &Record) {
         let gone = self.by_node.entry((node, key.clone())).or_default();
         *gone = gone.merge(record);

@@ -9,12 +9,20 @@ const BUDGET: u64 = 600;
 
 /// The checkers, of which one must catch the mistake; none if that is left to a story.
 fn meant_for(defect: Defect) -> &'static [Check] {
-    use Check::{C1, C2, C3, C6, C7, D1, D2, D3, P, S, Z};
+    use Check::{C1, C2, C3, C4, C6, C7, C8, D1, D2, D3, M, P, R, S, Z};
     match defect {
-        Defect::AckBeforeFsync | Defect::AckEqualMergeEarly | Defect::CountNodeTwice => &[Z],
-        Defect::KeepActorAfterRestart => &[C2, C3],
-        Defect::LoneSibling | Defect::AnswerOnlyMissing => &[C1, C2, C3],
-        Defect::DeleteChangedHint | Defect::DropHintBeforeAck => &[D2],
+        Defect::AckBeforeFsync
+        | Defect::AckEqualMergeEarly
+        | Defect::CountNodeTwice
+        | Defect::CountHomeAndHint => &[Z],
+        Defect::KeepActorAfterRestart
+        | Defect::KeepActorAfterRefusal
+        | Defect::KeepActorAfterLoss
+        | Defect::LoneSibling
+        | Defect::AnswerOnlyMissing => &[C1, C2, C3],
+        Defect::FoundWithoutAll => &[M],
+        Defect::LagRecent => &[C4, C8, R],
+        Defect::DeleteChangedHint | Defect::DropHintBeforeAck | Defect::DeleteHintOnAnyAck => &[D2],
         Defect::RunPassedTwice => &[P],
         Defect::ClockBelowLast => &[D3],
         Defect::LoseContext => &[C3],

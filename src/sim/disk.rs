@@ -8,9 +8,10 @@
 //! ```
 //!
 //! What has queued up becomes one group: one write, one fsync, one round of reports. A commit is
-//! atomic; a group is not, so that a power loss may leave any whole number of its commits. Reads
-//! see what is synced and nothing else. A disk may be slow, stand still, refuse commits, fail an
-//! fsync, fail a read, or flip a bit of a stored record.
+//! atomic; a group is not, so that a power loss may leave any whole number of its commits, and
+//! half of another, which the next recovery meets and drops. Reads see what is synced and nothing
+//! else. A disk may be slow, stand still, refuse commits, fail an fsync, fail a read, flip a bit of
+//! a stored record, or write one where another belongs.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use rand::{Rng, RngExt};
 
 use super::clock::Time;
+use super::tally::{FaultCounts, FaultKind};
 use crate::protocol::step::{Change, CommitId, Page, Space};
 use crate::types::{CommitNumber, Stamp};
 
@@ -90,6 +92,7 @@ pub(super) type Spaces = [BTreeMap<Bytes, Bytes>; 3];
 
 /// The disk of one node.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Disk {
     spaces: Spaces,
     queue: VecDeque<Pending>,
@@ -109,6 +112,15 @@ pub(super) struct Disk {
     pub(super) weather: DiskWeather,
     /// What has become durable since this was last taken, with what was there before.
     applied: Vec<Applied>,
+    /// The record that was written last.
+    latest: Option<Bytes>,
+    /// The last write was cut in two by a power loss; the next recovery meets it.
+    torn: bool,
+    /// It lies in the place of a disk that held commits, and no process has opened it.
+    gone: bool,
+    /// What is stored damaged, and has not been read since.
+    hurt: BTreeMap<(Space, Bytes), FaultKind>,
+    pub(super) took_effect: FaultCounts,
 }
 
 /// A change that has become durable.
@@ -147,17 +159,17 @@ impl DiskWeather {
         let rare = |rng: &mut dyn Rng, max: u32| {
             if rng.random_ratio(2, 3) { 0 } else { rng.random_range(1..=max) }
         };
-        let sync_min = rng.random_range(100..=4_000);
+        let sync_min = rng.random_range(50..=2_000);
         Self {
             sync_min,
             sync_max: sync_min * rng.random_range(1..=5),
-            slow: rare(rng, 20),
-            slow_max: rng.random_range(50_000..=3_000_000),
-            refuse: rare(rng, 100),
-            fail_sync: rare(rng, 5),
-            fail_read: rare(rng, 50),
-            read_late: rare(rng, 200),
-            read_late_max: rng.random_range(1_000..=100_000),
+            slow: rare(rng, 50),
+            slow_max: rng.random_range(10_000..=1_000_000),
+            refuse: rare(rng, 300),
+            fail_sync: rare(rng, 100),
+            fail_read: rare(rng, 300),
+            read_late: rare(rng, 500),
+            read_late_max: rng.random_range(500..=20_000),
         }
     }
 }
@@ -177,23 +189,31 @@ impl Disk {
             stalled: false,
             weather: DiskWeather::calm(),
             applied: Vec::new(),
+            latest: None,
+            torn: false,
+            gone: false,
+            hurt: BTreeMap::new(),
+            took_effect: FaultCounts::default(),
         }
     }
 
     /// Another disk in the place of this one, with nothing on it.
     pub(super) fn emptied(&self) -> Self {
-        Self { weather: self.weather.clone(), full: self.full, ..Self::new() }
+        let (weather, full, took_effect) = (self.weather.clone(), self.full, self.took_effect);
+        let gone = self.gone || self.number > CommitNumber(0);
+        Self { weather, full, took_effect, gone, ..Self::new() }
     }
 
-    /// What a copy of this disk holds that is taken now.
-    pub(super) fn at_rest(&self) -> Self {
-        Self {
-            spaces: self.spaces.clone(),
-            number: self.number,
-            announced: self.announced,
-            clock: self.clock,
-            ..Self::new()
-        }
+    /// What an older copy of this disk holds, put back in its place.
+    pub(super) fn set_to(&mut self, older: Self) {
+        let (weather, full, took_effect) = (self.weather.clone(), self.full, self.took_effect);
+        *self = Self { weather, full, took_effect, ..older };
+    }
+
+    /// A copy of what is durable, as copying the folder of a running node leaves it.
+    pub(super) fn copy(&self) -> Self {
+        let (spaces, number) = (self.spaces.clone(), self.number);
+        Self { spaces, number, announced: self.announced, clock: self.clock, ..Self::new() }
     }
 
     /// What has become durable since the last call.
@@ -259,12 +279,17 @@ impl Disk {
             let refusable = matches!(pending.source, Source::Worker(..));
             let unlucky = rng.random_range(0..10_000) < self.weather.refuse;
             pending.refused = refusable && (self.full || unlucky);
+            if pending.refused {
+                let kind = if self.full { FaultKind::FullDisk } else { FaultKind::RefusedCommit };
+                self.took_effect.count(kind);
+            }
         }
     }
 
-    fn sync_time(&self, rng: &mut impl Rng) -> Time {
+    fn sync_time(&mut self, rng: &mut impl Rng) -> Time {
         let weather = &self.weather;
         if weather.slow > 0 && rng.random_range(0..1000) < weather.slow {
+            self.took_effect.count(FaultKind::SlowFsync);
             return rng.random_range(weather.sync_max..=weather.slow_max.max(weather.sync_max));
         }
         rng.random_range(weather.sync_min..=weather.sync_max)
@@ -275,6 +300,12 @@ impl Disk {
             return;
         }
         for change in &pending.changes {
+            if !self.hurt.is_empty() {
+                self.hurt.remove(&(change.space, change.key.clone()));
+            }
+            if change.space == Space::Records {
+                self.latest = Some(change.key.clone());
+            }
             let space = &mut self.spaces[index(change.space)];
             let before = match &change.value {
                 Some(value) => space.insert(change.key.clone(), value.clone()),
@@ -302,7 +333,22 @@ impl Disk {
             Phase::Syncing => rng.random_range(0..=self.group.len()),
             Phase::Idle | Phase::Writing => 0,
         };
+        let cut = self.phase == Phase::Syncing && kept < self.group.len();
+        self.torn = cut && rng.random_ratio(1, 2);
         self.settle(kept)
+    }
+
+    /// A process opens the disk: what is left of a torn write is dropped.
+    pub(super) fn recover(&mut self) {
+        if std::mem::take(&mut self.torn) {
+            self.took_effect.count(FaultKind::TornRecord);
+        }
+        if std::mem::take(&mut self.gone) {
+            self.took_effect.count(FaultKind::WipedDisk);
+        }
+        if self.number > CommitNumber(0) {
+            self.took_effect.count(FaultKind::Restart);
+        }
     }
 
     fn settle(&mut self, kept: usize) -> Vec<Pending> {
@@ -315,6 +361,33 @@ impl Disk {
         self.awake = false;
         self.phase = Phase::Idle;
         group
+    }
+
+    /// A process reads a key.
+    pub(super) fn serve(&mut self, space: Space, key: &Bytes) -> Option<Bytes> {
+        if !self.hurt.is_empty()
+            && let Some(kind) = self.hurt.remove(&(space, key.clone()))
+        {
+            self.took_effect.count(kind);
+        }
+        self.read(space, key)
+    }
+
+    /// A process reads a page.
+    pub(super) fn serve_page(
+        &mut self,
+        space: Space,
+        prefix: &[u8],
+        after: &[u8],
+        bytes_max: usize,
+    ) -> Page {
+        let page = self.scan(space, prefix, after, bytes_max);
+        for (key, _) in &page.entries {
+            if let Some(kind) = self.hurt.remove(&(space, key.clone())) {
+                self.took_effect.count(kind);
+            }
+        }
+        page
     }
 
     /// What is stored under a key.
@@ -366,16 +439,48 @@ impl Disk {
         self.spaces[index(space)].len()
     }
 
-    /// Flips a bit of the `nth` stored record; its key, if there is one.
-    pub(super) fn flip_bit(&mut self, nth: usize, rng: &mut impl Rng) -> Option<Bytes> {
-        let records = &mut self.spaces[index(Space::Records)];
-        let count = records.len();
-        let (key, value) = records.iter_mut().nth(nth.checked_rem(count)?)?;
+    /// The record that was written last, if it is still there.
+    pub(super) fn latest(&self) -> Option<Bytes> {
+        let latest = self.latest.as_ref()?;
+        self.read(Space::Records, latest).map(|_| latest.clone())
+    }
+
+    /// The key of the `nth` entry of a map.
+    pub(super) fn nth(&self, space: Space, nth: usize) -> Option<Bytes> {
+        let nth = nth.checked_rem(self.len(space))?;
+        self.spaces[index(space)].keys().nth(nth).cloned()
+    }
+
+    /// Flips a bit of what is stored under a key.
+    pub(super) fn flip_bit(&mut self, space: Space, key: &Bytes, rng: &mut impl Rng) {
+        let Some(value) = self.spaces[index(space)].get_mut(key) else { return };
         let mut bytes = value.to_vec();
         let at = rng.random_range(0..bytes.len());
         bytes[at] ^= 1 << rng.random_range(0..8);
         *value = bytes.into();
-        Some(key.clone())
+        self.hurt.insert((space, key.clone()), FaultKind::BitFlip);
+    }
+
+    /// A record is gone, behind its owner's back. False if there was none.
+    pub(super) fn forget(&mut self, key: &Bytes) -> bool {
+        self.spaces[index(Space::Records)].remove(key).is_some()
+    }
+
+    /// What is stored of one record is written to the place of another, too; the key of that
+    /// place, if there are two.
+    pub(super) fn misdirect(&mut self, rng: &mut impl Rng) -> Option<Bytes> {
+        let records = &mut self.spaces[index(Space::Records)];
+        if records.len() < 2 {
+            return None;
+        }
+        let from = rng.random_range(0..records.len());
+        let to = (from + rng.random_range(1..records.len())) % records.len();
+        let bytes = records.values().nth(from)?.clone();
+        let (key, value) = records.iter_mut().nth(to)?;
+        *value = bytes;
+        let key = key.clone();
+        self.hurt.insert((Space::Records, key.clone()), FaultKind::MisdirectedWrite);
+        Some(key)
     }
 
     /// The highest synced commit.

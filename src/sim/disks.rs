@@ -6,6 +6,8 @@
 use rand::RngExt;
 
 use super::disk::Disk;
+use super::observer::Check;
+use super::tally::FaultKind;
 use super::world::{Event, World};
 use crate::protocol::control::goes_on_as;
 use crate::protocol::lost::LOST_PREFIX;
@@ -38,7 +40,7 @@ impl World {
     /// What the disk holds now.
     pub(super) fn snapshot(&mut self, at: usize) {
         let node = &mut self.nodes[at];
-        let (disk, id, generation) = (node.disk.at_rest(), node.id, node.generation);
+        let (disk, id, generation) = (node.disk.copy(), node.id, node.generation);
         node.snapshot = Some(Snapshot { disk, id, generation });
         self.trace.say(self.time, Some(at), || "a snapshot of its disk is taken".into());
     }
@@ -53,9 +55,7 @@ impl World {
         self.kill(at);
         self.trace.say(self.time, Some(at), || "an old snapshot of its disk is put back".into());
         let node = &mut self.nodes[at];
-        let (weather, full) = (node.disk.weather.clone(), node.disk.full);
-        node.disk = snapshot.disk;
-        (node.disk.weather, node.disk.full) = (weather, full);
+        node.disk.set_to(snapshot.disk);
         node.generation = snapshot.generation;
         self.observer.disk_lost(at);
         true
@@ -64,8 +64,14 @@ impl World {
     /// A control core has found that its disk has forgotten something.
     pub(super) fn come_back(&mut self, at: usize, why: &str) {
         self.trace.say(self.time, Some(at), || format!("comes back: {why}"));
-        self.kill(at);
-        self.schedule(AGAIN, Event::Start { node: at });
+        if self.observer.is_lost(at) {
+            self.count(FaultKind::OldSnapshot);
+        } else {
+            let what = format!("node-{at} goes on as another disk, and none was lost: {why}");
+            self.observer.violate(Check::M, self.time, what);
+        }
+        self.remove_process(at);
+        self.schedule(self.paced(AGAIN), Event::Start { node: at });
     }
 
     /// Before a process starts: a disk that has forgotten something goes on as another one.
@@ -88,6 +94,6 @@ impl World {
         let lost = |node: &super::node::SimNode| {
             node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(LOST_PREFIX)).count()
         };
-        self.nodes.iter().map(lost).sum()
+        self.nodes[..self.config.nodes].iter().map(lost).sum()
     }
 }

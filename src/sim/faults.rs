@@ -4,19 +4,27 @@
 //! random subset of the kinds of faults, each at a random rate. Runs with few kinds go deep
 //! where runs with all kinds would only make noise.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt};
 
 use super::clock::Time;
+use super::describe;
 use super::disk::DiskWeather;
 use super::network::Weather;
+use super::observer::Place;
+use super::tally::FaultKind;
 use super::world::{Event, World};
+use crate::protocol::step::Space;
 
 /// Clocks are off by at most so much: the largest jump that a well-known test of stores injects.
 const WALL_OFFSET_MAX_MS: i64 = 288_000;
+/// A burst of requests takes about so long.
+const BURST: Time = 20_000;
 const MS: Time = 1_000;
 const SECOND: Time = 1_000_000;
 
@@ -34,11 +42,18 @@ pub(super) enum Fault {
     Network(Weather),
     Disk(usize, DiskWeather),
     Full(usize, bool),
-    WallClock(usize, i64),
-    Damage(usize),
+    WallClock(usize, i64, FaultKind),
+    Flip(usize),
+    Misdirect(usize),
+    /// A disk is replaced by one with nothing on it.
     Wipe(usize),
     Snapshot(usize),
+    /// The last snapshot of a disk is put back.
     Restore(usize),
+    /// A process is started on a copy of a live node's folder.
+    Twin(usize),
+    /// So many requests reach a node at once.
+    Overload(usize, usize),
 }
 
 /// The shape of a partition.
@@ -58,7 +73,7 @@ pub(super) enum Shape {
 
 /// The kinds that a seed may enable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Kill,
     PowerLoss,
     PowerLossOfAll,
@@ -67,14 +82,19 @@ enum Kind {
     Network,
     Disk,
     Full,
-    WallClock,
-    Strobe,
+    ClockOffset,
+    ClockJump,
+    ClockStrobe,
     Damage,
     Wipe,
     Restore,
+    Overload,
+    RoughStart,
+    Twin,
 }
 
-const KINDS: [Kind; 13] = [
+const KINDS: [Kind; 17] = [
+    Kind::Twin,
     Kind::Kill,
     Kind::PowerLoss,
     Kind::PowerLossOfAll,
@@ -83,46 +103,64 @@ const KINDS: [Kind; 13] = [
     Kind::Network,
     Kind::Disk,
     Kind::Full,
-    Kind::WallClock,
-    Kind::Strobe,
+    Kind::ClockOffset,
+    Kind::ClockJump,
+    Kind::ClockStrobe,
     Kind::Damage,
     Kind::Wipe,
     Kind::Restore,
+    Kind::Overload,
+    Kind::RoughStart,
 ];
+
+/// When a plan has its faults, in the world's time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Clients begin, and with them the faults.
+    pub(super) begin: Time,
+    /// All of it ends and everything is healed.
+    pub(super) heal: Time,
+    pub(super) pace: u64,
+    /// How far apart the clients' bursts begin, if they come in bursts: many faults come with one.
+    pub(super) beat: Option<Time>,
+}
 
 /// Everything that is going to be done to a world.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) faults: Vec<(Time, Fault)>,
-    /// When all of it ends and everything is healed.
-    pub(super) heal_at: Time,
+    pub(super) span: Span,
     /// The one node whose disk is damaged or lost, if any: the claim allows W − 1, and W is 2 at least
     /// in such runs.
     pub(super) victim: Option<usize>,
+    /// Nodes that are not started at the beginning: a fault starts them.
+    pub(super) late: BTreeSet<usize>,
     kinds: Vec<Kind>,
 }
 
 impl Plan {
-    /// Draws a plan for so many nodes, from `start` on.
-    /// `disks` says whether whole disks may be lost.
-    pub(super) fn draw(nodes: usize, disks: bool, start: Time, rng: &mut ChaCha8Rng) -> Self {
-        let length = rng.random_range(5..=30) * SECOND;
-        let mut plan =
-            Self { faults: vec![], heal_at: start + length, victim: None, kinds: vec![] };
+    /// Draws a plan for so many nodes. `disks` says whether whole disks may be lost.
+    pub(super) fn draw(nodes: usize, disks: bool, span: Span, rng: &mut ChaCha8Rng) -> Self {
+        let (faults, kinds, late) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let mut plan = Self { faults, span, victim: None, late, kinds };
+        let length = span.heal - span.begin;
         for kind in KINDS {
-            let odds = match kind {
-                Kind::Wipe | Kind::Restore if !disks => continue,
-                Kind::Damage | Kind::Wipe | Kind::Restore => 6,
-                _ => 2,
-            };
-            if !rng.random_ratio(1, odds) {
+            if matches!(kind, Kind::Wipe | Kind::Restore) && !disks {
+                continue;
+            }
+            let enabled = rng.random_ratio(1, kind.odds());
+            if !enabled || (plan.has(Kind::Twin) && !kind.spares_the_first()) {
                 continue;
             }
             plan.kinds.push(kind);
-            let mean = rng.random_range(500 * MS..=10 * SECOND);
-            let mut at = start + rng.random_range(0..=mean);
-            while at < plan.heal_at {
-                plan.draw_one(kind, nodes, at, rng);
+            if matches!(kind, Kind::ClockOffset | Kind::RoughStart) {
+                plan.draw_start(kind, nodes, rng);
+                continue;
+            }
+            let mean = rng.random_range(length / 24..=length);
+            let mut at = span.begin + rng.random_range(0..=mean);
+            while at < span.heal {
+                plan.draw_one(kind, nodes, span.near_a_burst(at, rng), rng);
                 at += rng.random_range(mean / 4..=mean * 2);
             }
         }
@@ -130,16 +168,49 @@ impl Plan {
         plan
     }
 
+    /// Only these faults are left, by their place in the plan.
+    pub(super) fn keep(&mut self, places: &[usize]) {
+        let all = std::mem::take(&mut self.faults).into_iter().enumerate();
+        self.faults = all.filter(|(at, _)| places.contains(at)).map(|(_, fault)| fault).collect();
+    }
+
+    /// Whether a kind is enabled.
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        self.kinds.contains(&kind)
+    }
+
+    /// Draws what is so from the beginning.
+    fn draw_start(&mut self, kind: Kind, nodes: usize, rng: &mut ChaCha8Rng) {
+        for node in 0..nodes {
+            if kind == Kind::ClockOffset && rng.random_ratio(1, 2) {
+                let offset = rng.random_range(-WALL_OFFSET_MAX_MS..=WALL_OFFSET_MAX_MS);
+                self.push(0, Fault::WallClock(node, offset, FaultKind::ClockOffset));
+            }
+            if kind == Kind::RoughStart && rng.random_ratio(1, 2) {
+                self.late.insert(node);
+                self.push(rng.random_range(0..=self.span.begin / 2), Fault::Start(node));
+            }
+        }
+        if kind == Kind::RoughStart {
+            let (shape, links) = draw_cut(nodes, rng);
+            self.push(0, Fault::Cut(shape, links));
+            self.push(rng.random_range(0..=self.span.begin / 2), Fault::Mend);
+            self.push(0, Fault::Network(Weather::random(rng)));
+            self.push(self.span.begin, Fault::Network(Weather::calm()));
+        }
+    }
+
     fn draw_one(&mut self, kind: Kind, nodes: usize, at: Time, rng: &mut ChaCha8Rng) {
         let node = rng.random_range(0..nodes);
-        let short = at + rng.random_range(20 * MS..=10 * SECOND);
+        let (moment, spell) = (20 * MS / self.span.pace, 10 * SECOND / self.span.pace);
+        let short = at + rng.random_range(moment..=spell);
+        let offset = rng.random_range(-WALL_OFFSET_MAX_MS..=WALL_OFFSET_MAX_MS);
         match kind {
             Kind::Kill => {
                 let victims = if rng.random_ratio(1, 5) { rng.random_range(1..=nodes) } else { 1 };
-                for offset in 0..victims {
-                    let victim = (node + offset) % nodes;
+                for victim in (0..victims).map(|offset| (node + offset) % nodes) {
                     self.push(at, Fault::Kill(victim));
-                    self.push(short + rng.random_range(0..SECOND), Fault::Start(victim));
+                    self.push(short + rng.random_range(0..spell / 10), Fault::Start(victim));
                 }
             }
             Kind::PowerLoss => {
@@ -149,7 +220,7 @@ impl Plan {
             Kind::PowerLossOfAll => {
                 self.push(at, Fault::PowerLossOfAll);
                 for node in 0..nodes {
-                    self.push(at + rng.random_range(20 * MS..=3 * SECOND), Fault::Start(node));
+                    self.push(at + rng.random_range(moment..=spell / 3), Fault::Start(node));
                 }
             }
             Kind::Pause => {
@@ -165,23 +236,22 @@ impl Plan {
             Kind::Disk => self.push(at, Fault::Disk(node, DiskWeather::random(rng))),
             Kind::Full => {
                 self.push(at, Fault::Full(node, true));
-                self.push(at + rng.random_range(MS..=SECOND), Fault::Full(node, false));
+                self.push(at + rng.random_range(MS..=spell / 10), Fault::Full(node, false));
             }
-            Kind::WallClock => {
-                let offset = rng.random_range(-WALL_OFFSET_MAX_MS..=WALL_OFFSET_MAX_MS);
-                self.push(at, Fault::WallClock(node, offset));
+            Kind::ClockJump => {
+                self.push(at, Fault::WallClock(node, offset, FaultKind::ClockJump));
             }
-            Kind::Strobe => {
-                let offset = rng.random_range(-WALL_OFFSET_MAX_MS..=WALL_OFFSET_MAX_MS);
+            Kind::ClockStrobe => {
                 for flip in 0..rng.random_range(2..12) {
                     let offset = if flip % 2 == 0 { offset } else { 0 };
-                    let at = at + flip * rng.random_range(20 * MS..=300 * MS);
-                    self.push(at, Fault::WallClock(node, offset));
+                    let at = at + flip * rng.random_range(moment..=spell / 30);
+                    self.push(at, Fault::WallClock(node, offset, FaultKind::ClockStrobe));
                 }
             }
             Kind::Damage => {
                 let victim = *self.victim.get_or_insert(node);
-                self.push(at, Fault::Damage(victim));
+                let fault = if rng.random_ratio(2, 3) { Fault::Flip } else { Fault::Misdirect };
+                self.push(at, fault(victim));
             }
             Kind::Wipe => {
                 let victim = *self.victim.get_or_insert(node);
@@ -192,8 +262,11 @@ impl Plan {
                 let victim = *self.victim.get_or_insert(node);
                 self.push(at, Fault::Snapshot(victim));
                 self.push(short, Fault::Restore(victim));
-                self.push(short + rng.random_range(0..SECOND), Fault::Start(victim));
+                self.push(short + rng.random_range(0..spell / 10), Fault::Start(victim));
             }
+            Kind::Twin => self.push(at, Fault::Twin(node)),
+            Kind::Overload => self.push(at, Fault::Overload(node, rng.random_range(12..=24))),
+            Kind::ClockOffset | Kind::RoughStart => {}
         }
     }
 
@@ -202,10 +275,79 @@ impl Plan {
     }
 }
 
+impl Span {
+    /// The same time, or one within the burst that is nearest before it.
+    fn near_a_burst(self, at: Time, rng: &mut ChaCha8Rng) -> Time {
+        let beat = self.beat.filter(|_| rng.random_ratio(2, 3));
+        let within = rng.random_range(0..BURST);
+        beat.map_or(at, |beat| (at / beat * beat + within).clamp(self.begin, self.heal))
+    }
+}
+
+impl Kind {
+    /// One seed in so many has it.
+    fn odds(self) -> u32 {
+        match self {
+            Self::Kill
+            | Self::PowerLoss
+            | Self::PowerLossOfAll
+            | Self::Pause
+            | Self::Cut
+            | Self::Network
+            | Self::Disk
+            | Self::Full
+            | Self::ClockJump
+            | Self::ClockStrobe => 2,
+            Self::ClockOffset | Self::Damage | Self::Overload | Self::RoughStart => 4,
+            Self::Wipe | Self::Restore => 6,
+            Self::Twin => 8,
+        }
+    }
+
+    /// Whether the first of two processes with one identity can always be asked for. Where it
+    /// cannot, whoever is there takes its place: a folder that was moved looks like that, too.
+    fn spares_the_first(self) -> bool {
+        match self {
+            Self::Kill
+            | Self::PowerLoss
+            | Self::PowerLossOfAll
+            | Self::Pause
+            | Self::Cut
+            | Self::Disk
+            | Self::Damage
+            | Self::Wipe
+            | Self::Restore
+            | Self::RoughStart => false,
+            Self::Network
+            | Self::Full
+            | Self::ClockOffset
+            | Self::ClockJump
+            | Self::ClockStrobe
+            | Self::Overload
+            | Self::Twin => true,
+        }
+    }
+}
+
+impl Shape {
+    /// What a message that such a partition drops counts as.
+    fn kind(self) -> FaultKind {
+        match self {
+            Self::Symmetric => FaultKind::CutSymmetric,
+            Self::OneWay => FaultKind::CutOneWay,
+            Self::Single => FaultKind::CutSingle,
+            Self::Bridge => FaultKind::CutBridge,
+            Self::Ragged => FaultKind::CutRagged,
+        }
+    }
+}
+
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.heal_at / SECOND;
-        write!(f, "{} faults until {seconds} s, of the kinds {:?}", self.faults.len(), self.kinds)
+        let tenths = self.span.heal / (SECOND / 10);
+        let (whole, tenth) = (tenths / 10, tenths % 10);
+        let count = self.faults.len();
+        write!(f, "{count} faults until {whole}.{tenth} s, of the kinds {:?}", self.kinds)
     }
 }
 
@@ -244,7 +386,7 @@ impl World {
             Fault::PowerLoss(node) => self.lose_power(*node),
             Fault::PowerLossOfAll => {
                 self.trace.say(self.time, None, || "the power fails everywhere".into());
-                (0..self.nodes.len()).for_each(|node| self.lose_power(node));
+                (0..self.config.nodes).for_each(|node| self.lose_power(node));
             }
             Fault::Start(node) => self.start(*node),
             Fault::Pause(node) => self.pause(*node),
@@ -252,6 +394,7 @@ impl World {
             Fault::Cut(shape, links) => {
                 self.trace.say(self.time, None, || format!("{shape:?} partition: cut {links:?}"));
                 self.network.mend();
+                self.network.shape = Some(shape.kind());
                 links.iter().for_each(|&(from, to)| self.network.set_cut(from, to, true));
             }
             Fault::Mend => {
@@ -270,25 +413,50 @@ impl World {
                 self.trace.say(self.time, Some(*node), || format!("disk full: {full}"));
                 self.nodes[*node].disk.full = *full;
             }
-            Fault::WallClock(node, offset) => {
+            Fault::WallClock(node, offset, kind) => {
                 self.trace.say(self.time, Some(*node), || format!("wall clock off by {offset} ms"));
-                self.nodes[*node].clock.set_wall_offset(*offset);
+                self.nodes[*node].clock.set_wall_offset(*offset, Some(*kind));
             }
-            Fault::Damage(node) => self.damage(*node),
+            Fault::Flip(node) => self.flip(*node),
+            Fault::Misdirect(node) => self.misdirect(*node),
+            Fault::Twin(node) => self.start_twin(*node),
+            // The clients' part of it is the workload's.
+            Fault::Overload(node, count) => {
+                self.trace.say(self.time, Some(*node), || format!("{count} requests at once"));
+            }
             Fault::Wipe(node) => self.wipe(*node),
             Fault::Snapshot(node) => self.snapshot(*node),
             Fault::Restore(node) => _ = self.restore(*node),
         }
     }
 
-    /// Flips a bit of some record of a node.
-    fn damage(&mut self, node: usize) {
+    /// Flips a bit of some record or hint of a node: often of what it has just written.
+    fn flip(&mut self, node: usize) {
         let nth = self.rng.random_range(0..1 << 16);
-        if let Some(key) = self.nodes[node].disk.flip_bit(nth, &mut self.rng) {
-            let name = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
-            self.trace.say(self.time, Some(node), || format!("a bit of {name} flips on disk"));
+        let (hint, latest) = (self.rng.random_ratio(1, 4), self.rng.random_ratio(1, 2));
+        let space = if hint { Space::Hints } else { Space::Records };
+        let disk = &mut self.nodes[node].disk;
+        let newest = disk.latest().filter(|_| latest && !hint);
+        let Some(key) = newest.or_else(|| disk.nth(space, nth)) else { return };
+        disk.flip_bit(space, &key, &mut self.rng);
+        self.say_damaged(node, space, &key, "a bit flips");
+        if !hint {
             self.observer.damage(node, key);
         }
+    }
+
+    /// A record of a node is written to the place of another.
+    fn misdirect(&mut self, node: usize) {
+        if let Some(key) = self.nodes[node].disk.misdirect(&mut self.rng) {
+            self.say_damaged(node, Space::Records, &key, "another record is written");
+            self.observer.damage(node, key);
+        }
+    }
+
+    fn say_damaged(&mut self, node: usize, space: Space, key: &Bytes, how: &str) {
+        let name = Place::of(space, key).map(|place| describe::key(&place.key));
+        let line = || format!("{how} in the place of {} on disk", name.unwrap_or_default());
+        self.trace.say(self.time, Some(node), line);
     }
 
     /// Everything is well again: all nodes run, all links are open, disks and clocks are good.
@@ -296,10 +464,11 @@ impl World {
         self.trace.say(self.time, None, || "everything is healed".into());
         self.network.mend();
         self.network.weather = Weather::calm();
-        for node in 0..self.nodes.len() {
+        self.end_twin();
+        for node in 0..self.config.nodes {
             self.nodes[node].disk.weather = DiskWeather::calm();
             self.nodes[node].disk.full = false;
-            self.nodes[node].clock.set_wall_offset(0);
+            self.nodes[node].clock.set_wall_offset(0, None);
             if self.nodes[node].disk.unstall() {
                 let life = self.nodes[node].disk_life;
                 self.schedule(0, Event::Disk { node, life });

@@ -6,6 +6,7 @@
 
 use super::clock::Time;
 use super::scans::ScanRecord;
+use super::tally::FaultKind;
 use super::world::{Event, Notice, World};
 use crate::protocol::op::{Action, Failure, Op, Outcome, ReadOutcome, Reason, Receipt};
 use crate::protocol::step::{Input, Ticket};
@@ -64,6 +65,22 @@ impl OpRecord {
         &self.op.key
     }
 
+    /// An op that has ended, for the checkers' own tests.
+    #[cfg(test)]
+    pub(super) fn of_the_past(client: usize, op: Op, (from, to): (Time, Time), end: End) -> Self {
+        Self {
+            client,
+            op,
+            invoked: from,
+            ended: Some(to),
+            end: Some(end),
+            maybe: false,
+            untried: Vec::new(),
+            timeout: 0,
+            last_failure: None,
+        }
+    }
+
     /// The receipt, if it is an acknowledged write.
     pub(super) fn receipt(&self) -> Option<&Receipt> {
         match &self.end {
@@ -106,7 +123,7 @@ impl World {
         let attempt = self.history.attempts.len();
         self.history.attempts.push(Attempt { op, node, boot: None, open: true });
         self.schedule(WAY, Event::Request { attempt });
-        self.schedule(timeout + GRACE, Event::Patience { attempt });
+        self.schedule(timeout + self.paced(GRACE), Event::Patience { attempt });
     }
 
     pub(super) fn request_arrives(&mut self, attempt: usize) {
@@ -122,7 +139,7 @@ impl World {
         let input = Input::Client {
             ticket: Ticket(attempt as u64),
             op: record.op.clone(),
-            deadline: now.mono.after_micros(record.timeout),
+            deadline: now.mono.after_micros(record.timeout * self.config.pace),
             trace: None,
         };
         self.trace.event(self.time, node, b'c', record.op.key.bytes());
@@ -163,6 +180,9 @@ impl World {
             Some(Outcome::Read(read)) => self.end_op(op, End::Read(read)),
             Some(Outcome::Failed(failure)) => {
                 self.trace.event(self.time, node, b'f', &[failure.maybe_applied.into()]);
+                if failure.reason == Reason::Overloaded {
+                    self.count(FaultKind::Overload);
+                }
                 let record = &mut self.history.ops[op];
                 record.maybe |= failure.maybe_applied;
                 let again = is_worth_a_retry(&failure, &record.op.action);
@@ -196,7 +216,7 @@ impl World {
     fn retry_or_end(&mut self, op: usize, again: bool) -> Notice {
         let record = &mut self.history.ops[op];
         if again && !record.untried.is_empty() {
-            self.schedule(10_000, Event::Retry { op });
+            self.schedule(self.paced(10_000), Event::Retry { op });
             return Notice::None;
         }
         let failure = record.last_failure.take();

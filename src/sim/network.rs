@@ -11,6 +11,7 @@
 use rand::{Rng, RngExt};
 
 use super::clock::Time;
+use super::tally::{FaultCounts, FaultKind};
 
 /// How the network behaves. Probabilities in thousandths.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Weather {
     pub loss: u32,
     /// Delivered twice, or more: at most 500.
     pub duplication: u32,
-    /// Overtaken by those behind it: held back up to 20 ms.
+    /// Overtaken by those behind it: held back up to 10 ms.
     pub reorder: u32,
     /// Late by up to `delay_max`.
     pub delay: u32,
@@ -33,6 +34,10 @@ pub struct Weather {
     pub corruption: u32,
 }
 
+/// A message that is held back this much longer than others counts as delayed.
+const LATE: Time = 50_000;
+/// A message that is overtaken by others waits no longer than this.
+const REORDER_MAX: Time = 10_000;
 /// The longest delay of a message.
 pub(super) const DELAY_MAX: Time = 5_000_000;
 
@@ -52,7 +57,12 @@ pub(super) struct Network {
     cut: Vec<bool>,
     /// Further microseconds on the way, per link: some pairs are far apart.
     far: Vec<Time>,
+    /// What a message that a cut link drops counts as.
+    pub(super) shape: Option<FaultKind>,
     pub(super) weather: Weather,
+    pub(super) took_effect: FaultCounts,
+    /// When the last message so far arrives, per link.
+    last: Vec<Time>,
 }
 
 impl Weather {
@@ -76,7 +86,7 @@ impl Weather {
         let some = |rng: &mut dyn Rng, max: u32| {
             if rng.random_ratio(1, 2) { 0 } else { rng.random_range(0..=max) }
         };
-        let latency_min = 50 * rng.random_range(1..=10);
+        let latency_min = 25 * rng.random_range(1..=10);
         Self {
             latency_min,
             latency_max: latency_min * rng.random_range(1..=20),
@@ -92,7 +102,15 @@ impl Weather {
 
 impl Network {
     pub(super) fn new(nodes: usize, weather: Weather) -> Self {
-        Self { nodes, cut: vec![false; nodes * nodes], far: vec![0; nodes * nodes], weather }
+        Self {
+            nodes,
+            cut: vec![false; nodes * nodes],
+            far: vec![0; nodes * nodes],
+            shape: None,
+            weather,
+            took_effect: FaultCounts::default(),
+            last: vec![0; nodes * nodes],
+        }
     }
 
     fn link(&self, from: usize, to: usize) -> usize {
@@ -113,6 +131,7 @@ impl Network {
 
     /// Mends everything.
     pub(super) fn mend(&mut self) {
+        self.shape = None;
         self.cut.fill(false);
     }
 
@@ -132,30 +151,66 @@ impl Network {
         way + self.far[self.link(from, to)]
     }
 
-    /// What becomes of a message: one fate for each copy that arrives.
-    pub(super) fn fates(&self, from: usize, to: usize, rng: &mut impl Rng) -> Vec<Fate> {
-        let weather = &self.weather;
+    /// Whether a link is cut, asked for a message that is to take it.
+    pub(super) fn drops(&mut self, from: usize, to: usize) -> bool {
+        let cut = self.is_cut(from, to);
+        if let Some(shape) = self.shape.filter(|_| cut) {
+            self.took_effect.count(shape);
+        }
+        cut
+    }
+
+    /// What becomes of a message that is sent at `now`: one fate for each copy that arrives.
+    pub(super) fn fates(
+        &mut self,
+        now: Time,
+        from: usize,
+        to: usize,
+        rng: &mut impl Rng,
+    ) -> Vec<Fate> {
         let chance = |rng: &mut dyn Rng, rate: u32| rate > 0 && rng.random_range(0..1000) < rate;
-        if self.is_cut(from, to) || chance(rng, weather.loss) {
+        if self.drops(from, to) {
+            return Vec::new();
+        }
+        if chance(rng, self.weather.loss) {
+            self.took_effect.count(FaultKind::Loss);
             return Vec::new();
         }
         let mut copies = 1;
-        while copies < 4 && chance(rng, weather.duplication) {
+        while copies < 4 && chance(rng, self.weather.duplication) {
+            self.took_effect.count(FaultKind::Duplication);
             copies += 1;
         }
         let mut fates = Vec::with_capacity(copies);
+        let link = self.link(from, to);
         for _ in 0..copies {
             let mut way = self.latency(from, to, rng);
-            if chance(rng, weather.reorder) {
-                way += rng.random_range(0..20_000);
+            if chance(rng, self.weather.reorder) {
+                way += rng.random_range(0..REORDER_MAX);
             }
-            if chance(rng, weather.delay) {
-                way += rng.random_range(0..=weather.delay_max);
+            if chance(rng, self.weather.delay) {
+                let delay = rng.random_range(0..=self.weather.delay_max);
+                if delay >= LATE {
+                    self.took_effect.count(FaultKind::Delay);
+                }
+                way += delay;
             }
-            let damaged = chance(rng, weather.corruption);
+            if now + way < self.last[link] {
+                self.took_effect.count(FaultKind::Reorder);
+            }
+            self.last[link] = self.last[link].max(now + way);
+            let damaged = chance(rng, self.weather.corruption);
+            if damaged {
+                self.took_effect.count(FaultKind::Corruption);
+            }
             fates.push(if damaged { Fate::Damaged(way) } else { Fate::Arrives(way) });
         }
         fates
+    }
+
+    /// When the last message that is under way arrives.
+    pub(super) fn last_arrival(&self) -> Time {
+        self.last.iter().copied().max().unwrap_or(0)
     }
 }
 
@@ -170,8 +225,8 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let mut network = Network::new(3, Weather::calm());
         network.set_cut(0, 1, true);
-        assert!(network.fates(0, 1, &mut rng).is_empty());
-        assert_eq!(network.fates(1, 0, &mut rng).len(), 1);
+        assert!(network.fates(0, 0, 1, &mut rng).is_empty());
+        assert_eq!(network.fates(0, 1, 0, &mut rng).len(), 1);
         assert!(!network.is_open(1, 0));
         network.mend();
         assert!(network.is_open(1, 0));
@@ -181,10 +236,10 @@ mod tests {
     fn rates_of_loss_and_duplication_are_what_was_asked_for() {
         let mut rng = ChaCha8Rng::seed_from_u64(2);
         let weather = Weather { loss: 300, duplication: 500, ..Weather::calm() };
-        let network = Network::new(2, weather);
+        let mut network = Network::new(2, weather);
         let (mut lost, mut twice) = (0, 0);
         for _ in 0..10_000 {
-            match network.fates(0, 1, &mut rng).len() {
+            match network.fates(0, 0, 1, &mut rng).len() {
                 0 => lost += 1,
                 1 => {}
                 _ => twice += 1,

@@ -17,6 +17,8 @@ use super::clock::{NodeClock, Time};
 use super::describe;
 use super::disk::{Disk, Progress, Source};
 use super::disks::Snapshot;
+use super::tally::FaultKind;
+use super::trace::Lane;
 use super::world::{Asked, Event, World};
 use crate::protocol;
 use crate::protocol::control::ControlInput;
@@ -104,12 +106,12 @@ impl Member {
 }
 
 impl SimNode {
-    pub(super) fn new(member: Member) -> Self {
+    pub(super) fn new(member: Member, pace: u64) -> Self {
         Self {
             name: member.name,
             id: member.id,
             address: member.address,
-            clock: NodeClock::new(0),
+            clock: NodeClock::new(0, pace),
             disk: Disk::new(),
             disk_life: 0,
             process: None,
@@ -139,6 +141,7 @@ impl SimNode {
             sum.trees_rebuilt += stats.trees_rebuilt;
             sum.partitions_rebuilding += stats.partitions_rebuilding;
             sum.messages_refused += stats.messages_refused;
+            sum.hint_bytes += stats.hint_bytes;
         }
         sum
     }
@@ -161,9 +164,11 @@ impl World {
             node.paused = false;
             node.held.clear();
             node.clock.start(self.time, mono);
+            node.disk.recover();
             (node.disk.clock(), node.starts)
         };
         self.trace.event(self.time, at, b'+', &boot.to_le_bytes());
+        self.trace.set_lane(at, Lane::Runs);
         let workers = (0..self.config.workers).map(|index| {
             let seed = seed.wrapping_add(index as u64);
             Worker::new(self.worker_config(index, Boot(boot), clock, seed))
@@ -202,16 +207,24 @@ impl World {
 
     /// SIGKILL: what was written survives, what was queued does not.
     pub(super) fn kill(&mut self, at: usize) {
-        self.end_process(at, "is killed", false);
+        self.end_process(at, "is killed", false, Some(FaultKind::Kill));
     }
 
     /// The power fails: only what was synced survives, and perhaps some of the rest.
     pub(super) fn lose_power(&mut self, at: usize) {
-        self.end_process(at, "loses power", true);
+        self.end_process(at, "loses power", true, Some(FaultKind::PowerLoss));
     }
 
-    fn end_process(&mut self, at: usize, how: &str, power: bool) {
+    /// A process ends that nobody killed.
+    pub(super) fn remove_process(&mut self, at: usize) {
+        self.end_process(at, "ends", false, None);
+    }
+
+    fn end_process(&mut self, at: usize, how: &str, power: bool, kind: Option<FaultKind>) {
         let Some(process) = self.nodes[at].process.take() else { return };
+        if let Some(kind) = kind {
+            self.count(kind);
+        }
         self.trace.event(self.time, at, b'-', &[power.into()]);
         let node = &mut self.nodes[at];
         node.held.clear();
@@ -220,9 +233,13 @@ impl World {
         let unreported = node.disk.backlog();
         let found = if power { node.disk.lose_power(&mut self.rng) } else { node.disk.kill() };
         let kept = found.len();
+        if power && kept < unreported {
+            self.count(FaultKind::LostTail);
+        }
         self.trace.say(self.time, Some(at), || {
             format!("{how}: {kept} of {unreported} unreported commits survive")
         });
+        self.trace.set_lane(at, Lane::Down);
         self.disk_changed(at);
         self.break_clients(at, process.number);
         if !power {
@@ -234,6 +251,7 @@ impl World {
     pub(super) fn pause(&mut self, at: usize) {
         if self.nodes[at].process.is_some() && !self.nodes[at].paused {
             self.nodes[at].paused = true;
+            self.trace.set_lane(at, Lane::Stopped);
             self.trace.say(self.time, Some(at), || "is stopped".into());
         }
     }
@@ -244,8 +262,12 @@ impl World {
             return;
         }
         self.nodes[at].paused = false;
+        self.trace.set_lane(at, Lane::Runs);
         let held = self.take_held(at);
         let count = held.len();
+        if count > 0 {
+            self.count(FaultKind::Pause);
+        }
         self.trace.say(self.time, Some(at), || format!("goes on; {count} inputs had waited"));
         for event in held {
             self.schedule(0, event);
@@ -284,6 +306,9 @@ impl World {
             let node = &mut self.nodes[at];
             let now = node.clock.now(self.time);
             let Some(process) = &mut node.process else { return };
+            if let Some(kind) = node.clock.take_turned() {
+                node.disk.took_effect.count(kind);
+            }
             match process.todo.pop_front() {
                 None => break,
                 Some(Todo::Worker(index, input)) => {
@@ -345,7 +370,7 @@ impl World {
         match effect {
             Effect::Read { token, space, key } => self.begin_read(at, worker, token, space, key),
             Effect::Scan { token, space, prefix, after, bytes_max } => {
-                let page = self.nodes[at].disk.scan(space, &prefix, &after, bytes_max);
+                let page = self.nodes[at].disk.serve_page(space, &prefix, &after, bytes_max);
                 let failed = self.read_fails(at);
                 let page = if failed { Err(ReadFailed) } else { Ok(page) };
                 let asked = self.asked(at, worker, token);
@@ -415,6 +440,10 @@ impl World {
         self.trace.say(self.time, Some(to), || {
             format!("← node-{from} {}", describe::message(&envelope.message))
         });
+        if self.is_twin(sender.0) && !self.is_accepted(to, envelope.from, sender) {
+            // It may think that it has a stream, until it reads that it was turned away.
+            return;
+        }
         if let Message::Data(partition, message) = envelope.message {
             let worker = partition.worker(self.config.workers);
             let Envelope { from, placement, trace, synced, .. } = envelope;
@@ -436,7 +465,8 @@ impl World {
             Progress::Idle => {}
             Progress::Wait(after) => self.schedule(after, Event::Disk { node: at, life }),
             Progress::Failed => {
-                self.end_process(at, "stops: an fsync has failed; it", true);
+                let how = "stops: an fsync has failed; it";
+                self.end_process(at, how, true, Some(FaultKind::FailedFsync));
             }
             Progress::Synced(group) => {
                 self.trace.event(self.time, at, b's', &(group.len() as u64).to_le_bytes());
@@ -483,8 +513,12 @@ impl World {
     /// The observer looks at what has become durable.
     fn disk_changed(&mut self, at: usize) {
         let applied = self.nodes[at].disk.take_applied();
+        if self.is_twin(at) {
+            return;
+        }
         for change in &applied {
-            self.observer.durable(self.time, &self.nodes, &self.names, at, change);
+            let members = &self.nodes[..self.config.nodes];
+            self.observer.durable(self.time, members, &self.names, at, change);
         }
         self.counts.collected = self.observer.collected.count();
     }
@@ -496,13 +530,19 @@ impl World {
 
     fn read_fails(&mut self, at: usize) -> bool {
         let rate = self.nodes[at].disk.weather.fail_read;
-        rate > 0 && self.rng.random_range(0..10_000) < rate
+        let fails = rate > 0 && self.rng.random_range(0..10_000) < rate;
+        if fails {
+            self.count(FaultKind::FailedRead);
+        }
+        fails
     }
 
     fn read_time(&mut self, at: usize) -> Time {
         let weather = &self.nodes[at].disk.weather;
         if weather.read_late > 0 && self.rng.random_range(0..1000) < weather.read_late {
-            return self.rng.random_range(0..=weather.read_late_max);
+            let late = self.rng.random_range(0..=weather.read_late_max);
+            self.count(FaultKind::SlowRead);
+            return late;
         }
         0
     }
@@ -513,7 +553,7 @@ impl World {
         let answer = if self.read_fails(at) {
             Some(Err(ReadFailed))
         } else if after == 0 || self.rng.random_ratio(1, 2) {
-            Some(Ok(self.nodes[at].disk.read(space, &key)))
+            Some(Ok(self.nodes[at].disk.serve(space, &key)))
         } else {
             None
         };
@@ -528,11 +568,11 @@ impl World {
         key: &Bytes,
         answer: Option<Result<Option<Bytes>, ReadFailed>>,
     ) {
-        let node = &self.nodes[at.node];
+        let node = &mut self.nodes[at.node];
         if node.process.as_ref().is_none_or(|process| process.number != at.boot) {
             return;
         }
-        let answer = answer.unwrap_or_else(|| Ok(node.disk.read(space, key)));
+        let answer = answer.unwrap_or_else(|| Ok(node.disk.serve(space, key)));
         self.feed(at.node, at.worker, Input::ReadDone(at.token, answer));
         self.settle(at.node);
     }

@@ -47,14 +47,20 @@ pub enum Check {
     C2,
     /// Dots: one content each; acknowledged and not superseded means present.
     C3,
+    /// Strict register: strict requests on a key are linearizable.
+    C4,
     /// Last writer wins: all replicas equal, the highest dot is shown.
     C5,
     /// Convergence in bounded time.
     C6,
     /// What was collected stays gone.
     C7,
-    /// Sessions: strict reads see what strict requests have shown or acknowledged.
+    /// Sessions: a client's strict requests see what its earlier ones have shown or acknowledged.
     C8,
+    /// Bounds: hints and ops under way stay within their limits, and come to nothing.
+    C9,
+    /// Reads: none shows what it knows to be superseded, or misses what R + W > N promises.
+    R,
     /// Scans: in order, nothing that nobody wrote, and what R + W > N promises.
     S,
     /// What is durable of a record only grows.
@@ -104,6 +110,8 @@ pub(super) struct Observer {
     written: BTreeMap<RequestId, BTreeSet<Dot>>,
     /// Which node has durably held a dot, and for which home slot.
     held: BTreeMap<(Key, Dot), Vec<(usize, usize)>>,
+    /// When a hint of a key was first durable.
+    hinted: BTreeMap<Key, Time>,
     /// Copies that the world has damaged: their past is no measure.
     damaged: BTreeSet<(usize, Bytes)>,
     /// The same, for ever and by key.
@@ -148,6 +156,7 @@ impl Observer {
             contents: BTreeMap::new(),
             written: BTreeMap::new(),
             held: BTreeMap::new(),
+            hinted: BTreeMap::new(),
             damaged: BTreeSet::new(),
             ever_damaged: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -170,6 +179,16 @@ impl Observer {
     /// How many writes were made for a request.
     pub(super) fn writes_of(&self, request: RequestId) -> usize {
         self.written.get(&request).map_or(0, BTreeSet::len)
+    }
+
+    /// The writes that were made for a request.
+    pub(super) fn dots_of(&self, request: RequestId) -> impl Iterator<Item = Dot> {
+        self.written.get(&request).into_iter().flatten().copied()
+    }
+
+    /// Whether a hint of a key was durable by then.
+    pub(super) fn was_hinted(&self, key: &Key, by: Time) -> bool {
+        self.hinted.get(key).is_some_and(|first| *first <= by)
     }
 
     pub(super) fn violations(&self) -> &[Violation] {
@@ -243,6 +262,11 @@ impl Observer {
         self.lost.insert(node);
     }
 
+    /// Whether a node's whole disk was ever lost.
+    pub(super) fn is_lost(&self, node: usize) -> bool {
+        self.lost.contains(&node)
+    }
+
     /// Something has become durable on a node.
     pub(super) fn durable(
         &mut self,
@@ -254,6 +278,9 @@ impl Observer {
     ) {
         let Applied { change, before } = applied;
         let Some(place) = Place::of(change.space, &change.key) else { return };
+        if place.hint_for.is_some() {
+            self.hinted.entry(place.key.clone()).or_insert(time);
+        }
         let before = before.as_ref().and_then(|bytes| place.open(bytes));
         let after = change.value.as_ref().and_then(|bytes| place.open(bytes));
         if let Some(record) = &after {
@@ -349,7 +376,8 @@ impl Observer {
             tally.ack(slot, nodes[holder].id);
         }
         for (slot, home) in self.homes(partition).into_iter().enumerate() {
-            for (at, holder) in nodes.iter().enumerate() {
+            let members = &nodes[..self.placement.members.len()];
+            for (at, holder) in members.iter().enumerate() {
                 let hint_for = (holder.name != home).then(|| home.clone());
                 let place = Place { hint_for, partition, key: op.key.clone() };
                 let covers = |record: &Record| record.seen().covers(receipt.dot);

@@ -61,7 +61,7 @@ impl World {
         bytes_max: u32,
         consistency: Consistency,
     ) {
-        let node = self.rng.random_range(0..self.nodes.len());
+        let node = self.rng.random_range(0..self.config.nodes);
         let (invoked, answered) = (self.time, false);
         let page = ScanRecord { node, partition, after, bytes_max, consistency, invoked, answered };
         self.history.scans.push(page);

@@ -17,6 +17,7 @@ use super::clock::Time;
 use super::faults::Fault;
 use super::history::End;
 use super::observer::{Place, Violation, held_at};
+use super::tally::FaultKind;
 use super::trace::TraceMode;
 use super::world::{Event, Notice, Tap, World, WorldConfig};
 use crate::protocol::message::DataMessage;
@@ -86,6 +87,7 @@ impl Scenario {
             replicas: 3,
             partitions: 16,
             workers: 1,
+            pace: 1,
             control: false,
             tuning,
             trace: TraceMode::Lines,
@@ -170,7 +172,7 @@ impl Scenario {
 
     /// Sets a node's wall clock off by so many milliseconds.
     pub fn wall_clock(&mut self, node: usize, offset_ms: i64) {
-        self.world.inflict(&Fault::WallClock(node, offset_ms));
+        self.world.inflict(&Fault::WallClock(node, offset_ms, FaultKind::ClockJump));
     }
 
     /// Fsyncs of a node do not come back, until [`Scenario::resume_disk`].
@@ -196,12 +198,12 @@ impl Scenario {
         let place = self.place(key);
         let mut stored = place.partition.0.to_be_bytes().to_vec();
         stored.extend_from_slice(place.key.bytes());
+        let stored = bytes::Bytes::from(stored);
         let disk = &mut self.world.nodes[node].disk;
-        let nth = disk.entries(Space::Records).position(|(key, _)| key[..] == stored[..]);
-        let flipped = nth.and_then(|nth| disk.flip_bit(nth, &mut self.world.rng));
-        let found = flipped.is_some();
-        if let Some(key) = flipped {
-            self.world.observer.damage(node, key);
+        let found = disk.read(Space::Records, &stored).is_some();
+        if found {
+            disk.flip_bit(Space::Records, &stored, &mut self.world.rng);
+            self.world.observer.damage(node, stored);
         }
         found
     }
@@ -244,6 +246,27 @@ impl Scenario {
     #[must_use]
     pub fn refused(&self, node: usize) -> u64 {
         self.world.nodes[node].stats().messages_refused
+    }
+
+    /// What a node has stored of a key is gone, behind its back. False if it had nothing.
+    pub fn forget(&mut self, node: usize, key: &str) -> bool {
+        let place = self.place(key);
+        let mut stored = place.partition.0.to_be_bytes().to_vec();
+        stored.extend_from_slice(place.key.bytes());
+        let stored = bytes::Bytes::from(stored);
+        let found = self.world.nodes[node].disk.forget(&stored);
+        self.world.observer.damage(node, stored);
+        found
+    }
+
+    /// A record of a node is written to the place of another, too. False if there are not two.
+    pub fn misdirect(&mut self, node: usize) -> bool {
+        let key = self.world.nodes[node].disk.misdirect(&mut self.world.rng);
+        let found = key.is_some();
+        if let Some(key) = key {
+            self.world.observer.damage(node, key);
+        }
+        found
     }
 
     /// Decides about every message between nodes from now on: from, to, what.

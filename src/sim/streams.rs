@@ -17,6 +17,7 @@ use bytes::Bytes;
 use rand::RngExt;
 
 use super::clock::Time;
+use super::tally::FaultKind;
 use super::world::{Event, World};
 use crate::protocol::control::{ConnId, ControlInput};
 use crate::protocol::message::{Envelope, Message};
@@ -78,7 +79,7 @@ fn end_of(conn: ConnId) -> (u64, usize) {
 impl World {
     /// Streams begin to be looked after.
     pub(super) fn begin_streams(&mut self) {
-        self.schedule(LOOK, Event::Streams);
+        self.schedule(self.paced(LOOK), Event::Streams);
     }
 
     /// A process dials whom it should have a stream to, and has not.
@@ -88,7 +89,7 @@ impl World {
         };
         let Some(mind) = process.brain.mind() else { return };
         let wanted = mind.connect.clone();
-        self.schedule(DIAL, Event::Dial { node: at, boot });
+        self.schedule(self.paced(DIAL), Event::Dial { node: at, boot });
         for address in wanted {
             let mine = |s: &Stream| {
                 s.address == address && s.ends[0].node == at && s.ends[0].process == boot
@@ -121,7 +122,7 @@ impl World {
             waiting: VecDeque::new(),
             last: 0,
         };
-        let patience = self.rng.random_range(STALL);
+        let patience = self.rng.random_range(STALL) / self.config.pace;
         let ends = [end(from), end(to)];
         self.streams.open.insert(id, Stream { ends, address, stalled: None, patience });
         self.control(from.0, ControlInput::Dialled(conn(id, 0), address));
@@ -139,12 +140,13 @@ impl World {
         let (id, end) = end_of(to);
         let Some(stream) = self.streams.open.get_mut(&id) else { return };
         let (from, at) = (stream.ends[1 - end].node, stream.ends[end].node);
-        if self.network.is_cut(from, at) || !stream.ends[end].waiting.is_empty() {
+        if self.network.drops(from, at) || !stream.ends[end].waiting.is_empty() {
             return stream.ends[end].waiting.push_back(frame);
         }
         let mut way = self.network.latency(from, at, &mut self.rng);
         if self.rng.random_range(0..1000) < self.network.weather.loss {
-            way += self.rng.random_range(RESEND..2 * RESEND);
+            self.network.took_effect.count(FaultKind::Loss);
+            way += self.rng.random_range(RESEND..2 * RESEND) / self.config.pace;
         }
         let Some(stream) = self.streams.open.get_mut(&id) else { return };
         let arrival = (self.time + way).max(stream.ends[end].last + 1);
@@ -284,7 +286,7 @@ impl World {
 
     /// Looks after all streams: what stands still for too long breaks; what waited goes on.
     pub(super) fn look_after_streams(&mut self) {
-        self.schedule(LOOK, Event::Streams);
+        self.schedule(self.paced(LOOK), Event::Streams);
         let ids: Vec<u64> = self.streams.open.keys().copied().collect();
         for id in ids {
             let Some(stream) = self.streams.open.get(&id) else { continue };

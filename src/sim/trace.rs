@@ -2,6 +2,18 @@
 //!
 //! The hash is what makes "one seed, one run" a claim that can be tested. The lines cost nothing
 //! while nobody wants them: they are made by closures.
+//!
+//! ```text
+//!                 0  1  2
+//!      8.004212s  ●  │  │  ← client-3 get c0 Quorum
+//!      8.004513s  │  │  ●  ← node-0 Read c0, if not as here, call 71
+//!      8.010000s  ─  ─  ─  Symmetric partition: cut [(0, 2), (2, 0)]
+//!      8.012000s  │  ●  │  is killed: 0 of 1 unreported commits survive
+//!      8.012304s  ●     ┊  → client-3 read [..]
+//! ```
+//!
+//! A column a node: `│` while it runs, `┊` while it is stopped, nothing while it is down, and `●`
+//! where something happens; a line across is of the whole world.
 
 use std::fmt::Write as _;
 
@@ -22,16 +34,36 @@ pub enum TraceMode {
     Lines,
 }
 
+/// The columns are named again after so many lines.
+const HEAD_EVERY: usize = 50;
+
+/// What a node's column shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Down,
+    Runs,
+    Stopped,
+}
+
 /// The trace of one run.
 pub(super) struct Trace {
     hasher: Xxh3,
     mode: TraceMode,
     lines: Vec<String>,
+    lanes: Vec<Lane>,
 }
 
 impl Trace {
-    pub(super) fn new(mode: TraceMode) -> Self {
-        Self { hasher: Xxh3::new(), mode, lines: Vec::new() }
+    pub(super) fn new(mode: TraceMode, nodes: usize) -> Self {
+        Self { hasher: Xxh3::new(), mode, lines: Vec::new(), lanes: vec![Lane::Down; nodes] }
+    }
+
+    /// A node's column shows this from now on.
+    pub(super) fn set_lane(&mut self, node: usize, lane: Lane) {
+        if node >= self.lanes.len() {
+            self.lanes.resize(node + 1, Lane::Down);
+        }
+        self.lanes[node] = lane;
     }
 
     /// An event goes into the hash: when, where, what kind, and its bytes.
@@ -49,11 +81,21 @@ impl Trace {
         if self.mode == TraceMode::Hash || self.lines.len() >= LINES_MAX {
             return;
         }
-        let mut line = String::with_capacity(96);
+        if self.lines.len().is_multiple_of(HEAD_EVERY) {
+            let names: Vec<String> = (0..self.lanes.len()).map(|node| node.to_string()).collect();
+            self.lines.push(format!("{:12}  {}", "", names.join("  ")));
+        }
+        let mut line = String::with_capacity(128);
         let _ = write!(line, "{}  ", clock_face(time));
-        match who {
-            Some(node) => _ = write!(line, "node-{node}  "),
-            None => line.push_str("*       "),
+        for (node, lane) in self.lanes.iter().enumerate() {
+            line.push(match (who, lane) {
+                (None, _) => '─',
+                (Some(who), _) if who == node => '●',
+                (Some(_), Lane::Runs) => '│',
+                (Some(_), Lane::Stopped) => '┊',
+                (Some(_), Lane::Down) => ' ',
+            });
+            line.push_str("  ");
         }
         line.push_str(&what());
         self.lines.push(line);
@@ -78,4 +120,27 @@ impl Trace {
 /// Seconds and microseconds, aligned.
 pub(super) fn clock_face(time: Time) -> String {
     format!("{:>4}.{:06}s", time / 1_000_000, time % 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_shows_where_it_happens_and_who_is_there() {
+        let mut trace = Trace::new(TraceMode::Lines, 3);
+        (0..3).for_each(|node| trace.set_lane(node, Lane::Runs));
+        trace.say(1_500_000, Some(0), || "speaks".into());
+        trace.set_lane(1, Lane::Down);
+        trace.set_lane(2, Lane::Stopped);
+        trace.say(2_000_001, Some(0), || "is alone".into());
+        trace.say(2_000_002, None, || "all is healed".into());
+        let expected = [
+            "              0  1  2",
+            "   1.500000s  ●  │  │  speaks",
+            "   2.000001s  ●     ┊  is alone",
+            "   2.000002s  ─  ─  ─  all is healed",
+        ];
+        assert_eq!(trace.lines(), expected);
+    }
 }

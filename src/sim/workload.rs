@@ -5,13 +5,14 @@
 //! | `u…` | each written once | C1: nothing acknowledged is lost, nothing else appears |
 //! | `c…` | read all siblings, add an element to their union, write with that context | C2, C3 |
 //! | `d…` | the same, and deletes with a context | C3 |
-//! | `w…` | overwritten blindly, now and then deleted blindly | C5 |
+//! | `w…` | read, overwritten blindly, now and then deleted blindly | C5, R |
 //! | `t…` | written once, to expire | C1, and what reads show |
 //! | `s…` | strict reads and writes | C8 |
 //!
 //! In some worlds one more client scans the partitions of these keys: see [`super::scans`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
@@ -31,8 +32,21 @@ pub(super) const TURNS: usize = 1 << 32;
 /// The number of the client that scans.
 const SCANNER: usize = 1 << 16;
 
+/// The number of those who flood a node with requests.
+const FLOOD: usize = 1 << 17;
+/// They give up after so much of the nodes' time.
+const FLOOD_TIMEOUT: Time = 1_000_000;
+/// The most that clients ask for in a run, but for writes over what was read at the end of it.
+const OPS_MAX: usize = 300;
+/// Deadlines that clients give, in microseconds of the nodes' time.
+const TIMEOUTS: [Time; 3] = [500_000, 1_000_000, 3_000_000];
+
+/// Bursts begin so many times the usual rest apart.
+const BURST_EVERY: Time = 10;
 /// Within a burst a client rests no longer than this, in microseconds: less than many an fsync takes.
 const BURST_THINK_MAX: Time = 1_000;
+/// And between a read and the write over it, no longer than this.
+const BURST_THOUGHT_MAX: Time = 4_000;
 
 /// A kind of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,15 +69,23 @@ pub(super) struct Workload {
     consistencies: [u32; 3],
     clients: usize,
     think: Time,
-    /// Whether clients ask many times in a row and then rest: writes of one key queue up.
+    /// Whether clients ask many times in a row, all at a time, and then rest: writes of one key
+    /// queue up.
     bursts: bool,
     keys_each: u32,
+    /// How often clients have wanted something so far; and which of that they ask for.
+    wanted: usize,
+    window: Range<usize>,
+    /// Ops that were asked for.
+    asked: usize,
     /// The client that scans begins a walk about so often, if it does at all.
     scans_every: Option<Time>,
     /// Writes are numbered: each value is unique.
     written: u32,
     /// What a client wants to write once its read is answered: by op.
     after_read: BTreeMap<usize, Intent>,
+    /// What a client has read and means to write over, once it has thought about it.
+    thinking: BTreeMap<usize, Thought>,
     /// Every key that was ever named.
     pub(super) keys: BTreeSet<Key>,
     pub(super) stopped: bool,
@@ -74,6 +96,15 @@ pub(super) struct Workload {
 enum Intent {
     Add,
     Delete,
+}
+
+/// What a client has read.
+#[derive(Clone, Debug)]
+struct Thought {
+    key: Key,
+    context: VersionVector,
+    union: BTreeSet<u32>,
+    intent: Intent,
 }
 
 impl Class {
@@ -103,29 +134,79 @@ impl Class {
 }
 
 impl Workload {
-    /// Draws a workload. Where a disk is going to be damaged, one copy is not enough.
-    pub(super) fn draw(one_is_enough: bool, rng: &mut ChaCha8Rng) -> Self {
+    /// Draws a workload for a time of this length.
+    pub(super) fn draw(length: Time, rng: &mut ChaCha8Rng) -> Self {
         let mut weights = [0; 6];
         while weights.iter().sum::<u32>() == 0 {
             for weight in &mut weights {
                 *weight = if rng.random_ratio(1, 3) { 0 } else { rng.random_range(1..=10) };
             }
         }
-        let bursts = rng.random_ratio(1, 4);
-        let one =
-            if one_is_enough && rng.random_ratio(1, 2) { rng.random_range(1..=10) } else { 0 };
+        let bursts = rng.random_ratio(1, 2);
+        let one = if rng.random_ratio(1, 2) { rng.random_range(1..=10) } else { 0 };
+        let clients = rng.random_range(2..=6);
+        let wanted = rng.random_range(60..=OPS_MAX);
         Self {
             weights,
-            consistencies: [one, 10, rng.random_range(0..=3)],
-            clients: rng.random_range(2..=6),
-            think: rng.random_range(20_000..=400_000),
+            consistencies: [one, 10, rng.random_range(0..=10)],
+            clients,
+            // So that what the clients may ask for lasts for about the whole time.
+            think: length * clients as u64 / wanted as u64,
             bursts,
             keys_each: if bursts { 1 } else { rng.random_range(1..=4) },
-            scans_every: rng.random_ratio(1, 2).then(|| rng.random_range(50_000..=1_000_000)),
+            wanted: 0,
+            window: 0..wanted,
+            asked: 0,
+            scans_every: rng
+                .random_ratio(1, 2)
+                .then(|| rng.random_range(length / 100..=length / 5)),
             written: 0,
             after_read: BTreeMap::new(),
+            thinking: BTreeMap::new(),
             keys: BTreeSet::new(),
             stopped: false,
+        }
+    }
+
+    /// How far apart bursts begin, if clients come in bursts.
+    pub(super) fn beat(&self) -> Option<Time> {
+        self.bursts.then_some(BURST_EVERY * self.think.max(1))
+    }
+
+    /// A disk is going to be damaged: one copy is not enough.
+    pub(super) fn ask_for_two(&mut self) {
+        self.consistencies[0] = 0;
+    }
+
+    /// Of what clients want, only this is asked for.
+    pub(super) fn limit(&mut self, window: &Range<usize>) {
+        self.window = window.start..window.end.min(self.window.end);
+    }
+
+    /// How often clients have wanted something.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// A client wants something: whether it is asked for.
+    fn wants(&mut self) -> bool {
+        self.wanted += 1;
+        self.asked < OPS_MAX && self.window.contains(&(self.wanted - 1))
+    }
+
+    /// So many requests at once, all to one node.
+    pub(super) fn flood(&mut self, world: &mut World, node: usize, count: usize) {
+        for _ in 0..count {
+            if !self.wants() {
+                continue;
+            }
+            let key = self.shared_key(Class::Blind, world);
+            let read = world.rng.random_ratio(1, 2);
+            let action = if read { Action::Get } else { Action::Put(self.put(world, None, None)) };
+            let op = Op { key, consistency: Consistency::Quorum, strict: false, action };
+            self.asked += 1;
+            let timeout = world.paced(FLOOD_TIMEOUT);
+            world.submit(FLOOD, op, vec![node], timeout);
         }
     }
 
@@ -153,11 +234,18 @@ impl Workload {
 
     /// It is a client's turn.
     pub(super) fn turn(&mut self, world: &mut World, client: usize) {
-        if self.stopped {
+        let tired = self.wanted >= self.window.end && !self.thinking.contains_key(&client);
+        if self.stopped || tired {
             return;
         }
         if client == SCANNER {
             return self.scan(world);
+        }
+        if let Some(thought) = self.thinking.remove(&client) {
+            return self.write_over(world, client, thought);
+        }
+        if !self.wants() {
+            return self.rest(world, client);
         }
         let class = CLASSES[pick(&self.weights, &mut world.rng)];
         match class {
@@ -169,11 +257,16 @@ impl Workload {
             }
             Class::Blind => {
                 let key = self.shared_key(class, world);
-                let mut put = self.put(world, None, None);
-                if world.rng.random_ratio(1, 10) {
-                    put.value = None;
-                }
-                self.submit(world, client, key, Action::Put(put), false);
+                let action = if world.rng.random_ratio(1, 3) {
+                    Action::Get
+                } else {
+                    let mut put = self.put(world, None, None);
+                    if world.rng.random_ratio(1, 10) {
+                        put.value = None;
+                    }
+                    Action::Put(put)
+                };
+                self.submit(world, client, key, action, false);
             }
             Class::Strict => {
                 let key = self.shared_key(class, world);
@@ -204,26 +297,32 @@ impl Workload {
             if let Some(End::Read(read)) = &record.end {
                 let (key, union) = (record.key().clone(), union(read));
                 let context = read.seen.clone();
-                return self.write_over(world, client, key, context, union, intent);
+                self.thinking.insert(client, Thought { key, context, union, intent });
+                // Whoever takes time writes over what others have written over meanwhile.
+                let slow = world.rng.random_ratio(1, 2);
+                let longest = if self.bursts { BURST_THOUGHT_MAX } else { 2 * self.think };
+                let pause = if slow { world.rng.random_range(0..=longest) } else { 0 };
+                return world.schedule(pause, Event::Planned(TURNS + client));
             }
         }
-        let think = match self.bursts {
-            true if world.rng.random_ratio(9, 10) => world.rng.random_range(0..=BURST_THINK_MAX),
-            true => world.rng.random_range(0..=20 * self.think),
-            false => world.rng.random_range(0..=2 * self.think),
-        };
-        world.schedule(think, Event::Planned(TURNS + client));
+        self.rest(world, client);
     }
 
-    fn write_over(
-        &mut self,
-        world: &mut World,
-        client: usize,
-        key: Key,
-        context: VersionVector,
-        mut union: BTreeSet<u32>,
-        intent: Intent,
-    ) {
+    /// A client rests, until its next turn. Bursts begin for all clients at a time.
+    fn rest(&self, world: &mut World, client: usize) {
+        let rest = if !self.bursts {
+            world.rng.random_range(0..=2 * self.think)
+        } else if world.rng.random_ratio(9, 10) {
+            world.rng.random_range(0..=BURST_THINK_MAX)
+        } else {
+            let every = self.beat().unwrap_or(1);
+            every - world.time % every + world.rng.random_range(0..=BURST_THINK_MAX)
+        };
+        world.schedule(rest, Event::Planned(TURNS + client));
+    }
+
+    fn write_over(&mut self, world: &mut World, client: usize, thought: Thought) {
+        let Thought { key, context, mut union, intent } = thought;
         let mut put = self.put(world, Some(context), None);
         union.insert(self.written);
         put.value = match intent {
@@ -242,12 +341,12 @@ impl Workload {
         strict: bool,
     ) -> usize {
         let consistency = self.consistency(&mut world.rng);
-        let mut nodes: Vec<usize> = (0..world.nodes.len()).collect();
+        let mut nodes: Vec<usize> = (0..world.config.nodes).collect();
         nodes.shuffle(&mut world.rng);
         nodes.truncate(world.rng.random_range(1..=4));
-        let timeout = *[500_000, 1_000_000, 3_000_000]
-            .get(pick(&[1; 3], &mut world.rng))
-            .unwrap_or(&1_000_000);
+        let timeout = TIMEOUTS[world.rng.random_range(0..TIMEOUTS.len())];
+        let timeout = world.paced(timeout);
+        self.asked += 1;
         world.submit(client, Op { key, consistency, strict, action }, nodes, timeout)
     }
 

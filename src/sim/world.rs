@@ -28,6 +28,7 @@ use super::network::{Fate, Network, Weather};
 use super::node::{Member, News, SimNode};
 use super::observer::Observer;
 use super::streams::{Frame, Streams};
+use super::tally::{FaultCounts, FaultKind};
 use super::trace::{Trace, TraceMode};
 use crate::protocol::control::ConnId;
 use crate::protocol::message::{DataMessage, Envelope, Message};
@@ -128,6 +129,8 @@ pub(super) struct WorldConfig {
     pub(super) replicas: u8,
     pub(super) partitions: u16,
     pub(super) workers: usize,
+    /// How much faster than the world the nodes live: their time constants are divided by it.
+    pub(super) pace: u64,
     /// Whether nodes run the real control core, or an oracle tells them of the cluster.
     pub(super) control: bool,
     pub(super) tuning: Tuning,
@@ -171,6 +174,7 @@ pub(super) struct World {
     pub(super) observer: Observer,
     pub(super) history: History,
     pub(super) counts: Counts,
+    took_effect: FaultCounts,
     pub(super) tap: Option<Tapper>,
     /// From a process of a node, to a node.
     pub(super) parked: Vec<(usize, u64, usize, Bytes)>,
@@ -203,18 +207,21 @@ impl World {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let members = Member::make(config.nodes, &mut rng);
         let placement = super::brain::placement(&config, &members, &mut rng);
-        let nodes: Vec<SimNode> = members.iter().map(|m| SimNode::new(m.clone())).collect();
+        let nodes: Vec<SimNode> =
+            members.iter().map(|m| SimNode::new(m.clone(), config.pace)).collect();
         Self {
             time: 0,
             sequence: 0,
             queue: BinaryHeap::new(),
             ids: members.iter().enumerate().map(|(at, m)| (m.id, at)).collect(),
             names: members.iter().enumerate().map(|(at, m)| (m.name.clone(), at)).collect(),
-            network: Network::new(config.nodes, Weather::calm()),
-            trace: Trace::new(config.trace),
+            // One more place, for a process on a copied folder.
+            network: Network::new(config.nodes + 1, Weather::calm()),
+            trace: Trace::new(config.trace, config.nodes),
             observer: Observer::new(placement),
             history: History::default(),
             counts: Counts::default(),
+            took_effect: FaultCounts::default(),
             tap: None,
             parked: Vec::new(),
             streams: Streams::default(),
@@ -222,6 +229,24 @@ impl World {
             nodes,
             config,
         }
+    }
+
+    /// So much time of the nodes, in time of the world.
+    pub(super) fn paced(&self, time: Time) -> Time {
+        time / self.config.pace
+    }
+
+    /// A fault took effect.
+    pub(super) fn count(&mut self, kind: FaultKind) {
+        self.took_effect.count(kind);
+    }
+
+    /// The faults that took effect.
+    pub(super) fn took_effect(&self) -> FaultCounts {
+        let mut sum = self.took_effect;
+        sum.add(&self.network.took_effect);
+        self.nodes.iter().for_each(|node| sum.add(&node.disk.took_effect));
+        sum
     }
 
     /// Something happens after so long.
@@ -303,7 +328,7 @@ impl World {
 
     /// Hands bytes to the network.
     fn transmit(&mut self, from: usize, process: u64, to: usize, bytes: &Bytes) {
-        let fates = self.network.fates(from, to, &mut self.rng);
+        let fates = self.network.fates(self.time, from, to, &mut self.rng);
         if fates.is_empty() {
             self.trace.say(self.time, Some(from), || format!("✗ node-{to} (lost)"));
         }

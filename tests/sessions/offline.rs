@@ -125,8 +125,13 @@ const WORLDS: &[(&str, &str)] = &[
         "[n] $1",
     ),
     (r"seed 7: .*", "seed 7: [topology]"),
-    (r#""(topology|faults)": ".*""#, r#""$1": [$1]"#),
-    (r#""(virtual_seconds|ops|acknowledged|reads|failed|unknown)": [\d.]+"#, r#""$1": [n]"#),
+    (r"\d+ faults took effect: .*", "[faults]"),
+    (r#""(topology|plan)": ".*""#, r#""$1": [$1]"#),
+    (r#"(?s)"faults": \{[^}]*\}"#, r#""faults": [faults]"#),
+    (
+        r#""(virtual_seconds|node_seconds|ops|acknowledged|reads|failed|unknown)": [\d.]+"#,
+        r#""$1": [n]"#,
+    ),
 ];
 
 #[tokio::test]

@@ -21,7 +21,7 @@ const FILTERS: &[(&str, &str)] = &[
     // How long something took, or when it was.
     (r"\d+(\.\d+)? (µs|ms|s)\b", "[time]"),
     (r"\d[\d,.]*/s\b", "[rate]"),
-    (r"[\d.]+ seeds/s, \d+ × real time", "[rate]"),
+    (r"[\d.]+ seeds/s, \d+ × real time, \d+ × by the nodes' timers", "[rate]"),
     (r#""(\w+_ms)": [1-9]\d*"#, r#""$1": [ms]"#),
     (r"process \d+", "process [pid]"),
     // Any W of the N homes are enough for an OK; who is asked first is drawn at random.

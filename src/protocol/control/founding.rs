@@ -27,6 +27,8 @@ use bytes::Bytes;
 use super::admission::{ADMISSIONS_MAX, Admission};
 use super::wire::{Descriptor, Founded, Promise};
 use crate::protocol::codec::{DecodeError, Reader};
+#[cfg(any(test, feature = "seeded-defects"))]
+use crate::protocol::defect::Defect;
 use crate::protocol::placement::{Member, Placement};
 use crate::types::{ClusterId, NodeId, NodeName};
 
@@ -159,6 +161,8 @@ pub(super) struct Founding {
     /// By name; this node's own is the durable one.
     promises: BTreeMap<NodeName, Promise>,
     stage: Stage,
+    /// Whether to make the mistake `FoundWithoutAll`.
+    without_all: bool,
 }
 
 impl Founding {
@@ -172,7 +176,24 @@ impl Founding {
         let heard = BTreeMap::from([(me.name.clone(), me.clone())]);
         let stage = Stage::Hearing;
         let promises = BTreeMap::new();
-        Self { me, cluster_name, founders, replicas, partitions, heard, promises, stage }
+        let without_all = false;
+        Self {
+            me,
+            cluster_name,
+            founders,
+            replicas,
+            partitions,
+            heard,
+            promises,
+            stage,
+            without_all,
+        }
+    }
+
+    /// Makes a mistake from now on, if it is one of founding.
+    #[cfg(any(test, feature = "seeded-defects"))]
+    pub(super) fn make(&mut self, defect: Defect) {
+        self.without_all = defect == Defect::FoundWithoutAll;
     }
 
     /// Takes back what this node had made durable. A promise that does not follow from the present
@@ -233,7 +254,9 @@ impl Founding {
     /// What is to be made durable next, if anything is due.
     pub(super) fn advance(&mut self) -> Option<Step> {
         let ready = matches!(self.stage, Stage::Hearing) && self.is_founder(&self.me.name);
-        if !ready || !self.unheard().is_empty() {
+        let majority = self.founders.len() / 2 + 1;
+        let needed = if self.without_all { majority } else { self.founders.len() };
+        if !ready || self.founders.len() - self.unheard().len() < needed {
             return None;
         }
         let founders: Vec<Descriptor> = self.heard.values().cloned().collect();
@@ -246,7 +269,7 @@ impl Founding {
             let theirs = self.promises.get(name);
             theirs.is_some_and(|p| p.hash == mine.hash && p.founders == mine.founders)
         };
-        if !self.founders.iter().all(same) {
+        if self.founders.iter().filter(|name| same(name)).count() < needed {
             return None;
         }
         let record = Founded {

@@ -264,6 +264,12 @@ impl Control {
         self.founding.cluster().map(|cluster| cluster.id)
     }
 
+    /// Makes a mistake from now on: the checkers' own test.
+    #[cfg(any(test, feature = "seeded-defects"))]
+    pub fn make(&mut self, defect: crate::protocol::defect::Defect) {
+        self.founding.make(defect);
+    }
+
     /// What workers were last told of the cluster; none before the founding.
     #[must_use]
     pub fn view(&self) -> Option<&Arc<View>> {

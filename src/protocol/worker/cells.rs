@@ -464,7 +464,9 @@ impl Worker {
     pub(super) fn refused(&mut self, now: Now, id: CommitId, out: &mut Vec<Effect>) {
         let Some(pending) = self.commits.remove(&id) else { return };
         if let Some(cell) = &pending.cell {
-            self.end_tenure(cell.partition, "a commit was refused", out);
+            if !self.has(Defect::KeepActorAfterRefusal) {
+                self.end_tenure(cell.partition, "a commit was refused", out);
+            }
             self.uncount_hint(now, cell, pending.hint);
             if let Some(change) = pending.tree {
                 self.tree_refused(cell.partition);
@@ -503,6 +505,9 @@ impl Worker {
     /// behind it, for whoever waits for it is about to be told.
     fn keep_committed(&mut self, pending: &Pending) {
         let Some(id) = pending.cell.as_ref().filter(|id| id.hint_for.is_none()) else { return };
+        if self.has(Defect::LagRecent) && self.cells.contains_key(id) {
+            return;
+        }
         match &pending.stored {
             Some(stored) => self.recent.keep_committed(&id.key, stored),
             None => self.recent.forget(&id.key),

@@ -349,9 +349,12 @@ impl Worker {
         ours: &VersionVector,
         theirs: &VersionVector,
     ) -> bool {
-        self.tenures.get(&partition).is_some_and(|&actor| {
-            theirs.of(actor) > ours.of(actor) && !self.has(Defect::KeepActorAfterRestart)
-        })
+        // Who keeps an actor that it should not keep does not notice its amnesia, either.
+        let blind = self.has(Defect::KeepActorAfterRestart)
+            || self.has(Defect::KeepActorAfterRefusal)
+            || self.has(Defect::KeepActorAfterLoss);
+        let known = self.tenures.get(&partition);
+        known.is_some_and(|&actor| theirs.of(actor) > ours.of(actor) && !blind)
     }
 
     /// A home or a fallback has answered, or failed to.

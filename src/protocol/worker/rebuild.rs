@@ -85,7 +85,9 @@ impl Worker {
         }
         self.stats.records_lost += 1;
         out.push(Effect::Event(Event::RecordLost(partition, key.clone())));
-        self.end_tenure(partition, "a record is damaged", out);
+        if !self.has(Defect::KeepActorAfterLoss) {
+            self.end_tenure(partition, "a record is damaged", out);
+        }
         self.commit_meta(marker(partition, &key), Some(Bytes::from_static(&[1])), out);
         self.start_rebuild(now, partition, &key, out);
     }

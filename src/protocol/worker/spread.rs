@@ -9,7 +9,7 @@
 //! Two counts are kept: who *holds* the record at all, and who *counts* toward W (a strict
 //! request counts no hint). Both count distinct nodes in distinct slots.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cells::{CellId, Incoming, Task, Waiter};
@@ -20,7 +20,7 @@ use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
-use crate::types::{Key, NodeId, NodeName, Now, RoundNumber, TraceContext};
+use crate::types::{Key, NodeId, NodeName, Now, RecordHash, RoundNumber, TraceContext};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -138,6 +138,13 @@ impl Spread {
         };
         let slots = self.route.slots.iter().enumerate().filter(|&(slot, _)| !held(slot));
         slots.map(|(_, &(member, _))| self.route.view.member_name(member).clone()).collect()
+    }
+
+    /// Distinct nodes that hold the record, whatever slot they fill: the seeded defect's count.
+    fn nodes(&self) -> usize {
+        let held = self.asked.iter().filter(|asked| asked.state == State::Held);
+        let counted = held.filter(|asked| !(asked.hint && self.strict));
+        counted.map(|asked| asked.node).collect::<BTreeSet<_>>().len()
     }
 
     fn names(&self, asked: &[&Asked]) -> Vec<NodeName> {
@@ -302,8 +309,13 @@ impl Worker {
 
     /// Where a spread stands.
     pub(super) fn reach(&self, spread: &Spread) -> Reach {
-        let count =
-            if self.has(Defect::CountNodeTwice) { spread.acks } else { spread.counts.count() };
+        let count = if self.has(Defect::CountNodeTwice) {
+            spread.acks
+        } else if self.has(Defect::CountHomeAndHint) {
+            spread.nodes()
+        } else {
+            spread.counts.count()
+        };
         if count >= spread.needed {
             Reach::Enough
         } else if spread.idle() {
@@ -322,7 +334,12 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         match answer {
-            WriteAnswer::Stored(_) => self.with_spread(op, out, |_, spread, _| spread.hold(ask)),
+            WriteAnswer::Stored(hash) => {
+                self.with_spread(op, out, |_, spread, _| spread.hold(ask));
+                if self.has(Defect::DeleteHintOnAnyAck) {
+                    self.drop_own_hints(now, op, ask, hash, out);
+                }
+            }
             WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
                     spread.hints_full |= refusal == Refusal::HintsFull;
@@ -334,6 +351,28 @@ impl Worker {
             }
         }
         self.spread_moved(now, op, out);
+    }
+
+    /// The seeded defect: what one home holds is taken to be held by those that hints wait for.
+    fn drop_own_hints(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        ask: usize,
+        hash: RecordHash,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(Op::Put(put)) = self.ops.get(&op) else { return };
+        let Some(spread) = put.spread.as_ref().filter(|spread| !spread.asked[ask].hint) else {
+            return;
+        };
+        let route = &spread.route;
+        let names = route.slots.iter().map(|&(member, _)| route.view.member_name(member));
+        let cells: Vec<CellId> =
+            names.map(|name| CellId::hint(name, route.partition, &spread.key)).collect();
+        for cell in cells {
+            self.with_view(now, cell, Task::DropHint(hash), out);
+        }
     }
 
     pub(super) fn spread_failed(&mut self, now: Now, op: OpKey, ask: usize, out: &mut Vec<Effect>) {
