@@ -63,6 +63,7 @@ pub async fn run(job: &Job) -> anyhow::Result<()> {
         nodes: scenario.nodes,
         replicas: REPLICAS.min(scenario.nodes),
         own_disks: strikes(Fault::FullDisk) || strikes(Fault::SlowDisk),
+        own_network: strikes(Fault::Network) || scenario.network.is_some(),
         own_clocks: strikes(Fault::ClockJump),
         image: job.image.clone(),
         pods: job.pods.clone(),
@@ -105,7 +106,9 @@ async fn on(job: &Job, target: &mut impl Target) -> anyhow::Result<()> {
     let watch = Watch::new(&nodes)?;
     let everybody: Vec<usize> = (0..nodes.len()).collect();
     watch.ready(&everybody).await.context("the cluster did not come up")?;
-    target.shape(scenario.network).await?;
+    if scenario.network.is_some() {
+        target.shape(scenario.network).await?;
+    }
 
     let recorder = Arc::new(Recorder::create(&job.history)?);
     recorder.record(&Event::Run(header(job, target)));

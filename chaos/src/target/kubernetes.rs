@@ -23,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// See the module.
 #[derive(Debug)]
 pub struct Kubernetes {
+    /// The program: tests have their own.
+    kubectl: String,
     namespace: String,
     pods: Vec<Pod>,
     wipe: bool,
@@ -41,8 +43,12 @@ impl Kubernetes {
     /// # Errors
     /// If kubectl fails, or finds another number of them than the scenario wants.
     pub async fn find(plan: &Plan, wipe: bool) -> anyhow::Result<Self> {
+        Self::find_by("kubectl".to_owned(), plan, wipe).await
+    }
+
+    async fn find_by(kubectl: String, plan: &Plan, wipe: bool) -> anyhow::Result<Self> {
         let (namespace, selector) = &plan.pods;
-        let words = ["kubectl", "--namespace", namespace, "get", "pods", "--selector", selector];
+        let words = [&*kubectl, "--namespace", namespace, "get", "pods", "--selector", selector];
         let output = ["--output", "jsonpath={.items[*].metadata.name}"];
         let listed = run(&[&words[..], &output[..]].concat()).await?;
         let mut names: Vec<&str> = listed.split_whitespace().collect();
@@ -54,11 +60,11 @@ impl Kubernetes {
             Ok(Pod { name: name.to_owned(), port: free_port()?, forward: None })
         };
         let pods = names.into_iter().map(pod).collect::<Result<_, _>>()?;
-        Ok(Self { namespace: namespace.clone(), pods, wipe })
+        Ok(Self { namespace: namespace.clone(), pods, wipe, kubectl })
     }
 
     async fn kubectl(&self, rest: &[&str]) -> anyhow::Result<String> {
-        run(&[&["kubectl", "--namespace", &self.namespace][..], rest].concat()).await
+        run(&[&[&*self.kubectl, "--namespace", &self.namespace][..], rest].concat()).await
     }
 
     async fn uid(&self, node: usize) -> anyhow::Result<String> {
@@ -69,7 +75,7 @@ impl Kubernetes {
     fn forward(&mut self, node: usize) -> anyhow::Result<()> {
         let pod = &mut self.pods[node];
         let (name, ports) = (format!("pod/{}", pod.name), format!("{}:7400", pod.port));
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(&self.kubectl);
         command.args(["--namespace", &self.namespace, "port-forward", &name, &ports]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.kill_on_drop(true).spawn().context("cannot run kubectl")?;
@@ -230,3 +236,7 @@ impl Target for Kubernetes {
         troubles
     }
 }
+
+#[cfg(test)]
+#[path = "kubernetes_tests.rs"]
+mod tests;

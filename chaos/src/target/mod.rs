@@ -15,6 +15,7 @@
 mod command;
 mod disk;
 mod docker;
+mod ether;
 mod kubernetes;
 mod local;
 mod netns;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub own_disks: bool,
     /// Whether clocks must be able to jump.
     pub own_clocks: bool,
+    /// Whether the network must be able to become worse.
+    pub own_network: bool,
     /// The image, for containers.
     pub image: String,
     /// The namespace and the label selector of the pods.

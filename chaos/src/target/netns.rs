@@ -6,6 +6,9 @@
 //!                                  ├── veth ── eth0 10.213.x.11   node-1
 //!                                  └── veth ── eth0 10.213.x.12   node-2
 //! ```
+//!
+//! A network that delays and loses is made by the kernel's netem or, where it has none, by
+//! [`super::ether`], which then stands in the place of bridge and veths.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +18,7 @@ use anyhow::bail;
 
 use super::command::{is_root, run};
 use super::disk::disks_can_be_made;
+use super::ether::{self, Ether, Place};
 use super::processes::{Processes, clocks_can_jump};
 use super::wires::{Port, netem_is_there};
 use super::{Plan, Target, Wire, not_here};
@@ -31,7 +35,10 @@ pub struct Netns {
     id: u32,
     ports: Vec<Port>,
     addresses: Vec<String>,
-    netem: Result<(), String>,
+    plan: Plan,
+    /// Why the network cannot become worse, if it cannot.
+    worse: Result<(), String>,
+    ether: Option<Ether>,
     wipe: bool,
 }
 
@@ -58,7 +65,9 @@ impl Netns {
             id,
             ports: (0..plan.nodes).map(port).collect(),
             addresses,
-            netem: Ok(()),
+            plan: plan.clone(),
+            worse: Ok(()),
+            ether: None,
             wipe,
         })
     }
@@ -67,22 +76,40 @@ impl Netns {
         format!("ctb{}", self.id)
     }
 
-    async fn add_host(&self, bridge: &str, number: usize) -> anyhow::Result<()> {
-        let name = format!("{NAMES}{}-{number}", self.id);
-        let outside = format!("ctv{}-{number}", self.id);
-        run(&["ip", "netns", "add", &name]).await?;
-        let veth = ["ip", "link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns"];
-        run(&[&veth[..], &[&*name]].concat()).await?;
-        run(&["ip", "link", "set", &outside, "master", bridge, "up"]).await?;
-        let inside = |words: &[&str]| -> Vec<String> {
-            let words = ["ip", "-n", &name].into_iter().chain(words.iter().copied());
-            words.map(str::to_owned).collect()
-        };
-        let own = format!("{}/24", self.addresses[number]);
-        run(&inside(&["address", "add", &own, "dev", "eth0"])).await?;
-        run(&inside(&["link", "set", "eth0", "up"])).await?;
-        run(&inside(&["link", "set", "lo", "up"])).await?;
+    async fn add_bridge(&self) -> anyhow::Result<()> {
+        let bridge = self.bridge();
+        run(&["ip", "link", "add", &bridge, "type", "bridge"]).await?;
+        let own = format!("{}/24", self.clients());
+        run(&["ip", "address", "add", &own, "dev", &bridge]).await?;
+        run(&["ip", "link", "set", &bridge, "up"]).await?;
+        for (number, port) in self.ports.iter().enumerate() {
+            let (name, outside) = (&*port.prefix[3], &*format!("ctv{}-{number}", self.id));
+            let veth = ["type", "veth", "peer", "name", "eth0", "netns", name];
+            run(&[&["ip", "link", "add", outside][..], &veth].concat()).await?;
+            run(&["ip", "link", "set", outside, "master", &bridge, "up"]).await?;
+            let own = format!("{}/24", self.addresses[number]);
+            run(&["ip", "-n", name, "address", "add", &own, "dev", "eth0"]).await?;
+            run(&["ip", "-n", name, "link", "set", "eth0", "up"]).await?;
+        }
         Ok(())
+    }
+
+    async fn add_ether(&mut self) -> anyhow::Result<()> {
+        let inside = |(port, address): (&Port, &String)| Place {
+            prefix: port.prefix.clone(),
+            interface: port.interface.clone(),
+            address: address.clone(),
+        };
+        let mut places: Vec<Place> = self.ports.iter().zip(&self.addresses).map(inside).collect();
+        let (interface, address) = (self.bridge(), self.clients());
+        places.push(Place { prefix: Vec::new(), interface, address });
+        self.ether = Some(Ether::make(&self.plan.dir, &places).await?);
+        Ok(())
+    }
+
+    /// The address of the clients' side.
+    fn clients(&self) -> String {
+        format!("10.213.{}.1", self.id % 250)
     }
 
     /// Whom each node does not hear any more.
@@ -116,23 +143,27 @@ impl Target for Netns {
 
     async fn set_up(&mut self) -> anyhow::Result<()> {
         sweep().await?;
-        let bridge = self.bridge();
-        run(&["ip", "link", "add", &bridge, "type", "bridge"]).await?;
-        let own = format!("10.213.{}.1/24", self.id % 250);
-        run(&["ip", "address", "add", &own, "dev", &bridge]).await?;
-        run(&["ip", "link", "set", &bridge, "up"]).await?;
-        for number in 0..self.ports.len() {
-            self.add_host(&bridge, number).await?;
+        for port in &self.ports {
+            let name = &port.prefix[3];
+            run(&["ip", "netns", "add", name]).await?;
+            run(&["ip", "-n", name, "link", "set", "lo", "up"]).await?;
         }
-        let netem = netem_is_there(&self.ports[0].prefix).await;
-        self.netem = netem.map_err(|error| format!("the kernel has no netem: {error:#}"));
-        Ok(())
+        if self.plan.own_network
+            && let Err(error) = netem_is_there(&self.ports[0].prefix).await
+        {
+            let worse = ether::can_be_had();
+            self.worse = worse.map_err(|why| format!("neither netem ({error:#}) nor {why}"));
+            if self.worse.is_ok() {
+                return self.add_ether().await;
+            }
+        }
+        self.add_bridge().await
     }
 
     fn offers(&self, fault: Fault) -> Result<(), String> {
         match fault {
             Fault::Kill | Fault::Pause | Fault::RollingRestart | Fault::Partition => Ok(()),
-            Fault::Network => self.netem.clone(),
+            Fault::Network => self.worse.clone(),
             Fault::FullDisk | Fault::SlowDisk => disks_can_be_made(),
             Fault::ClockJump => clocks_can_jump(),
             Fault::Wipe if self.wipe => Ok(()),
@@ -183,14 +214,22 @@ impl Target for Netns {
     }
 
     async fn shape(&mut self, network: Option<Network>) -> anyhow::Result<()> {
-        if let (Some(_), Err(why)) = (network, &self.netem) {
+        if let (Some(_), Err(why)) = (network, &self.worse) {
             return not_here(&format!("worse network: {why}"));
         }
-        super::wires::shape(&self.ports, network).await
+        match &self.ether {
+            Some(ether) => ether.shape(network),
+            None if self.plan.own_network => super::wires::shape(&self.ports, network).await?,
+            None => {}
+        }
+        Ok(())
     }
 
     async fn shaped(&mut self, network: Network) -> anyhow::Result<String> {
-        super::wires::shaped(&self.ports, network).await
+        match &self.ether {
+            Some(ether) => ether.shaped(network),
+            None => super::wires::shaped(&self.ports, network).await,
+        }
     }
 
     async fn fill(&mut self, node: usize) -> anyhow::Result<String> {
@@ -219,6 +258,9 @@ impl Target for Netns {
 
     async fn clean_up(&mut self) -> Vec<String> {
         let mut troubles = self.processes.clean_up().await;
+        if let Some(ether) = self.ether.take() {
+            troubles.extend(ether.take_away().await);
+        }
         for number in 0..self.ports.len() {
             let name = format!("{NAMES}{}-{number}", self.id);
             if Path::new("/run/netns").join(&name).exists()
