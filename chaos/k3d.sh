@@ -10,7 +10,8 @@
 # The report is kept in chaos-k3d.html, the history in chaos-k3d.ndjson. The exit code is the harness's:
 # 0 every promise was kept, 1 one was broken, 2 something could not be set up, 3 the run tells nothing.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+self=$(realpath "$0")
+cd "$(dirname "$self")/.."
 
 readonly CLUSTER=coterie-chaos
 readonly NAMESPACE=coterie
@@ -24,7 +25,7 @@ while [ $# -gt 0 ]; do
         --existing) existing=true ;;
         --keep) keep=true ;;
         --) shift; break ;;
-        *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        *) sed -n '2,12s/^# \{0,1\}//p' "$self"; exit 2 ;;
     esac
     shift
 done

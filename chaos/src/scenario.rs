@@ -195,6 +195,9 @@ impl Nemesis {
         if *struck == 0 || *struck > nodes {
             bail!("{fault}: nodes = {struck}, of {nodes}");
         }
+        if *struck > 1 && !matches!(fault, Fault::Kill | Fault::Pause) {
+            bail!("{fault} strikes one node at a time: only kill and pause strike several");
+        }
         if shape.is_some() && *fault != Fault::Partition {
             bail!("{fault} has no shape: only a partition has");
         }
@@ -332,6 +335,10 @@ mod tests {
             ("[[nemesis]]\nfault = 'kill'\nfor = '5'", "no time"),
             ("[[nemesis]]\nfault = 'kill'\nnodes = 4", "4"),
             ("[[nemesis]]\nfault = 'kil'", "kil"),
+            ("[[nemesis]]\nfault = 'full-disk'\nnodes = 2", "one node at a time"),
+            ("[[nemesis]]\nfault = 'kill'\nshape = 'halves'", "shape"),
+            ("[[nemesis]]\nfault = 'network'", "network"),
+            ("network = { delay = '1ms', jitter = '2ms' }", "jitter"),
         ] {
             let error = format!("{:#}", format!("{SHORT}{more}").parse::<Scenario>().unwrap_err());
             assert!(error.contains(why), "{more}: {error}");

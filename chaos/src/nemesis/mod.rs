@@ -238,9 +238,15 @@ impl<'a, T: Target> Director<'a, T> {
         for &node in nodes {
             seen.push(self.target.pause(node).await?);
         }
+        // All at the same time: each must be silent until the end.
+        let mut watched = tokio::task::JoinSet::new();
         for &node in nodes {
-            let silent = self.watch.is_silent_until(node, until).await?;
-            seen.push(format!("{} gave no answer in {silent:.1?}", self.names[node]));
+            let watch = self.watch.clone();
+            watched.spawn(async move { (node, watch.is_silent_until(node, until).await) });
+        }
+        while let Some(ended) = watched.join_next().await {
+            let (node, silent) = ended?;
+            seen.push(format!("{} gave no answer in {:.1?}", self.names[node], silent?));
         }
         Ok(seen.join("; "))
     }

@@ -87,14 +87,15 @@ fn lanes(frame: &Frame, faults: &[Fault<'_>]) -> Vec<usize> {
     lanes
 }
 
+/// What it is, and the numbers of the nodes that it takes away.
 fn label(fault: &Fault<'_>) -> String {
-    let nodes = &fault.begin.nodes;
+    let (kind, nodes) = (&fault.begin.kind, &fault.begin.nodes);
+    if fault.begin.impaired.is_empty() && nodes.len() > 1 {
+        return kind.clone();
+    }
     let short = |name: &String| name.rsplit('-').next().unwrap_or(name).to_owned();
     let which: Vec<String> = nodes.iter().map(short).collect();
-    match fault.begin.impaired.is_empty() {
-        true if nodes.len() > 1 => fault.begin.kind.clone(),
-        _ => format!("{} {}", fault.begin.kind, which.join(",")),
-    }
+    format!("{kind} {}", which.join(","))
 }
 
 fn bands(frame: &Frame, faults: &[Fault<'_>], lanes: &[usize]) -> String {
@@ -229,7 +230,8 @@ mod tests {
 
     #[test]
     fn scales_end_at_round_numbers() {
-        assert_eq!([0.8, 1.0, 3.0, 620.0, 1001.0].map(round_up), [1.0, 1.0, 5.0, 1000.0, 2000.0]);
+        let ends = [0.8, 1.0, 3.0, 620.0, 1001.0].map(|top| round_up(top).to_string());
+        assert_eq!(ends, ["1", "1", "5", "1000", "2000"]);
     }
 
     #[test]

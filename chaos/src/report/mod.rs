@@ -202,7 +202,7 @@ fn nodes(history: &History) -> String {
         .to_owned();
     for node in &history.nodes {
         let begins = history.faults.iter().filter(|event| event.phase == Phase::Begin);
-        let struck = begins.filter(|event| event.impaired.contains(&node.node)).count();
+        let struck = begins.filter(|event| event.nodes.contains(&node.node)).count();
         let class = if node.ready { "good" } else { "bad" };
         let _ = writeln!(
             text,

@@ -1,6 +1,6 @@
 //! Pods of a cluster that is there, through kubectl, each reached by a port forward of its own.
 //!
-//! The StatefulSet starts a pod again by itself: a kill is a deletion without grace, and is seen by
+//! The `StatefulSet` starts a pod again by itself: a kill is a deletion without grace, and is seen by
 //! the pod's uid. Nothing is set up here, and nothing taken away but the forwards.
 
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use super::{Plan, Target, Wire, not_here};
 use crate::nemesis::Fault;
 use crate::scenario::Network;
 
-/// How long the StatefulSet may take to make a pod again.
+/// How long the `StatefulSet` may take to make a pod again.
 const POD_WITHIN: Duration = Duration::from_secs(120);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -151,7 +151,7 @@ impl Target for Kubernetes {
         (0..self.pods.len()).try_for_each(|node| self.forward(node))
     }
 
-    /// The StatefulSet has started it; a forward ends with its pod.
+    /// The `StatefulSet` has started it; a forward ends with its pod.
     async fn start(&mut self, node: usize) -> anyhow::Result<()> {
         let name = format!("pod/{}", self.pods[node].name);
         self.kubectl(&["wait", "--for=condition=Ready", &name, "--timeout=50s"]).await?;

@@ -113,6 +113,9 @@ impl Processes {
         let Node { name, address, .. } = &self.nodes[number];
         let others = self.nodes.iter().filter(|other| other.name != *name);
         let seeds: Vec<String> = others.map(|other| format!("{}:7401", other.address)).collect();
+        // The root of a file system is never empty.
+        let data = self.data(number).join(if self.plan.own_disks { "data" } else { "" });
+        let data = data.to_string_lossy();
         let mut text = String::new();
         let _ = write!(
             text,
@@ -123,11 +126,6 @@ impl Processes {
              [bootstrap]\nexpect = {expect}\nseeds = {seeds:?}\n\
              [replication]\nreplicas = {replicas}\n\
              [runtime]\nthreads = 1\n",
-            data = if self.plan.own_disks {
-                self.data(number).join("data")
-            } else {
-                self.data(number)
-            },
             expect = self.nodes.len(),
             replicas = self.plan.replicas,
         );
