@@ -17,6 +17,9 @@ pub const READY_WITHIN: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Writes made to find out a node's clock: some of them are coordinated by others.
 const CLOCK_PROBES: u32 = 40;
+/// Which part of a jump must show. Stamps never go back: after an earlier jump they stay ahead, but by
+/// less with every second.
+const CLOCK_SEEN: f64 = 0.9;
 /// Round trips, of which the median counts.
 const ROUND_TRIPS: usize = 5;
 
@@ -139,7 +142,7 @@ impl Watch {
             let stamp = stamp.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
             let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
             let seen = stamp.unwrap_or_default().saturating_sub(now);
-            if seen > ahead / 2 {
+            if seen > ahead.mul_f64(CLOCK_SEEN) {
                 return Ok(format!("{name} stamps its writes {seen:.1?} ahead"));
             }
         }

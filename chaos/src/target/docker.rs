@@ -141,7 +141,7 @@ impl Target for Docker {
     }
 
     async fn stop(&mut self, node: usize) -> anyhow::Result<String> {
-        run(&["docker", "stop", "--time", "15", &self.container(node)]).await?;
+        run(&["docker", "stop", "-t", "15", &self.container(node)]).await?;
         let state = self.inspect(node, "{{.State.Status}} {{.State.ExitCode}}").await?;
         if state != "exited 0" {
             bail!("node-{node} was asked to stop, and docker says `{state}`");

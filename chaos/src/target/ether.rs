@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +51,15 @@ pub struct Place {
     pub interface: String,
     /// Its address.
     pub address: String,
+    /// Whether what it sends can be lost and late: what nodes send can.
+    pub shaped: bool,
+}
+
+/// The socket of an interface.
+#[derive(Clone, Debug)]
+struct End {
+    path: Arc<Path>,
+    shaped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -85,13 +94,13 @@ impl Ether {
             let end = dir.join(format!("ether-{}", place.address));
             programs.push(socat(place, &own, &end)?);
             let address: Ipv4Addr = place.address.parse().context("an address is none")?;
-            ends.insert(address, end);
+            ends.insert(address, End { path: end.into(), shaped: place.shaped });
         }
         let shared = Arc::new(Shared::default());
         let switch = tokio::spawn(run(Arc::new(socket), ends.clone(), shared.clone()));
         let ether = Self { shared, programs, switch };
         let until = Instant::now() + UP_WITHIN;
-        while !ends.values().all(|end| end.exists()) {
+        while !ends.values().all(|end| end.path.exists()) {
             if Instant::now() > until {
                 bail!("socat has made no interfaces within {UP_WITHIN:?}");
             }
@@ -138,7 +147,7 @@ impl Ether {
 }
 
 fn socat(place: &Place, to: &Path, from: &Path) -> anyhow::Result<Child> {
-    let Place { prefix, interface, address } = place;
+    let Place { prefix, interface, address, .. } = place;
     let tun = format!("TUN:{address}/24,tun-type=tun,iff-no-pi,up,tun-name={interface}");
     let unix = format!("UNIX-SENDTO:{},bind={}", to.display(), from.display());
     let size = PACKET_BYTES.to_string();
@@ -150,42 +159,40 @@ fn socat(place: &Place, to: &Path, from: &Path) -> anyhow::Result<Child> {
     command.kill_on_drop(true).process_group(0).spawn().context("cannot start socat")
 }
 
-async fn run(socket: Arc<UnixDatagram>, ends: HashMap<Ipv4Addr, PathBuf>, shared: Arc<Shared>) {
-    let ends: HashMap<Ipv4Addr, Arc<Path>> =
-        ends.into_iter().map(|(address, end)| (address, end.into())).collect();
+async fn run(socket: Arc<UnixDatagram>, ends: HashMap<Ipv4Addr, End>, shared: Arc<Shared>) {
     let mut buffer = vec![0; PACKET_BYTES];
     loop {
         // An error is told when an end has gone: the others go on.
         let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
         let packet = buffer[..length].to_vec();
-        let Some(end) = destination(&packet).and_then(|to| ends.get(&to)).cloned() else {
+        let Some((from, to)) = addresses(&packet) else { continue };
+        let (Some(from), Some(to)) = (ends.get(&from), ends.get(&to)) else { continue };
+        let network = *shared.network.lock().unwrap_or_else(PoisonError::into_inner);
+        let network = network.filter(|_| from.shaped);
+        let Some(Network { delay, jitter, loss_percent }) = network else {
+            let _ = socket.send_to(&packet, &to.path).await;
             continue;
         };
-        let network = *shared.network.lock().unwrap_or_else(PoisonError::into_inner);
-        let Network { delay, jitter, loss_percent } = network.unwrap_or_default();
         if rand::random_range(0.0..100.0) < loss_percent {
             shared.lost.fetch_add(1, Relaxed);
             continue;
         }
         shared.passed.fetch_add(1, Relaxed);
         let later = (delay - jitter) + jitter.mul_f64(rand::random_range(0.0..2.0));
-        let (at, socket) = (Instant::now() + later, socket.clone());
-        if later.is_zero() {
-            let _ = socket.send_to(&packet, end).await;
-            continue;
-        }
+        let (at, socket, to) = (Instant::now() + later, socket.clone(), to.path.clone());
         tokio::spawn(async move {
             tokio::time::sleep_until(at).await;
             // An end that has gone loses its packets, as a host that is off does.
-            let _ = socket.send_to(&packet, end).await;
+            let _ = socket.send_to(&packet, to).await;
         });
     }
 }
 
-/// Where an IPv4 packet wants to go.
-fn destination(packet: &[u8]) -> Option<Ipv4Addr> {
-    let bytes: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
-    (packet[0] >> 4 == 4).then(|| bytes.into())
+/// Who has sent an IPv4 packet, and where it wants to go.
+fn addresses(packet: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let four = |at: usize| -> Option<[u8; 4]> { packet.get(at..at + 4)?.try_into().ok() };
+    let (from, to) = (four(12)?, four(16)?);
+    (packet[0] >> 4 == 4).then(|| (from.into(), to.into()))
 }
 
 #[cfg(test)]
@@ -193,12 +200,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_tell_where_they_want_to_go() {
+    fn packets_tell_who_has_sent_them_and_where_they_want_to_go() {
         let mut packet = vec![0x45; 20];
-        packet[16..20].copy_from_slice(&[10, 213, 7, 11]);
-        assert_eq!(destination(&packet), Some(Ipv4Addr::new(10, 213, 7, 11)));
-        assert_eq!(destination(&packet[..19]), None);
+        packet[12..20].copy_from_slice(&[10, 213, 7, 1, 10, 213, 7, 11]);
+        let ends = (Ipv4Addr::new(10, 213, 7, 1), Ipv4Addr::new(10, 213, 7, 11));
+        assert_eq!(addresses(&packet), Some(ends));
+        assert_eq!(addresses(&packet[..19]), None);
         packet[0] = 0x60;
-        assert_eq!(destination(&packet), None);
+        assert_eq!(addresses(&packet), None);
     }
 }

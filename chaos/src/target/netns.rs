@@ -99,10 +99,11 @@ impl Netns {
             prefix: port.prefix.clone(),
             interface: port.interface.clone(),
             address: address.clone(),
+            shaped: true,
         };
         let mut places: Vec<Place> = self.ports.iter().zip(&self.addresses).map(inside).collect();
         let (interface, address) = (self.bridge(), self.clients());
-        places.push(Place { prefix: Vec::new(), interface, address });
+        places.push(Place { prefix: Vec::new(), interface, address, shaped: false });
         self.ether = Some(Ether::make(&self.plan.dir, &places).await?);
         Ok(())
     }
