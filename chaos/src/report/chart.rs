@@ -12,7 +12,7 @@ use super::{Fault, escaped};
 const WIDTH: f64 = 960.0;
 /// For the numbers beside the panels.
 const LEFT: f64 = 56.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 24.0;
 /// Faults, above the panels.
 const LANE: f64 = 18.0;
 const TOP: f64 = 8.0;
@@ -212,14 +212,11 @@ fn latency(frame: &Frame, bins: &Bins) -> String {
     svg
 }
 
-/// The next of 1, 2, 5, 10, 20, 50, …
+/// The next of 1, 1.5, 2, 3, 4, 5, 6, 8, and ten times each, and so on.
 fn round_up(number: f64) -> f64 {
     let power = 10f64.powf(number.log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|step| step * power)
-        .into_iter()
-        .find(|top| *top >= number)
-        .unwrap_or(number)
+    let steps = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0].map(|step| step * power);
+    steps.into_iter().find(|top| *top >= number).unwrap_or(number)
 }
 
 #[cfg(test)]
@@ -231,7 +228,7 @@ mod tests {
     #[test]
     fn scales_end_at_round_numbers() {
         let ends = [0.8, 1.0, 3.0, 620.0, 1001.0].map(|top| round_up(top).to_string());
-        assert_eq!(ends, ["1", "1", "5", "1000", "2000"]);
+        assert_eq!(ends, ["0.8", "1", "3", "800", "1500"]);
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub fn page(history: &History, judged: &Judged) -> String {
     page += "<section><h2>What happened</h2>\n";
     page += &chart::draw(&bins, &faults);
     page += "</section>\n";
-    page += &fault_table(&faults);
     page += &promises(&judged.judgements);
+    page += &fault_table(&faults);
     page += &nodes(history);
     let _ = write!(
         page,
@@ -145,7 +145,7 @@ fn fault_table(faults: &[Fault<'_>]) -> String {
             text,
             "<tr><td data-is=\"From\">{}</td><td data-is=\"To\">{end}</td>\
              <td data-is=\"Fault\">{}</td><td data-is=\"Nodes\">{}</td>\
-             <td data-is=\"Seen\">{}. {}</td></tr>",
+             <td data-is=\"Seen\">{}; {}</td></tr>",
             seconds(fault.begin.t_us),
             escaped(&fault.begin.kind),
             escaped(&fault.begin.nodes.join(", ")),
