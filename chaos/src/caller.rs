@@ -141,12 +141,15 @@ impl Nodes {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The node for an attempt: those in turn that have not failed lately, then the others.
-    fn pick(&self, turn: usize, attempt: u32) -> usize {
+    /// The node to ask next: of those that this round has not asked yet, in turn, one that has not
+    /// failed lately, or else any.
+    fn pick(&self, turn: usize, asked: &[usize]) -> usize {
         let (count, now) = (self.nodes.len(), self.now_ms());
+        let round = &asked[asked.len() / count * count..];
         let mut order: Vec<usize> = (turn..turn + count).map(|at| at % count).collect();
+        order.retain(|at| !round.contains(at));
         order.sort_by_key(|&at| self.nodes[at].out_until.load(Relaxed) > now);
-        order[attempt as usize % count]
+        order[0]
     }
 }
 
@@ -219,10 +222,11 @@ impl Caller {
     async fn attempts(&mut self, ask: &Ask<'_>) -> Tried {
         let until = Instant::now() + REQUEST_WITHIN;
         self.turn = self.turn.wrapping_add(1) % self.nodes.len();
-        let (mut attempts, mut unknown) = (0, false);
+        let (mut asked, mut unknown) = (Vec::new(), false);
         loop {
-            let node = self.nodes.pick(self.turn, attempts);
-            attempts += 1;
+            let node = self.nodes.pick(self.turn, &asked);
+            asked.push(node);
+            let attempts = u32::try_from(asked.len()).unwrap_or(u32::MAX);
             let left = until.saturating_duration_since(Instant::now());
             let answer = ask.once(&self.nodes.nodes[node].client, left.min(ATTEMPT_WITHIN)).await;
             let Err(error) = &answer else { break Tried { answer, node, attempts, unknown } };
@@ -236,7 +240,7 @@ impl Caller {
                 }
                 ErrorKind::Unavailable => true,
             };
-            let whole_round = (attempts as usize).is_multiple_of(self.nodes.len());
+            let whole_round = asked.len().is_multiple_of(self.nodes.len());
             let pause = if whole_round { PAUSE * attempts } else { Duration::ZERO };
             if !elsewhere || attempts == ATTEMPTS_MAX || Instant::now() + pause >= until {
                 break Tried { answer, node, attempts, unknown };
@@ -288,9 +292,13 @@ mod tests {
     async fn a_node_that_has_failed_is_asked_last() {
         let node = |at: u16| (format!("n{at}"), format!("127.0.0.1:{}", 4000 + at));
         let nodes = Nodes::new(&[node(0), node(1), node(2)]).unwrap();
-        assert_eq!([0, 1, 2, 3].map(|attempt| nodes.pick(1, attempt)), [1, 2, 0, 1]);
+        let asked = [&[][..], &[1], &[1, 2], &[1, 2, 0]];
+        assert_eq!(asked.map(|asked| nodes.pick(1, asked)), [1, 2, 0, 1]);
         nodes.nodes[1].out_until.store(nodes.now_ms() + 60_000, Relaxed);
-        assert_eq!([0, 1, 2].map(|attempt| nodes.pick(1, attempt)), [2, 0, 1]);
+        let asked = [&[][..], &[2], &[2, 0]];
+        assert_eq!(asked.map(|asked| nodes.pick(1, asked)), [2, 0, 1]);
+        // One that fails in mid-round takes nobody's turn.
+        assert_eq!(nodes.pick(1, &[1]), 2);
     }
 
     #[tokio::test]

@@ -122,10 +122,14 @@ fn act(command: Command) -> anyhow::Result<Verdict> {
             let runtime = tokio::runtime::Runtime::new().context("cannot start a runtime")?;
             let ran = runtime.block_on(run::run(&job));
             drop(runtime);
-            if ran.is_err() {
+            if let Err(error) = ran {
                 folder.last_words();
+                // Without a history nothing was begun; one that ends early tells that it does.
+                if !job.history.exists() {
+                    return Err(error);
+                }
+                eprintln!("coterie-chaos: {error:#}");
             }
-            ran?;
             judge(&job.history, Some(&args.report))
         }
         Command::List { folder } => list(&folder).map(|()| Verdict::Pass),
@@ -141,6 +145,12 @@ fn job(args: &RunArgs) -> anyhow::Result<Job> {
     scenario.clients = args.clients.unwrap_or(scenario.clients);
     scenario.rate = args.rate.unwrap_or(scenario.rate);
     scenario.check()?;
+    // What an earlier run has left is not taken for this one's.
+    if let Err(error) = std::fs::remove_file(&args.history)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", args.history.display()));
+    }
     let seed = args.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let name = args.scenario.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let needs_program = matches!(scenario.target, TargetKind::Local | TargetKind::Netns);
