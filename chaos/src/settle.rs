@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coterie::client::{Consistency, ReadOptions};
+use coterie::client::ReadOptions;
 use coterie::proto::stored_copy::State;
 use tokio::task::JoinSet;
 
@@ -48,16 +48,12 @@ impl Settle {
         let ops = history.ops.iter().filter(|op| op.writes());
         let keys: BTreeSet<String> = ops.map(|op| op.invoke.key.clone()).collect();
         self.each(&keys, |this, key| async move { this.read(key).await }).await;
-        // A write that failed may have reached one home only: reads of all homes repair that, as
-        // anti-entropy does in its time. What was acknowledged is read above, before any of them.
-        let mut differing: BTreeSet<String> = keys;
-        loop {
-            differing = self.copies(&differing).await;
-            if differing.is_empty() || began.elapsed() > REST_WITHIN {
-                break;
-            }
-            self.each(&differing, |this, key| async move { this.read_everywhere(key).await }).await;
+        // A write that failed may have reached one home only. Nobody reads it from here on: what
+        // makes its copies equal is the store's own anti-entropy.
+        let mut differing = self.copies(&keys).await;
+        while !differing.is_empty() && began.elapsed() <= REST_WITHIN {
             tokio::time::sleep(LOOK_EVERY).await;
+            differing = self.copies(&differing).await;
         }
         let after_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         for node in everybody {
@@ -145,18 +141,6 @@ impl Settle {
             }
         }
         self.recorder.record(&Event::Final(read));
-    }
-
-    /// Reads a key from all of its homes, for the repair of those that differ.
-    async fn read_everywhere(self, key: String) {
-        let options = ReadOptions {
-            consistency: Some(Consistency::All),
-            timeout: Some(READ_WITHIN),
-            ..ReadOptions::default()
-        };
-        let node = key.bytes().map(usize::from).sum::<usize>() % self.nodes.len();
-        // Whether it has helped is seen on the disks.
-        let _ = self.nodes.client(node).0.get_with(key, &options).await;
     }
 
     /// Looks at every disk. Answers with the keys whose copies differ.

@@ -53,6 +53,7 @@ impl Docker {
             ("BOOTSTRAP__EXPECT", self.plan.nodes.to_string()),
             ("BOOTSTRAP__SEEDS", seeds.join(",")),
             ("REPLICATION__REPLICAS", self.plan.replicas.to_string()),
+            ("ANTI_ENTROPY__INTERVAL", super::ANTI_ENTROPY.to_owned()),
         ];
         let (name, network) = (self.container(number), self.network());
         let mut words = ["docker", "create", "--name", &name, "--network", &network, "--ip"]

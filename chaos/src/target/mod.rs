@@ -125,6 +125,8 @@ pub trait Target {
     async fn clean_up(&mut self) -> Vec<String>;
 }
 
+/// How often homes compare what they hold: often, so that a run need not wait for it.
+const ANTI_ENTROPY: &str = "2s";
 /// Why a wiped disk is not offered.
 const WIPE_NEEDS_A_FLAG: &str = "a node with an emptied disk is not taken back by every version of the \
                                  store: say by --wipe that this one takes it";

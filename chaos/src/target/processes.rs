@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use tokio::process::{Child, Command};
 
 use super::disk::OwnDisk;
-use super::{Plan, command};
+use super::{ANTI_ENTROPY, Plan, command};
 
 /// How long a node may take to stop when it is asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
@@ -125,6 +125,7 @@ impl Processes {
              admin = \"{address}:7402\"\ninsecure = true\n\
              [bootstrap]\nexpect = {expect}\nseeds = {seeds:?}\n\
              [replication]\nreplicas = {replicas}\n\
+             [anti_entropy]\ninterval = \"{ANTI_ENTROPY}\"\n\
              [runtime]\nthreads = 1\n",
             expect = self.nodes.len(),
             replicas = self.plan.replicas,
