@@ -1,7 +1,6 @@
 //! The commands that go to kubectl, recorded by a script in its place.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
@@ -12,7 +11,7 @@ const FAKE: &str = r#"#!/bin/sh
 echo "$*" >> "$(dirname "$0")/calls"
 case "$*" in
   *"get pods"*) echo "coterie-1 coterie-0 coterie-2" ;;
-  *"get pod "*) grep -c "delete pod" "$(dirname "$0")/calls" ;;
+  *"get pod "*) grep -c "delete pod" "$(dirname "$0")/calls" || true ;;
   *port-forward*) exec sleep 60 ;;
 esac
 "#;
@@ -38,9 +37,12 @@ fn plan() -> Plan {
 
 fn fake() -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();
-    let kubectl = dir.path().join("kubectl");
-    fs::write(&kubectl, FAKE).unwrap();
-    fs::set_permissions(&kubectl, fs::Permissions::from_mode(0o755)).unwrap();
+    let (script, kubectl) = (dir.path().join("script"), dir.path().join("kubectl"));
+    fs::write(&script, FAKE).unwrap();
+    // Another process writes what will be run: a test beside this one may fork while a file is open
+    // here, and a file that anybody has open for writing cannot be run.
+    let mut copy = std::process::Command::new("install");
+    assert!(copy.args(["-m", "755"]).args([&script, &kubectl]).status().unwrap().success());
     let kubectl = kubectl.to_string_lossy().into_owned();
     (dir, kubectl)
 }
