@@ -10,6 +10,8 @@ use crate::api::backend::MemberStatus;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::protocol::control::{Control, ControlEffect, ControlInput, MemberReport, MemberState};
+#[cfg(any(test, feature = "seeded-defects"))]
+use crate::protocol::defect::Defect;
 use crate::protocol::step::{Effect, Input, RepairReport, Stats};
 use crate::protocol::worker::{Worker, WorkerConfig};
 use crate::types::{Mono, NodeId, Now, Wall};
@@ -51,7 +53,7 @@ impl Cores for RealCores {
             clock: start.clock,
             seed: rand::random(),
             #[cfg(any(test, feature = "seeded-defects"))]
-            defect: None,
+            defect: seeded_defect(),
         })
     }
 
@@ -59,6 +61,15 @@ impl Cores for RealCores {
         let Start { settings, identity, meta, now, .. } = start;
         Ok(Control::new(settings.control(), identity, meta, rand::random(), now)?)
     }
+}
+
+/// The defect that the environment asks for, by its variant's name: so that what watches a cluster
+/// from outside can be tested on real processes, too.
+#[cfg(any(test, feature = "seeded-defects"))]
+fn seeded_defect() -> Option<Defect> {
+    let name = std::env::var("COTERIE_SEEDED_DEFECT").ok()?;
+    let found = Defect::ALL.into_iter().find(|defect| format!("{defect:?}") == name);
+    Some(found.unwrap_or_else(|| panic!("there is no defect `{name}`")))
 }
 
 impl DataCore for Worker {

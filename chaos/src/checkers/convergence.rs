@@ -1,0 +1,69 @@
+//! C6: convergence. In bounded time after the last fault every home of a key holds the same, nobody
+//! keeps anything for others, and every node says that it is ready.
+
+use super::Judgement;
+use crate::history::History;
+
+/// Compares what is on the disks, key by key.
+pub fn judge(history: &History) -> Judgement {
+    let promise = "after the last fault all copies of a key are equal, and no hint is left";
+    let mut judgement = Judgement::new("C6", promise);
+    for (key, copies) in &history.copies {
+        judgement.judged += 1;
+        let homes = history.header.replicas.min(history.header.nodes.len());
+        if copies.len() != homes {
+            judgement.wrong(key, format!("{} of {homes} homes hold it", copies.len()));
+        }
+        if copies.iter().any(|copy| copy.hash != copies[0].hash) {
+            let each: Vec<_> = copies.iter().map(|c| format!("{}: {}", c.node, shown(c))).collect();
+            judgement.wrong(key, format!("copies differ: {}", each.join(", ")));
+        }
+    }
+    match &history.settled {
+        None => judgement.wrong("", "the run was broken off before the cluster came to rest"),
+        Some(settled) => settled.unsettled.iter().for_each(|what| judgement.wrong("", what)),
+    }
+    judgement
+}
+
+fn shown(copy: &crate::history::Copy) -> &str {
+    if copy.hash.is_empty() { "nothing" } else { &copy.hash }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::testing::*;
+    use crate::history::{Event, Settled};
+
+    fn at_rest() -> Vec<Event> {
+        vec![Event::Settled(Settled::default())]
+    }
+
+    #[test]
+    fn equal_copies_are_right() {
+        let disk: (&str, &[&str]) = ("h", &[]);
+        let judgement = judge(&history([copies("set/a", [disk, disk, disk]), at_rest()]));
+        assert_eq!((judgement.judged, judgement.violations), (1, vec![]));
+    }
+
+    #[test]
+    fn a_copy_that_differs_or_is_absent_is_found() {
+        let (disk, other): ((&str, &[&str]), (&str, &[&str])) = (("h", &[]), ("", &[]));
+        let judgement = judge(&history([copies("set/a", [disk, other, disk]), at_rest()]));
+        assert_eq!(judgement.violations.len(), 1);
+        assert!(judgement.violations[0].what.contains("n1: nothing"), "{judgement:?}");
+        let mut two = copies("set/a", [disk, disk, disk]);
+        if let Event::Copies(copies) = &mut two[0] {
+            copies.copies.pop();
+        }
+        assert_eq!(judge(&history([two, at_rest()])).violations.len(), 1);
+    }
+
+    #[test]
+    fn a_cluster_that_does_not_come_to_rest_is_found() {
+        assert_eq!(judge(&history([])).violations.len(), 1);
+        let left = Settled { after_ms: 1, unsettled: vec!["node-1 keeps 3 hints".to_owned()] };
+        assert_eq!(judge(&history([vec![Event::Settled(left)]])).violations.len(), 1);
+    }
+}
