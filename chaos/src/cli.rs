@@ -174,7 +174,9 @@ fn repeating(args: &RunArgs, scenario: &Scenario, seed: u64) -> String {
     let mut command = format!("coterie-chaos run {} --seed {seed}", args.scenario.display());
     let mut say = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
-            command += &format!(" --{flag} {value}");
+            for word in [" --", flag, " ", &value] {
+                command.push_str(word);
+            }
         }
     };
     say("target", args.target.map(|_| scenario.target.to_string()));

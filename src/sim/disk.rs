@@ -201,13 +201,13 @@ impl Disk {
     pub(super) fn emptied(&self) -> Self {
         let (weather, full, took_effect) = (self.weather.clone(), self.full, self.took_effect);
         let gone = self.gone || self.number > CommitNumber(0);
-        Self { weather, full, took_effect, gone, ..Self::new() }
+        Self { full, weather, gone, took_effect, ..Self::new() }
     }
 
     /// What an older copy of this disk holds, put back in its place.
     pub(super) fn set_to(&mut self, older: Self) {
         let (weather, full, took_effect) = (self.weather.clone(), self.full, self.took_effect);
-        *self = Self { weather, full, took_effect, ..older };
+        *self = Self { full, weather, took_effect, ..older };
     }
 
     /// A copy of what is durable, as copying the folder of a running node leaves it.

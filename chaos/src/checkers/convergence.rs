@@ -49,7 +49,8 @@ mod tests {
 
     #[test]
     fn a_copy_that_differs_or_is_absent_is_found() {
-        let (disk, other): ((&str, &[&str]), (&str, &[&str])) = (("h", &[]), ("", &[]));
+        type Copy = (&'static str, &'static [&'static str]);
+        let (disk, other): (Copy, Copy) = (("h", &[]), ("", &[]));
         let judgement = judge(&history([copies("set/a", [disk, other, disk]), at_rest()]));
         assert_eq!(judgement.violations.len(), 1);
         assert!(judgement.violations[0].what.contains("n1: nothing"), "{judgement:?}");

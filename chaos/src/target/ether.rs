@@ -178,7 +178,7 @@ async fn run(socket: Arc<UnixDatagram>, ends: HashMap<Ipv4Addr, End>, shared: Ar
             continue;
         }
         shared.passed.fetch_add(1, Relaxed);
-        let later = (delay - jitter) + jitter.mul_f64(rand::random_range(0.0..2.0));
+        let later = delay.saturating_sub(jitter) + jitter.mul_f64(rand::random_range(0.0..2.0));
         let (at, socket, to) = (Instant::now() + later, socket.clone(), to.path.clone());
         tokio::spawn(async move {
             tokio::time::sleep_until(at).await;
