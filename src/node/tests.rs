@@ -30,7 +30,8 @@ impl ControlCore for ToyControl {
         match input {
             ControlInput::Seeds(_) if !self.begun => {
                 self.begun = true;
-                let (space, key) = (Space::Meta, Bytes::from(format!("start {}", self.found)));
+                let (space, key) =
+                    (Space::Meta, Bytes::from(format!("control/start {}", self.found)));
                 let value = Some(Bytes::from_static(b"remembered"));
                 out.push(ControlEffect::Persist(1, vec![Change { space, key, value }]));
             }

@@ -20,8 +20,9 @@
 //! With [`Durability::Buffered`] batches reach the kernel only; the committer then syncs every
 //! second while there is something to sync, so that a power cut takes about a second at most.
 //! A batch that holds a hint is synced all the same: a hint is the only copy that its target will
-//! ever be given, and it counts toward W. So is one that holds anything of `Space::Meta` but notes: others
-//! build on what a node has once said of itself, whatever clients have chosen for their values.
+//! ever be given, and it counts toward W. So is what a node writes of itself in `Space::Meta`, but for notes, and
+//! for marks that go with a record: others build on what a node has once said, whatever clients have chosen for
+//! their values.
 //! A second thread writes the mark: an fsync of its own that no acknowledgement waits for.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -528,12 +529,7 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
         while bytes < BATCH_BYTES_MAX && self.members.len() < BATCH_SUBMISSIONS_MAX {
             let Some(submission) = self.backlog.pop_front() else { break };
             bytes += submission.changes.iter().map(size).sum::<usize>();
-            let must_sync = |change: &Change| match change.space {
-                Space::Records => false,
-                Space::Hints => change.value.is_some(),
-                Space::Meta => submission.source != NOTES,
-            };
-            self.must_sync |= submission.changes.iter().any(must_sync);
+            self.must_sync |= must_sync(&submission);
             self.changes.extend(submission.changes);
             self.members.push((submission.source, submission.id));
             self.last.clock = self.last.clock.max(submission.clock);
@@ -567,6 +563,14 @@ impl<C: FnMut(&[Completion])> CommitThread<C> {
         lock(&self.shared.queue).phase = Phase::Ended;
         (self.complete)(&[Completion::Failed(reason)]);
     }
+}
+
+/// Whether something must survive power loss whatever the durability of records is.
+fn must_sync(submission: &Submission) -> bool {
+    let has = |space| submission.changes.iter().any(|change| change.space == space);
+    let hints = submission.changes.iter().filter(|change| change.space == Space::Hints);
+    let of_itself = submission.source != NOTES && !has(Space::Records) && has(Space::Meta);
+    of_itself || hints.into_iter().any(|change| change.value.is_some())
 }
 
 fn size(change: &Change) -> usize {
