@@ -41,7 +41,7 @@ use crate::protocol::rounds::{Cut, CutId, Rounds, Verdict};
 use crate::protocol::step::{Effect, Page, ReadFailed};
 use crate::types::{Key, Mono, NodeId, Now, Partition, RoundNumber};
 
-/// Keys of [`Space::Meta`] under which the rounds of a partition are kept: `prefix ‖ partition`.
+/// Keys of `Space::Meta` under which the rounds of a partition are kept: `prefix ‖ partition`.
 const PREFIX: &[u8] = b"rounds/";
 /// How long to wait before a store that could not be read is read again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
@@ -379,7 +379,7 @@ impl Worker {
     }
 }
 
-/// A key of [`Space::Meta`] for something of a partition.
+/// A key of `Space::Meta` for something of a partition.
 fn marker(prefix: &[u8], partition: Partition) -> Bytes {
     let mut out = BytesMut::with_capacity(prefix.len() + 2);
     out.put_slice(prefix);
