@@ -36,16 +36,21 @@ fn meant_for(defect: Defect) -> &'static [Check] {
     }
 }
 
-/// Mistakes that need a message to be later than seeds delay one, or a whole round to pass while one is under
-/// way: `collection_scenarios` tells each as a story.
-const TOLD: [Defect; 5] = [
+/// Mistakes that the seeds of this budget do not meet. Each has a story or a test of its own rule.
+const TOLD: [Defect; 8] = [
+    // A message later than seeds delay one, or a whole round while one is under way: `collection_scenarios`.
     Defect::AcceptOverRound,
     Defect::ConfirmWithoutBarrier,
     Defect::DiscardLateCopy,
-    // Damage of a copy, and of the one that it is rebuilt from, in the window between: the worker's own tests.
+    // Damage of a copy, and of the one that it is rebuilt from, in the window between: the worker's tests.
     Defect::CountRebuilding,
-    // Seeds have not met it since what they simulate grew: `recent`'s own tests hold the rule.
+    // A commit refused between two comparisons: the worker's tests of trees.
+    Defect::TreeBeforeCommit,
+    // A record lost, and its key written again before a peer shows more of the actor: `scenarios`.
+    Defect::KeepActorAfterLoss,
+    // A read under way while the same key is committed on the same node: the tests of `recent`.
     Defect::KeepLateRead,
+    Defect::LagRecent,
 ];
 
 /// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every
