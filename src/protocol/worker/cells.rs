@@ -104,6 +104,8 @@ pub(super) enum Waiter {
     Rebuilt,
     /// Whoever merges many records together.
     Batch(BatchId),
+    /// The end of this partition's rebuilding.
+    Whole(Partition),
     /// A step of this partition's rounds.
     Round(Partition, Box<Durable>),
 }
@@ -546,6 +548,8 @@ impl Worker {
                 }
             }
             Waiter::Batch(batch) => self.batch_told(now, batch, durable, out),
+            Waiter::Whole(partition) if durable => self.partition_whole(partition, out),
+            Waiter::Whole(partition) => self.partition_not_whole(now, partition),
             Waiter::Round(partition, step) => {
                 self.round_durable(now, partition, *step, durable, out);
             }

@@ -137,7 +137,11 @@ impl Worker {
                 answer_write(to, call, trace, id.partition, answer, out);
             }
             // Nobody else waits for a hint.
-            Waiter::None | Waiter::Rebuilt | Waiter::Batch(_) | Waiter::Round(..) => {}
+            Waiter::None
+            | Waiter::Rebuilt
+            | Waiter::Batch(_)
+            | Waiter::Whole(_)
+            | Waiter::Round(..) => {}
         }
     }
 

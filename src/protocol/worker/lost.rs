@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::cells::Waiter;
 use super::sync::Goal;
 use super::timers::Timer;
 use super::{Reading, Worker};
@@ -136,7 +137,7 @@ impl Worker {
     /// Of a partition that has no home here, nothing can be missing.
     fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.route(partition).is_some() && self.lost.partitions.remove(&partition).is_some() {
-            self.commit_meta(lost_marker(partition), None, out);
+            self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
         }
     }
 
@@ -170,9 +171,22 @@ impl Worker {
 
     fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.lost.partitions.remove(&partition).is_some() {
-            self.stats.partitions_rebuilt += 1;
-            self.commit_meta(lost_marker(partition), None, out);
-            out.push(Effect::Event(Event::PartitionRebuilt(partition, self.lost.count())));
+            self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
+        }
+    }
+
+    /// The mark of a rebuilt partition is gone.
+    pub(super) fn partition_whole(&mut self, partition: Partition, out: &mut Vec<Effect>) {
+        self.stats.partitions_rebuilt += 1;
+        out.push(Effect::Event(Event::PartitionRebuilt(partition, self.lost.count())));
+    }
+
+    /// The mark could not be removed: the partition is rebuilt again, and by then there may be room.
+    pub(super) fn partition_not_whole(&mut self, now: Now, partition: Partition) {
+        self.lost_at_start(partition);
+        if !self.lost.is_armed {
+            self.lost.is_armed = true;
+            self.arm(now.mono.after_millis(RETRY_MS), Timer::Lost);
         }
     }
 
