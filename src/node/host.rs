@@ -358,7 +358,7 @@ impl<C: DataCore> Host<C> {
         let mut sum = Stats::default();
         for slot in &self.0.workers {
             if let Ok(state) = slot.state.lock() {
-                add(&mut sum, &state.core.stats());
+                sum.add(&state.core.stats());
             }
         }
         sum
@@ -661,73 +661,4 @@ fn cut_off(is_put: bool) -> Failure {
     } else {
         Failure::before(Reason::ShuttingDown)
     }
-}
-
-fn add(sum: &mut Stats, of: &Stats) {
-    let Stats {
-        gets,
-        puts,
-        failures,
-        hints_written,
-        hints_replayed,
-        hints_held,
-        hint_bytes,
-        hint_bytes_max,
-        hints_refused,
-        hints_unknown,
-        repairs_sent,
-        hedges,
-        passed,
-        records_lost,
-        messages_refused,
-        in_flight,
-        syncs,
-        syncs_equal,
-        syncs_failed,
-        syncs_refused,
-        sync_records,
-        sync_bytes,
-        partitions_rebuilding,
-        partitions_rebuilt,
-        trees_unknown,
-        trees_rebuilt,
-        records_scrubbed,
-        rounds_opened,
-        rounds_over,
-        records_collected,
-        rounds_open,
-        round_age_micros_max,
-    } = of;
-    sum.gets += gets;
-    sum.puts += puts;
-    sum.failures += failures;
-    sum.hints_written += hints_written;
-    sum.hints_replayed += hints_replayed;
-    sum.hints_held += hints_held;
-    sum.hint_bytes += hint_bytes;
-    sum.hint_bytes_max += hint_bytes_max;
-    sum.hints_refused += hints_refused;
-    sum.hints_unknown += hints_unknown;
-    sum.repairs_sent += repairs_sent;
-    sum.hedges += hedges;
-    sum.passed += passed;
-    sum.records_lost += records_lost;
-    sum.messages_refused += messages_refused;
-    sum.in_flight += in_flight;
-    sum.syncs += syncs;
-    sum.syncs_equal += syncs_equal;
-    sum.syncs_failed += syncs_failed;
-    sum.syncs_refused += syncs_refused;
-    sum.sync_records += sync_records;
-    sum.sync_bytes += sync_bytes;
-    sum.partitions_rebuilding += partitions_rebuilding;
-    sum.partitions_rebuilt += partitions_rebuilt;
-    sum.trees_unknown += trees_unknown;
-    sum.trees_rebuilt += trees_rebuilt;
-    sum.records_scrubbed += records_scrubbed;
-    sum.rounds_opened += rounds_opened;
-    sum.rounds_over += rounds_over;
-    sum.records_collected += records_collected;
-    sum.rounds_open += rounds_open;
-    sum.round_age_micros_max = sum.round_age_micros_max.max(*round_age_micros_max);
 }

@@ -5,8 +5,9 @@
 //! partitions, in one batch, before the id of an emptied or forgetful disk is used, and removed
 //! once everything that the partition's other homes hold has been merged.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::meta::{partition_key, partition_of};
 use super::step::{Change, Space};
 use crate::types::Partition;
 
@@ -16,17 +17,13 @@ pub const LOST_PREFIX: &[u8] = b"lost/";
 /// The key that marks a partition.
 #[must_use]
 pub fn lost_marker(partition: Partition) -> Bytes {
-    let mut out = BytesMut::with_capacity(LOST_PREFIX.len() + 2);
-    out.put_slice(LOST_PREFIX);
-    out.put_u16(partition.0);
-    out.freeze()
+    partition_key(LOST_PREFIX, partition)
 }
 
 /// The partition that a key marks; none if it is no marker.
 #[must_use]
 pub fn from_lost_marker(key: &[u8]) -> Option<Partition> {
-    let partition: [u8; 2] = key.strip_prefix(LOST_PREFIX)?.try_into().ok()?;
-    Some(Partition(u16::from_be_bytes(partition)))
+    partition_of(LOST_PREFIX, key)
 }
 
 /// Marks every partition of the ring.

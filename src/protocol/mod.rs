@@ -7,6 +7,7 @@ pub mod control;
 pub mod defect;
 pub mod lost;
 pub mod message;
+mod meta;
 pub mod op;
 pub mod placement;
 pub mod quorum;

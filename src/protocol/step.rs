@@ -333,6 +333,78 @@ pub struct RepairReport {
     pub unverified: u64,
 }
 
+impl Stats {
+    /// Adds what another worker has done and holds.
+    pub fn add(&mut self, of: &Self) {
+        let Self {
+            gets,
+            puts,
+            failures,
+            hints_written,
+            hints_replayed,
+            hints_held,
+            hint_bytes,
+            hint_bytes_max,
+            hints_refused,
+            hints_unknown,
+            repairs_sent,
+            hedges,
+            passed,
+            records_lost,
+            messages_refused,
+            in_flight,
+            syncs,
+            syncs_equal,
+            syncs_failed,
+            syncs_refused,
+            sync_records,
+            sync_bytes,
+            partitions_rebuilding,
+            partitions_rebuilt,
+            trees_unknown,
+            trees_rebuilt,
+            records_scrubbed,
+            rounds_opened,
+            rounds_over,
+            records_collected,
+            rounds_open,
+            round_age_micros_max,
+        } = of;
+        self.gets += gets;
+        self.puts += puts;
+        self.failures += failures;
+        self.hints_written += hints_written;
+        self.hints_replayed += hints_replayed;
+        self.hints_held += hints_held;
+        self.hint_bytes += hint_bytes;
+        self.hint_bytes_max += hint_bytes_max;
+        self.hints_refused += hints_refused;
+        self.hints_unknown += hints_unknown;
+        self.repairs_sent += repairs_sent;
+        self.hedges += hedges;
+        self.passed += passed;
+        self.records_lost += records_lost;
+        self.messages_refused += messages_refused;
+        self.in_flight += in_flight;
+        self.syncs += syncs;
+        self.syncs_equal += syncs_equal;
+        self.syncs_failed += syncs_failed;
+        self.syncs_refused += syncs_refused;
+        self.sync_records += sync_records;
+        self.sync_bytes += sync_bytes;
+        self.partitions_rebuilding += partitions_rebuilding;
+        self.partitions_rebuilt += partitions_rebuilt;
+        self.trees_unknown += trees_unknown;
+        self.trees_rebuilt += trees_rebuilt;
+        self.records_scrubbed += records_scrubbed;
+        self.rounds_opened += rounds_opened;
+        self.rounds_over += rounds_over;
+        self.records_collected += records_collected;
+        self.rounds_open += rounds_open;
+        self.round_age_micros_max = self.round_age_micros_max.max(*round_age_micros_max);
+    }
+}
+
 /// What a worker is told of the configuration; durations in microseconds.
 #[derive(Clone, Debug)]
 pub struct Tuning {

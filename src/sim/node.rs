@@ -132,16 +132,7 @@ impl SimNode {
     pub(super) fn stats(&self) -> Stats {
         let mut sum = Stats::default();
         for worker in self.process.iter().flat_map(|process| &process.workers) {
-            let stats = worker.stats();
-            sum.hints_held += stats.hints_held;
-            sum.hints_replayed += stats.hints_replayed;
-            sum.repairs_sent += stats.repairs_sent;
-            sum.in_flight += stats.in_flight;
-            sum.sync_records += stats.sync_records;
-            sum.trees_rebuilt += stats.trees_rebuilt;
-            sum.partitions_rebuilding += stats.partitions_rebuilding;
-            sum.messages_refused += stats.messages_refused;
-            sum.hint_bytes += stats.hint_bytes;
+            sum.add(&worker.stats());
         }
         sum
     }

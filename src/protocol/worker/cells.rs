@@ -421,9 +421,16 @@ impl Worker {
         tree: Option<TreeChange>,
         out: &mut Vec<Effect>,
     ) {
-        self.last_commit.0 += 1;
         let hint = HintChange::default();
-        let pending = Pending { cell, stored: None, waiters: vec![], hint, tree };
+        self.queue_commit(
+            Pending { cell, stored: None, waiters: vec![], hint, tree },
+            changes,
+            out,
+        );
+    }
+
+    fn queue_commit(&mut self, pending: Pending, changes: Vec<Change>, out: &mut Vec<Effect>) {
+        self.last_commit.0 += 1;
         self.commits.insert(self.last_commit, pending);
         self.push_commit(changes, out);
     }
@@ -568,11 +575,9 @@ impl Worker {
         waiter: Waiter,
         out: &mut Vec<Effect>,
     ) {
-        self.last_commit.0 += 1;
-        let hint = HintChange::default();
-        let pending = Pending { cell: None, stored: None, waiters: vec![waiter], hint, tree: None };
-        self.commits.insert(self.last_commit, pending);
-        self.push_commit(changes, out);
+        let (hint, waiters) = (HintChange::default(), vec![waiter]);
+        let pending = Pending { cell: None, stored: None, waiters, hint, tree: None };
+        self.queue_commit(pending, changes, out);
     }
 
     /// Commits a change that is not of a record, and tells `waiter`.

@@ -18,7 +18,7 @@ use super::cells::Waiter;
 use super::sync::Goal;
 use super::timers::Timer;
 use super::{Reading, Worker};
-use crate::protocol::lost::{LOST_PREFIX, from_lost_marker, lost_marker};
+use crate::protocol::lost::{LOST_PREFIX, lost_marker};
 use crate::protocol::step::{Effect, Event, Page, ReadFailed};
 use crate::types::{NodeId, NodeName, Now, Partition};
 
@@ -62,19 +62,12 @@ impl Worker {
         let Ok(page) = result else {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
-        for (key, value) in &page.entries {
-            let mine = from_lost_marker(key)
-                .filter(|partition| partition.worker(self.config.workers) == self.config.index);
-            if let Some(partition) = mine {
-                self.lost_at_start(partition);
-                self.collect.move_on(partition, value);
-            }
+        for (partition, value) in self.marks_in(LOST_PREFIX, &page) {
+            self.lost_at_start(partition);
+            self.collect.move_on(partition, &value);
         }
-        match page.entries.last() {
-            Some((last, _)) if !page.done => {
-                self.scan_meta(LOST_PREFIX, last.clone(), Reading::LostMarkers, out);
-            }
-            _ => self.start_reading_unsaved(out),
+        if self.is_last_page(LOST_PREFIX, &page, Reading::LostMarkers, out) {
+            self.start_reading_unsaved(out);
         }
     }
 

@@ -29,6 +29,7 @@ mod hashing;
 mod hints;
 pub mod inspect;
 mod lost;
+mod meta;
 mod pass;
 mod peers;
 mod put;

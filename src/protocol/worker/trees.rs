@@ -25,6 +25,7 @@ use super::timers::Timer;
 use super::{Reading, Worker};
 use crate::protocol::codec::{Checked, DecodeError, Reader, checked};
 use crate::protocol::defect::Defect;
+use crate::protocol::meta::{partition_key, partition_of};
 use crate::protocol::step::{Change, Effect, Page, ReadFailed, Space};
 use crate::protocol::tree::Tree;
 use crate::types::{NodeId, Now, Partition, RecordHash, Wall};
@@ -34,8 +35,6 @@ const TREE_PREFIX: &[u8] = b"tree/";
 const DIRTY_PREFIX: &[u8] = b"dirty/";
 /// The version of a saved tree.
 const FORMAT: u8 = 1;
-/// Bytes of trees, or of markers, that are read at a time.
-const PAGE_BYTES: usize = 256 << 10;
 /// Trees in one commit: a quarter of a megabyte.
 const SAVED_TOGETHER: usize = 256;
 /// How long to wait before a read that failed is tried again, in milliseconds.
@@ -82,19 +81,6 @@ pub(super) struct TreeChange {
     after: Option<RecordHash>,
     /// Whether it carries the dirty marker.
     marks: bool,
-}
-
-fn meta_key(prefix: &[u8], partition: Partition) -> Bytes {
-    let mut out = BytesMut::with_capacity(prefix.len() + 2);
-    out.put_slice(prefix);
-    out.put_u16(partition.0);
-    out.freeze()
-}
-
-/// The partition in a key of [`Space::Meta`] under `prefix`.
-pub(super) fn partition_of(key: &[u8], prefix: &[u8]) -> Option<Partition> {
-    let partition = key.strip_prefix(prefix)?;
-    Some(Partition(u16::from_be_bytes(partition.try_into().ok()?)))
 }
 
 impl Trees {
@@ -171,7 +157,7 @@ impl Worker {
         let marks = !held.is_marked;
         if marks {
             let value = Some(Bytes::from_static(&[1]));
-            let key = meta_key(DIRTY_PREFIX, partition);
+            let key = partition_key(DIRTY_PREFIX, partition);
             changes.push(Change { space: Space::Meta, key, value });
             self.save_later(now, partition);
         }
@@ -216,34 +202,13 @@ impl Worker {
         let Ok(page) = result else {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
-        for (key, _) in &page.entries {
-            let mine = partition_of(key, DIRTY_PREFIX)
-                .filter(|partition| partition.worker(self.config.workers) == self.config.index);
-            if let Some(partition) = mine {
-                self.trees.dirty_at_start.insert(partition);
-                self.trees.of(partition).is_marked = true;
-            }
+        for (partition, _) in self.marks_in(DIRTY_PREFIX, &page) {
+            self.trees.dirty_at_start.insert(partition);
+            self.trees.of(partition).is_marked = true;
         }
-        match page.entries.last() {
-            Some((last, _)) if !page.done => {
-                self.scan_meta(DIRTY_PREFIX, last.clone(), Reading::UnsavedTrees, out);
-            }
-            _ => self.arrive(now, out),
+        if self.is_last_page(DIRTY_PREFIX, &page, Reading::UnsavedTrees, out) {
+            self.arrive(now, out);
         }
-    }
-
-    /// Reads a page of [`Space::Meta`].
-    pub(super) fn scan_meta(
-        &mut self,
-        prefix: &'static [u8],
-        after: Bytes,
-        reading: Reading,
-        out: &mut Vec<Effect>,
-    ) {
-        let token = self.next_token();
-        self.reads.insert(token, reading);
-        let (space, prefix) = (Space::Meta, Bytes::from_static(prefix));
-        out.push(Effect::Scan { token, space, prefix, after, bytes_max: PAGE_BYTES });
     }
 
     /// The worker serves, or its partitions have changed: learns their trees.
@@ -280,7 +245,7 @@ impl Worker {
         };
         let last = page.entries.last().map(|(key, _)| key.clone());
         for (key, saved) in page.entries {
-            let Some(partition) = partition_of(&key, TREE_PREFIX) else { continue };
+            let Some(partition) = partition_of(TREE_PREFIX, &key) else { continue };
             let is_own = self.trees.own.binary_search(&partition).is_ok();
             let dirty = self.trees.dirty_at_start.contains(&partition);
             if let (true, false, Ok((scrubbed, tree))) =
@@ -356,9 +321,9 @@ impl Worker {
             let mut changes = Vec::with_capacity(2 * some.len());
             for (partition, saved) in some {
                 self.trees.unsaved.remove(partition);
-                let (space, key) = (Space::Meta, meta_key(TREE_PREFIX, *partition));
+                let (space, key) = (Space::Meta, partition_key(TREE_PREFIX, *partition));
                 changes.push(Change { space, key, value: Some(saved.clone()) });
-                let key = meta_key(DIRTY_PREFIX, *partition);
+                let key = partition_key(DIRTY_PREFIX, *partition);
                 changes.push(Change { space, key, value: None });
             }
             self.commit_all_meta(changes, out);

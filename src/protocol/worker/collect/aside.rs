@@ -12,8 +12,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::super::cells::{Waiter, put_hint_prefix};
 use super::super::timers::Timer;
 use super::super::{Reading, Worker};
-use super::{Collect, Durable, PREFIX, marker};
+use super::{Collect, Durable, PREFIX};
 use crate::protocol::lost::lost_marker;
+use crate::protocol::meta::partition_key;
 use crate::protocol::rounds::Rounds;
 use crate::protocol::step::{Change, Effect, Event, Page, ReadFailed, Space};
 use crate::types::{Key, NodeName, Now, Partition, RoundNumber};
@@ -161,7 +162,7 @@ impl Worker {
         let mut changes = vec![meta(lost_marker(partition), number)];
         if moving.stage != Stage::Marking {
             moving.stage = Stage::Ending;
-            changes.push(meta(marker(PREFIX, partition), state));
+            changes.push(meta(partition_key(PREFIX, partition), state));
         }
         let waiter = Waiter::Round(partition, Box::new(Durable::Aside));
         self.commit_changes_for(changes, waiter, out);

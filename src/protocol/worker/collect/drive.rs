@@ -40,7 +40,7 @@ pub(super) struct Drive {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Surveying,
     Opening,
     Draining,
@@ -261,43 +261,8 @@ impl Worker {
         self.enter(now, partition, Stage::Opening, out);
     }
 
-    pub(super) fn round_opened(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        partition: Partition,
-        number: RoundNumber,
-        id: CutId,
-        out: &mut Vec<Effect>,
-    ) {
-        self.stage_answered(now, from, partition, (number, Some(id)), Stage::Opening, out);
-    }
-
-    pub(super) fn drained(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        partition: Partition,
-        number: RoundNumber,
-        id: CutId,
-        out: &mut Vec<Effect>,
-    ) {
-        self.stage_answered(now, from, partition, (number, Some(id)), Stage::Draining, out);
-    }
-
-    pub(super) fn closed(
-        &mut self,
-        now: Now,
-        from: NodeId,
-        partition: Partition,
-        number: RoundNumber,
-        out: &mut Vec<Effect>,
-    ) {
-        self.stage_answered(now, from, partition, (number, None), Stage::Closing, out);
-    }
-
     /// A member has taken a step; when all have, the next is asked for.
-    fn stage_answered(
+    pub(super) fn stage_answered(
         &mut self,
         now: Now,
         from: NodeId,

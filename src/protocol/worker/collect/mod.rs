@@ -21,22 +21,22 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use self::aside::Moving;
 use self::close::Applying;
 use self::drain::Draining;
-use self::drive::Drive;
+use self::drive::{Drive, Stage};
 pub(super) use self::look::LookId;
 use self::look::Looks;
 use self::sweep::Sweep;
 use super::cells::{CellId, Incoming, Waiter};
 use super::timers::Timer;
-use super::trees::partition_of;
 use super::{Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, RoundMessage};
+use crate::protocol::meta::partition_key;
 use crate::protocol::rounds::{Cut, CutId, Rounds, Verdict};
 use crate::protocol::step::{Effect, Page, ReadFailed};
 use crate::types::{Key, Mono, NodeId, Now, Partition, RoundNumber};
@@ -223,12 +223,16 @@ impl Worker {
                 self.surveyed(now, from, partition, number, &held, out);
             }
             RoundMessage::Opened(number, id) => {
-                self.round_opened(now, from, partition, number, id, out);
+                let round = (number, Some(id));
+                self.stage_answered(now, from, partition, round, Stage::Opening, out);
             }
             RoundMessage::Drained(number, id) => {
-                self.drained(now, from, partition, number, id, out);
+                let round = (number, Some(id));
+                self.stage_answered(now, from, partition, round, Stage::Draining, out);
             }
-            RoundMessage::Closed(number) => self.closed(now, from, partition, number, out),
+            RoundMessage::Closed(number) => {
+                self.stage_answered(now, from, partition, (number, None), Stage::Closing, out);
+            }
         }
     }
 
@@ -308,7 +312,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         self.collect.committing.insert(partition);
-        let (key, value) = (marker(PREFIX, partition), Some(state.encode()));
+        let (key, value) = (partition_key(PREFIX, partition), Some(state.encode()));
         let waiter = Waiter::Round(partition, Box::new(Durable::State(state, then)));
         self.commit_meta_for(key, value, waiter, out);
     }
@@ -358,31 +362,16 @@ impl Worker {
         let Ok(page) = result else {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
-        for (key, value) in &page.entries {
-            let Some(partition) = partition_of(key, PREFIX) else { continue };
-            if partition.worker(self.config.workers) != self.config.index {
-                continue;
-            }
-            if let Ok(rounds) = Rounds::decode(value.clone()) {
+        for (partition, value) in self.marks_in(PREFIX, &page) {
+            if let Ok(rounds) = Rounds::decode(value) {
                 self.collect.rounds.insert(partition, rounds);
             } else {
                 // Where its rounds are is not known: nothing vouches for what is held of it.
                 self.lost_at_start(partition);
             }
         }
-        match page.entries.last() {
-            Some((key, _)) if !page.done => {
-                self.scan_meta(PREFIX, key.clone(), Reading::Rounds, out);
-            }
-            _ => self.start_reading_lost(out),
+        if self.is_last_page(PREFIX, &page, Reading::Rounds, out) {
+            self.start_reading_lost(out);
         }
     }
-}
-
-/// A key of `Space::Meta` for something of a partition.
-fn marker(prefix: &[u8], partition: Partition) -> Bytes {
-    let mut out = BytesMut::with_capacity(prefix.len() + 2);
-    out.put_slice(prefix);
-    out.put_u16(partition.0);
-    out.freeze()
 }

@@ -152,7 +152,7 @@ proptest! {
 
 #[test]
 fn a_state_that_cannot_be_read_vouches_for_nothing() {
-    let place = (Space::Meta, marker(PREFIX, Partition(1)));
+    let place = (Space::Meta, partition_key(PREFIX, Partition(1)));
     let lone = Lone::start(BTreeMap::from([(place, Bytes::from_static(b"damaged"))]));
     assert!(lone.worker.is_lost(Partition(1)));
     assert!(!lone.worker.is_lost(Partition(2)));
