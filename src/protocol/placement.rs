@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use self::ring::Ring;
 use self::share::{Shares, Zone, deal};
-pub use self::view::View;
+pub use self::view::{LIVE_MAX, Version, Versions, View};
 use super::codec::{DecodeError, Reader, Write};
 use super::message::PlacementTag;
 use crate::types::{ClusterId, NodeName, Partition};
