@@ -61,11 +61,17 @@ pub enum Defect {
     DeleteHintOnAnyAck,
     /// Show a recent record as it was before the newest commit, while more are on their way.
     LagRecent,
+    /// Write to the homes of the newest live placement version only.
+    SkipOlderVersion,
+    /// Say that all was brought to a new version as soon as it is known.
+    SyncEarly,
+    /// Go on under the same actor after a partition was gained or given up.
+    KeepActorAfterMove,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -93,5 +99,8 @@ impl Defect {
         Self::CountHomeAndHint,
         Self::DeleteHintOnAnyAck,
         Self::LagRecent,
+        Self::SkipOlderVersion,
+        Self::SyncEarly,
+        Self::KeepActorAfterMove,
     ];
 }

@@ -318,6 +318,8 @@ pub struct Stats {
     pub rounds_open: u64,
     /// For how long the oldest of them has been open, in microseconds; 0 if none is.
     pub round_age_micros_max: u64,
+    /// Partitions that this node has given up, and of which records are left to be dropped.
+    pub partitions_leaving: u64,
 }
 
 /// How whole a node's copies are.
@@ -373,6 +375,7 @@ impl Stats {
             records_collected,
             rounds_open,
             round_age_micros_max,
+            partitions_leaving,
         } = of;
         self.gets += gets;
         self.puts += puts;
@@ -405,6 +408,7 @@ impl Stats {
         self.rounds_over += rounds_over;
         self.records_collected += records_collected;
         self.rounds_open += rounds_open;
+        self.partitions_leaving += partitions_leaving;
         self.round_age_micros_max = self.round_age_micros_max.max(*round_age_micros_max);
     }
 }

@@ -33,11 +33,16 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
+        Defect::SkipOlderVersion | Defect::SyncEarly | Defect::KeepActorAfterMove => &[C1, C2, C3],
     }
 }
 
 /// Mistakes that the seeds of this budget do not meet. Each has a story or a test of its own rule.
-const TOLD: [Defect; 8] = [
+const TOLD: [Defect; 11] = [
+    // No ring changes in the seeds of this budget: the worker's tests of them.
+    Defect::SkipOlderVersion,
+    Defect::SyncEarly,
+    Defect::KeepActorAfterMove,
     // A message later than seeds delay one, or a whole round while one is under way: `collection_scenarios`.
     Defect::AcceptOverRound,
     Defect::ConfirmWithoutBarrier,

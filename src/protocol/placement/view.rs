@@ -72,6 +72,12 @@ impl Versions {
         Self(self.0 | 1 << place)
     }
 
+    /// Those that are in either.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Those that are in both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
@@ -256,6 +262,12 @@ impl View {
     #[must_use]
     pub fn reads(&self) -> &Version {
         &self.live[self.reads]
+    }
+
+    /// The place among the live versions of the one that reads ask.
+    #[must_use]
+    pub fn reads_place(&self) -> usize {
+        self.reads
     }
 
     /// Whether more than one version is live.

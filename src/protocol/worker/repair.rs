@@ -1,4 +1,5 @@
-//! Read repair: sending what a read has merged to the homes that lack some of it.
+//! Read repair: sending what a read has merged to the homes, in all live versions, that lack some
+//! of it.
 //!
 //! What is already on its way to a home is not sent again: a key with a write under way here is
 //! left alone, and so is a home to which a repair of the key is under way.
@@ -40,9 +41,14 @@ impl Worker {
             return;
         }
         let (partition, key) = (gather.route.partition, &gather.key);
-        for (slot, &(_, node)) in gather.route.slots.iter().enumerate() {
-            let Some(node) = node.filter(|_| !equal.contains(&slot)) else { continue };
-            if node == gather.route.view.me {
+        let equal = equal.into_iter().filter_map(|slot| gather.route.slots[slot].1);
+        let equal: Vec<NodeId> = equal.collect();
+        // The homes of now: what is begun here must not ignore a version that was acknowledged since
+        // the read began.
+        let Some(route) = self.route(partition) else { return };
+        for target in &route.targets {
+            let Some(node) = target.node.filter(|node| !equal.contains(node)) else { continue };
+            if node == route.view.me {
                 let id = CellId::own(partition, key);
                 self.stats.repairs_sent += 1;
                 let incoming = Incoming { round: gather.round, ..merged.clone().into() };

@@ -69,7 +69,8 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let ReadRequest { call, key, hint_for, known } = read;
-        let refusal = if !self.lies_in(partition, &key) {
+        let retired = self.reads_retired(sender.placement);
+        let refusal = if retired || !self.lies_in(partition, &key) {
             Some(ReadAnswer::NotMine)
         } else if hint_for.is_some() {
             None
@@ -172,8 +173,12 @@ impl Worker {
             send_answer(sender, partition, answer, out);
         };
         let Some(view) = self.view.clone() else { return refuse(Refusal::NotMine, out) };
-        if sender.placement.number < view.newest().tag().number {
+        if self.ignores_acked(sender.placement) {
             return refuse(Refusal::PlacementOld, out);
+        }
+        // Whoever is no member takes part in no round: what it sends might outlive one.
+        if !view.name_of(sender.from).is_some_and(|name| !view.versions_of(name).is_empty()) {
+            return refuse(Refusal::NotMine, out);
         }
         let home = self.is_home(partition);
         let known_target = hint_for.as_ref().is_none_or(|name| !view.versions_of(name).is_empty());
@@ -181,7 +186,10 @@ impl Worker {
             self.hint_unknown(sender.from, target, out);
             return refuse(Refusal::NotMine, out);
         }
-        if !self.lies_in(partition, &key) || (hint_for.is_none() && !home) {
+        // Whoever leaves keeps no more hints: it would have to be rid of them first.
+        let leaves = view.newest().my_member().is_none();
+        let no_keeper = if hint_for.is_some() { leaves } else { !home };
+        if !self.lies_in(partition, &key) || no_keeper {
             return refuse(Refusal::NotMine, out);
         }
         if !self.takes(partition, &key, hint_for.is_some(), round) {
@@ -214,7 +222,8 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let ScanRequest { call, after, bytes_max } = scan;
-        if !self.is_home(partition) || self.is_any_rebuilding(partition) {
+        let retired = self.reads_retired(sender.placement);
+        if retired || !self.is_home(partition) || self.is_any_rebuilding(partition) {
             let answer = DataMessage::ScanReply(call, ScanAnswer::NotMine);
             return send_answer(sender, partition, answer, out);
         }

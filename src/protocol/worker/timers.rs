@@ -31,6 +31,10 @@ pub(super) enum Timer {
     SyncAgain(Goal, NodeId),
     Sync(SessionId),
     Lost,
+    /// How far a change of the ring has come.
+    Change,
+    /// Partitions that were given up.
+    Leave,
     Collect,
     Round(Partition),
 }

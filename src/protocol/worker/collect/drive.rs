@@ -30,11 +30,11 @@ pub(super) struct Drive {
     number: RoundNumber,
     cut: Cut,
     id: CutId,
-    stage: Stage,
+    pub(super) stage: Stage,
     since: Mono,
     asked: u32,
     /// Those who have not answered.
-    waiting: BTreeSet<NodeName>,
+    pub(super) waiting: BTreeSet<NodeName>,
     /// Which records of the cut all homes that have answered hold.
     held: Vec<bool>,
 }
@@ -100,14 +100,16 @@ impl Worker {
         self.drive(now, partition, number, cut, stage, out);
     }
 
-    /// After a restart: goes on with the rounds that this node had opened.
+    /// After a restart, or once another node drives no more: goes on with the rounds that this node had
+    /// opened.
     pub(super) fn resume_rounds(&mut self, now: Now, out: &mut Vec<Effect>) {
         let open = self.collect.rounds.iter().filter(|(_, rounds)| rounds.cut.is_some());
         let mut open: Vec<Partition> = open.map(|(partition, _)| *partition).collect();
         open.sort_unstable();
         for partition in open {
             let Rounds { number, closed, cut, .. } = self.collect.state(partition);
-            if let Some(cut) = cut.filter(|_| self.is_driver(partition)) {
+            let driven = self.is_driver(partition) && !self.is_driving(partition);
+            if let Some(cut) = cut.filter(|_| driven) {
                 let stage = if closed == number { Stage::Closing } else { Stage::Opening };
                 self.drive(now, partition, number, cut, stage, out);
             }
@@ -131,7 +133,13 @@ impl Worker {
     }
 
     /// Begins a stage: all who have a part in it are asked.
-    fn enter(&mut self, now: Now, partition: Partition, stage: Stage, out: &mut Vec<Effect>) {
+    pub(super) fn enter(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        stage: Stage,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(view) = self.view.clone() else { return };
         let Some(drive) = self.collect.drives.get_mut(&partition) else { return };
         drive.stage = stage;
@@ -192,7 +200,7 @@ impl Worker {
     }
 
     /// Gives a round up that can never close, or that nobody has confirmed.
-    fn give_up(&mut self, partition: Partition) {
+    pub(super) fn give_up(&mut self, partition: Partition) {
         let drive = self.collect.drives.remove(&partition);
         if drive.is_some_and(|drive| drive.stage == Stage::Opening) {
             self.collect.spent.insert(partition);
@@ -305,7 +313,7 @@ impl Worker {
     }
 
     /// All have applied the round: whoever keeps its cut may forget it.
-    fn round_done(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
+    pub(super) fn round_done(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
         let Some(drive) = self.collect.drives.remove(&partition) else { return };
         self.stats.rounds_over += 1;
         let count = drive.cut.entries().len() as u64;
