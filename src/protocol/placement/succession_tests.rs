@@ -213,7 +213,7 @@ proptest! {
 #[test]
 fn a_table_for_1000_members_is_made_within_a_second_and_takes_no_megabyte() {
     // Optimised, and with a core of its own, it is made in a tenth of that and less.
-    for zones in [1, 3, 1000] {
+    for zones in [1, 3, 30] {
         let of = |index| member(index, &format!("z{}", index % zones), 1);
         let timed = |what: &str, make: &dyn Fn() -> Placement| {
             let once = || {
