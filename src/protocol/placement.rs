@@ -15,7 +15,11 @@
 //! `replicas = min(wanted, members) ≥ 1`; `table.len() = partitions · replicas`; the homes of a partition are distinct members;
 //! `tag.hash` is the hash of the encoding.
 
+mod fair;
 mod first;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod ring;
 mod share;
 mod steal;
@@ -31,6 +35,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use self::first::first_table;
+pub use self::plan::{Move, Plan, Stage};
 pub use self::succession::{Change, PlanRefused};
 pub use self::view::View;
 use super::codec::{DecodeError, Reader, Write};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::tests::{assert_sound, ideal, member, members, plain};
+use super::tests::{assert_sound, member, members, plain};
 use super::*;
 use crate::types::NodeName;
 
@@ -25,15 +25,11 @@ fn homes_of(placement: &Placement, partition: u16) -> BTreeSet<&str> {
     homes.map(|&home| placement.members[usize::from(home)].name.as_str()).collect()
 }
 
-/// Copies that a change makes somebody fetch, and how many of them no assignment could avoid: for
-/// every member, what its new share (a naive model's) is above what it held.
+/// Copies that a change makes somebody fetch, and how many of them no table could avoid.
 fn moved_and_ideal(old: &Placement, new: &Placement) -> (f64, f64) {
     let fetched = |p| homes_of(new, p).difference(&homes_of(old, p)).count();
     let moved: usize = (0..new.partitions).map(fetched).sum();
-    let loads = old.loads();
-    let held = |of: &Member| old.member(&of.name).map_or(0, |m| loads[usize::from(m)].partitions);
-    let above = new.members.iter().zip(ideal(new)).map(|(m, share)| share - f64::from(held(m)));
-    (moved as f64, above.map(|above| above.max(0.0)).sum())
+    (moved as f64, new.unavoidable(old))
 }
 
 fn assert_moves_little(old: &Placement, new: &Placement, what: &str) {

@@ -23,42 +23,6 @@ fn loads(placement: &Placement) -> Vec<f64> {
     loads
 }
 
-/// What zones, weights and N allow each member, by water-filling in floating point: a naive
-/// model that shares nothing with the code under test.
-pub(super) fn ideal(placement: &Placement) -> Vec<f64> {
-    let q = f64::from(placement.partitions);
-    let n = usize::from(placement.replicas);
-    let mut zones: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (index, member) in placement.members.iter().enumerate() {
-        zones.entry(&member.zone).or_default().push(index);
-    }
-    let taken = |f: usize| zones.values().map(|of| of.len().min(f)).sum::<usize>();
-    let f = (0..=n).rev().find(|&f| taken(f) <= n).unwrap();
-    let weight = |index: usize| f64::from(placement.members[index].weight);
-    let water = |of: &[usize], level: f64| -> f64 {
-        of.iter().map(|&index| (level * weight(index)).min(q)).sum()
-    };
-    let bisect = |total: f64, held: &dyn Fn(f64) -> f64| {
-        let (mut low, mut high) = (0.0, q);
-        for _ in 0..200 {
-            let middle = f64::midpoint(low, high);
-            if held(middle) < total { low = middle } else { high = middle }
-        }
-        high
-    };
-    let of_zone = |of: &[usize], level: f64| {
-        water(of, level).clamp(q * of.len().min(f) as f64, q * of.len().min(f + 1) as f64)
-    };
-    let all = |level: f64| zones.values().map(|of| of_zone(of, level)).sum();
-    let level = bisect(q * n as f64, &all);
-    let mut ideal = vec![0.0; placement.members.len()];
-    for of in zones.values() {
-        let inside = bisect(of_zone(of, level), &|level| water(of, level));
-        of.iter().for_each(|&index| ideal[index] = (inside * weight(index)).min(q));
-    }
-    ideal
-}
-
 pub(super) fn assert_sound(placement: &Placement) {
     let mut of_zone: BTreeMap<&str, usize> = BTreeMap::new();
     placement.members.iter().for_each(|m| *of_zone.entry(&m.zone).or_default() += 1);
@@ -71,7 +35,7 @@ pub(super) fn assert_sound(placement: &Placement) {
         assert_eq!(first.len(), n.min(of_zone.len()), "distinct zones first, in partition {p}");
     }
     for ((load, ideal), member) in
-        loads(placement).iter().zip(ideal(placement)).zip(&placement.members)
+        loads(placement).iter().zip(placement.fair_shares()).zip(&placement.members)
     {
         assert!(*load <= ideal.ceil().max(ideal * 1.05) + 1.0, "{member:?}: {load} of {ideal}");
         assert!(*load >= ideal.floor() - 1.0, "{member:?}: {load} of {ideal}");
