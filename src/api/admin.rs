@@ -50,7 +50,7 @@ impl<B: Backend> Admin for AdminService<B> {
         _: Request<proto::RingRequest>,
     ) -> Result<Response<proto::RingResponse>, Status> {
         let view = self.view()?;
-        Ok(Response::new(ring(view.name.to_string(), &view.placement)))
+        Ok(Response::new(ring(view.name.to_string(), &view.newest().placement)))
     }
 
     async fn locate(
@@ -113,9 +113,9 @@ fn ring(name: String, placement: &Placement) -> proto::RingResponse {
 }
 
 fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse {
-    let partition = key.partition(view.partitions());
+    let (partition, version) = (key.partition(view.partitions()), view.newest());
     let place = |member: &u16| {
-        let name = view.member_name(*member).as_str();
+        let name = version.member_name(*member).as_str();
         let known = status.members.iter().find(|known| known.name == name);
         proto::Place {
             name: name.to_owned(),
@@ -126,9 +126,9 @@ fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse 
     proto::LocateResponse {
         name: view.name.to_string(),
         partition: partition.0.into(),
-        placement_number: view.placement.tag.number,
-        homes: view.homes(partition).iter().map(place).collect(),
-        fallbacks: view.fallbacks(partition).iter().map(place).collect(),
+        placement_number: version.tag().number,
+        homes: version.homes(partition).iter().map(place).collect(),
+        fallbacks: version.fallbacks(partition).iter().map(place).collect(),
     }
 }
 

@@ -7,7 +7,8 @@ use crate::protocol::placement::View;
 
 /// The placement, with the homes of each partition.
 pub(super) fn ring(view: &View) -> Value {
-    let placement = &view.placement;
+    let version = view.newest();
+    let placement = &version.placement;
     let members = placement.members.iter().zip(placement.loads()).map(|(member, load)| {
         json!({
             "name": member.name,
@@ -19,7 +20,8 @@ pub(super) fn ring(view: &View) -> Value {
     });
     let table = placement.table.chunks(usize::from(placement.replicas)).enumerate();
     let homes = table.map(|(partition, homes)| {
-        let names: Vec<&str> = homes.iter().map(|&home| view.member_name(home).as_str()).collect();
+        let names: Vec<&str> =
+            homes.iter().map(|&home| version.member_name(home).as_str()).collect();
         json!({ "partition": partition, "homes": names })
     });
     json!({

@@ -178,7 +178,7 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
     }
 
     fn cluster(&self) -> Option<(ClusterId, u16)> {
-        self.0.node.host.view().map(|view| (view.cluster, view.placement.partitions))
+        self.0.node.host.view().map(|view| (view.cluster, view.partitions()))
     }
 
     fn status(&self) -> NodeStatus {
@@ -191,7 +191,7 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
             (core.members(now), core.began_anew())
         };
         let rebuilding = rebuilding(stats.partitions_rebuilding, anew, &members, now);
-        let placement = view.as_ref().map(|view| &view.placement);
+        let placement = view.as_ref().map(|view| &view.newest().placement);
         NodeStatus {
             node_id: shared.about.id.to_string(),
             name: shared.about.name.to_string(),

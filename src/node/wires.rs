@@ -215,7 +215,7 @@ impl<W: DataCore, K: ControlCore> Inbox for Switchboard<W, K> {
 
 impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
     fn send(&self, to: NodeId, message: Bytes) {
-        let placement = self.host.view().map(|view| view.placement.tag).unwrap_or_default();
+        let placement = self.host.view().map(|view| view.newest().tag()).unwrap_or_default();
         let (synced, message) = (self.committer.announced(), Message::Control(message));
         let envelope = Envelope { from: self.me, placement, synced, trace: None, message };
         if let Some(wake) = self.peers.send(to, &envelope) {

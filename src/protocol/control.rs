@@ -45,6 +45,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::placement::View;
+use super::progress::Progress;
 use super::step::{Change, Conditions};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 
@@ -124,6 +125,8 @@ pub enum ControlInput {
     Answering(NodeId, bool),
     /// Changes of [`ControlEffect::Persist`] are durable; the numbers come in order.
     Persisted(u64),
+    /// How far all workers together have come in a change of the ring.
+    Progress(Progress),
     /// The node begins to stop.
     Draining,
     /// A timer may be due: see `Control::next_timer`.

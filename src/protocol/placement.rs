@@ -37,7 +37,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 use self::first::first_table;
 pub use self::plan::{Move, Plan, Stage};
 pub use self::succession::{Change, PlanRefused};
-pub use self::view::View;
+pub use self::view::{LIVE_MAX, Version, Versions, View};
 use super::codec::{DecodeError, Reader, Write};
 use super::message::PlacementTag;
 use crate::types::{ClusterId, NodeName, Partition};

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::message::{DataMessage, PlacementTag};
 use super::op::{Failure, Op, Outcome};
 use super::placement::View;
+use super::progress::Progress;
 use super::quorum::Consistency;
 use super::record::Record;
 use crate::types::{Key, Mono, NodeId, NodeName, Partition, Stamp, TraceContext, Wall};
@@ -194,6 +195,9 @@ pub enum Effect {
     ScanReply(Ticket, Result<MergedPage, Failure>),
     /// A peer has timed out several times in a row, or has answered again after that.
     Reachable(NodeId, bool),
+    /// How far the worker has come in a change of the ring. Told when it has moved; every worker
+    /// tells it at least once after its first view.
+    Progress(Progress),
     /// Something worth telling an operator, or a reader of a simulator's trace.
     Event(Event),
 }

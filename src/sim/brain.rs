@@ -193,9 +193,9 @@ impl World {
                 self.commit(at, Source::Note, changes, Stamp::default());
             }
             ControlEffect::View(view) => {
-                let number = view.placement.tag.number;
+                let number = view.newest().tag().number;
                 self.trace.say(self.time, Some(at), || format!("holds placement {number}"));
-                if view.placement.tag != self.observer.placement().tag {
+                if view.newest().tag() != self.observer.placement().tag {
                     let what = format!("node-{at} holds another placement than its founders'");
                     self.observer.violate(Check::M, self.time, what);
                 }

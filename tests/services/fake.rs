@@ -255,7 +255,7 @@ impl Backend for Fake {
         let hints =
             if damaged { vec![(NodeName::new("node-1").unwrap(), stored.clone())] } else { vec![] };
         let own = if damaged { StoredCopy::Damaged } else { stored };
-        let home = view.homes(partition).contains(&0);
+        let home = view.newest().homes(partition).contains(&0);
         Ok(Inspection { partition, home, rebuilding: damaged, own, hints })
     }
 

@@ -455,6 +455,8 @@ impl Control {
                     peer.silent = !answering;
                 }
             }
+            // One version is live: there is nothing to come forward in.
+            ControlInput::Progress(_) => {}
             ControlInput::Persisted(number) => self.persisted(number),
             ControlInput::Draining => {
                 self.conditions.draining = true;

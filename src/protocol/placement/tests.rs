@@ -97,17 +97,20 @@ fn a_view_answers_by_member_and_by_id() {
     let ids = [(name.clone(), NodeId(7))].into();
     let cluster = placement.cluster_id("demo");
     let view = View::new(NodeId(7), name.clone(), Boot(1), cluster, placement, ids);
-    assert_eq!((view.my_member(), view.id(1), view.id(0)), (Some(1), Some(NodeId(7)), None));
+    assert_eq!(
+        (view.newest().my_member(), view.newest().id(1), view.newest().id(0)),
+        (Some(1), Some(NodeId(7)), None)
+    );
     assert_eq!(view.name_of(NodeId(7)), Some(&name));
-    assert_eq!(view.id(99), None);
+    assert_eq!(view.newest().id(99), None);
     for p in (0..64).map(Partition) {
-        let mut all = view.fallbacks(p);
-        all.extend_from_slice(view.homes(p));
+        let mut all = view.newest().fallbacks(p);
+        all.extend_from_slice(view.newest().homes(p));
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2, 3, 4], "homes and fallbacks are all members, once");
     }
     let other = view.with_ids([(name, NodeId(8))].into());
-    assert_eq!(other.my_member(), None, "another disk bears the name");
+    assert_eq!(other.newest().my_member(), None, "another disk bears the name");
 }
 
 pub(super) fn members() -> impl Strategy<Value = Vec<Member>> {

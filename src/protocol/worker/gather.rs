@@ -196,9 +196,9 @@ impl Worker {
             return Some(route.clone());
         }
         let view = self.view.clone().filter(|view| partition.0 < view.partitions())?;
-        let me = view.my_member();
-        let homes = view.homes(partition);
-        let slots = homes.iter().map(|&member| (member, view.id(member))).collect();
+        let version = view.reads();
+        let (me, homes) = (version.my_member(), version.homes(partition));
+        let slots = homes.iter().map(|&member| (member, version.id(member))).collect();
         let own = homes.iter().position(|&member| Some(member) == me);
         let route = Arc::new(Route { view, partition, slots, own });
         self.routes.insert(partition, route.clone());
@@ -207,8 +207,9 @@ impl Worker {
 
     /// The nodes behind the homes, in order of preference, that can be reached; this node too.
     pub(super) fn live_fallbacks(&self, route: &Route) -> Vec<NodeId> {
-        let members = route.view.fallbacks(route.partition);
-        let nodes = members.into_iter().filter_map(|member| route.view.id(member));
+        let version = route.view.reads();
+        let members = version.fallbacks(route.partition);
+        let nodes = members.into_iter().filter_map(|member| version.id(member));
         nodes.filter(|&node| node == route.view.me || self.peers.reachable(node)).collect()
     }
 
@@ -278,8 +279,9 @@ impl Worker {
         let ask = gather.asked.len();
         gather.asked.push(Asked { who, answer: Answer::Outstanding });
         let (partition, key) = (gather.route.partition, gather.key.clone());
-        let hint_for =
-            who.hint.then(|| gather.route.view.member_name(gather.route.slots[who.slot].0).clone());
+        let hint_for = who
+            .hint
+            .then(|| gather.route.view.reads().member_name(gather.route.slots[who.slot].0).clone());
         if who.node == gather.route.view.me {
             gather.round = gather.round.min(self.round_read(partition, who.hint));
             let id = CellId { hint_for, partition, key };
@@ -325,7 +327,7 @@ impl Worker {
         let Some(gather) = self.gather_of(op) else { return };
         let who = gather.asked[ask].who;
         let target = gather.route.slots[who.slot].0;
-        let hint_for = who.hint.then(|| gather.route.view.member_name(target).clone());
+        let hint_for = who.hint.then(|| gather.route.view.reads().member_name(target).clone());
         let id = CellId { hint_for, partition: gather.route.partition, key: gather.key.clone() };
         if let (false, Ok(Some(stored))) = (who.hint, &result) {
             self.keep_read(&id.key, stored, since);

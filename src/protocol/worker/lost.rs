@@ -189,6 +189,6 @@ impl Worker {
         let Some(merged) = self.lost.partitions.get(&partition) else { return vec![] };
         let slots = route.slots.iter().enumerate().filter(|&(slot, _)| Some(slot) != route.own);
         let left = slots.filter(|(_, (_, node))| node.is_none_or(|node| !merged.contains(&node)));
-        left.map(|(_, &(member, _))| route.view.member_name(member).clone()).collect()
+        left.map(|(_, &(member, _))| route.view.reads().member_name(member).clone()).collect()
     }
 }

@@ -433,7 +433,7 @@ impl Worker {
             }
             return;
         };
-        let moved = before.placement.tag != view.placement.tag;
+        let moved = before.newest().tag() != view.newest().tag();
         self.view = Some(view.clone());
         self.routes.clear();
         if moved {

@@ -129,7 +129,8 @@ impl Worker {
 
     fn consult_own_hints(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Put(put)) = self.ops.get_mut(&op) else { return };
-        let names = put.route.slots.iter().map(|&(member, _)| put.route.view.member_name(member));
+        let names =
+            put.route.slots.iter().map(|&(member, _)| put.route.view.reads().member_name(member));
         let cells: Vec<CellId> =
             names.map(|name| CellId::hint(name, put.route.partition, &put.key)).collect();
         put.consulting = cells.len();
@@ -422,7 +423,7 @@ impl Worker {
             partial: visible.iter().any(|sibling| sibling.dot != dot),
             homes,
             hints,
-            placement: put.route.view.placement.tag.number,
+            placement: put.route.view.newest().tag().number,
         };
         self.reply(put.origin, put.route.partition, Outcome::Written(receipt), out);
     }

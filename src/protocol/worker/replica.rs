@@ -51,10 +51,8 @@ pub(super) struct ReplicaScan {
 impl Worker {
     /// Whether this node is home to a partition.
     pub(super) fn is_home(&self, partition: Partition) -> bool {
-        self.view.as_ref().is_some_and(|view| {
-            let me = view.my_member();
-            partition.0 < view.partitions() && view.homes(partition).iter().any(|&m| Some(m) == me)
-        })
+        let view = self.view.as_ref();
+        view.is_some_and(|view| partition.0 < view.partitions() && view.is_home(partition))
     }
 
     /// Whether a peer speaks of a key's own partition.
@@ -174,13 +172,11 @@ impl Worker {
             send_answer(sender, partition, answer, out);
         };
         let Some(view) = self.view.clone() else { return refuse(Refusal::NotMine, out) };
-        if sender.placement.number < view.placement.tag.number {
+        if sender.placement.number < view.newest().tag().number {
             return refuse(Refusal::PlacementOld, out);
         }
         let home = self.is_home(partition);
-        let known_target = hint_for
-            .as_ref()
-            .is_none_or(|name| view.placement.members.iter().any(|member| member.name == *name));
+        let known_target = hint_for.as_ref().is_none_or(|name| !view.versions_of(name).is_empty());
         if let Some(target) = hint_for.as_ref().filter(|_| !known_target) {
             self.hint_unknown(sender.from, target, out);
             return refuse(Refusal::NotMine, out);

@@ -137,7 +137,7 @@ impl Spread {
             self.asked.iter().any(|a| a.slot == slot && !a.hint && a.state == State::Held)
         };
         let slots = self.route.slots.iter().enumerate().filter(|&(slot, _)| !held(slot));
-        slots.map(|(_, &(member, _))| self.route.view.member_name(member).clone()).collect()
+        slots.map(|(_, &(member, _))| self.route.view.reads().member_name(member).clone()).collect()
     }
 
     /// Distinct nodes that hold the record, whatever slot they fill: the seeded defect's count.
@@ -251,7 +251,7 @@ impl Worker {
         slot: usize,
         out: &mut Vec<Effect>,
     ) {
-        let target = spread.route.view.member_name(spread.route.slots[slot].0).clone();
+        let target = spread.route.view.reads().member_name(spread.route.slots[slot].0).clone();
         let me = spread.route.view.me;
         let live = || self.live_fallbacks(&spread.route).into();
         let node = spread.fallbacks.get_or_insert_with(live).pop_front().unwrap_or(me);
@@ -367,7 +367,7 @@ impl Worker {
             return;
         };
         let route = &spread.route;
-        let names = route.slots.iter().map(|&(member, _)| route.view.member_name(member));
+        let names = route.slots.iter().map(|&(member, _)| route.view.reads().member_name(member));
         let cells: Vec<CellId> =
             names.map(|name| CellId::hint(name, route.partition, &spread.key)).collect();
         for cell in cells {

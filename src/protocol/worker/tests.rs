@@ -15,6 +15,7 @@ use super::*;
 use crate::protocol::message::{DataMessage, Pass, PlacementTag, Session};
 use crate::protocol::op::{Action, Op as ClientOp, Put, Receipt};
 use crate::protocol::placement::{Member, Placement};
+use crate::protocol::progress::Progress;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::{Change, Event, MergedPage, Space};
@@ -49,6 +50,7 @@ struct Cluster {
     pages: Vec<Result<MergedPage, Failure>>,
     events: Vec<(usize, Event)>,
     tickets: u64,
+    progress: Vec<Progress>,
 }
 
 fn id(node: usize) -> NodeId {
@@ -74,6 +76,7 @@ impl Cluster {
             pages: vec![],
             events: vec![],
             tickets: 0,
+            progress: vec![Progress::default(); count],
         };
         for node in 0..count {
             let worker = cluster.worker(node);
@@ -159,6 +162,7 @@ impl Cluster {
             }
             Effect::Event(event) => self.events.push((node, event)),
             Effect::ScanReply(_, page) => self.pages.push(page),
+            Effect::Progress(progress) => self.progress[node] = progress,
             Effect::Reachable(..) => {}
         }
         vec![]

@@ -217,9 +217,7 @@ impl Worker {
         let workers = self.config.workers;
         let all = (0..view.partitions()).map(Partition);
         let mine = all.filter(|partition| partition.worker(workers) == self.config.index);
-        let me = view.my_member();
-        self.trees.own =
-            mine.filter(|&p| view.homes(p).iter().any(|&home| Some(home) == me)).collect();
+        self.trees.own = mine.filter(|&partition| view.is_home(partition)).collect();
         if self.trees.loading.is_none() {
             self.trees.loading = Some(Bytes::new());
             self.arm(now.mono, Timer::LoadTrees);

@@ -65,8 +65,9 @@ impl Worker {
     pub(super) fn is_driver(&self, partition: Partition) -> bool {
         // Members are sorted by name.
         self.view.as_ref().is_some_and(|view| {
-            view.my_member().is_some()
-                && view.homes(partition).iter().min().copied() == view.my_member()
+            let newest = view.newest();
+            newest.my_member().is_some()
+                && newest.homes(partition).iter().min().copied() == newest.my_member()
         })
     }
 
@@ -77,8 +78,8 @@ impl Worker {
     /// Whether every member can be asked: else a round would only wait.
     pub(super) fn can_ask_all(&self) -> bool {
         self.view.as_ref().is_some_and(|view| {
-            view.placement.members.iter().all(|member| {
-                let id = view.ids.get(&member.name);
+            view.members().into_iter().all(|member| {
+                let id = view.ids.get(member);
                 id.is_some_and(|&id| id == view.me || self.peers.reachable(id))
             })
         })
@@ -136,11 +137,11 @@ impl Worker {
         drive.stage = stage;
         drive.waiting = match stage {
             Stage::Surveying => {
-                let homes = view.homes(partition).iter();
-                homes.map(|&home| view.member_name(home).clone()).collect()
+                let live = view.live().iter();
+                live.flat_map(|version| version.home_names(partition)).cloned().collect()
             }
             Stage::Opening | Stage::Draining | Stage::Closing => {
-                view.placement.members.iter().map(|member| member.name.clone()).collect()
+                view.members().into_iter().cloned().collect()
             }
         };
         self.arm(now.mono.after_millis(ASK_AGAIN_MS), Timer::Round(partition));

@@ -25,7 +25,7 @@ pub(super) use self::serve::{ServedKey, ServedPage};
 use self::session::Session;
 use super::Worker;
 use super::timers::Timer;
-use crate::protocol::placement::View;
+use crate::protocol::placement::{Version, View};
 use crate::protocol::step::Effect;
 use crate::types::{LANES, Mono, NodeId, Now, Partition};
 
@@ -175,12 +175,16 @@ impl Worker {
 
 /// The partitions of a lane that this node and another are both home to, in order.
 fn shared(view: &View, lane: u16, node: NodeId) -> Vec<Partition> {
-    let member = view.name_of(node).and_then(|name| view.placement.member(name));
-    let (Some(me), Some(other)) = (view.my_member(), member) else { return vec![] };
+    let Some(name) = view.name_of(node) else { return vec![] };
+    let member = |version: &Version| version.placement.member(name);
+    let members: Vec<Option<u16>> = view.live().iter().map(member).collect();
     let lane = (lane..view.partitions()).step_by(LANES.into()).map(Partition);
     let both = |partition: &Partition| {
-        let homes = view.homes(*partition);
-        homes.contains(&me) && homes.contains(&other)
+        let mut live = view.live().iter().zip(&members);
+        let other = |(version, member): (&Version, &Option<u16>)| {
+            member.is_some_and(|member| version.homes(*partition).contains(&member))
+        };
+        view.is_home(*partition) && live.any(other)
     };
     lane.filter(both).collect()
 }
