@@ -32,10 +32,11 @@ fn moved_and_ideal(old: &Placement, new: &Placement) -> (f64, f64) {
     (moved as f64, new.unavoidable(old))
 }
 
-fn assert_moves_little(old: &Placement, new: &Placement, what: &str) {
+/// Few partitions make shares of fractions: each member may have to be given one for its fraction.
+fn assert_moves_little(old: &Placement, new: &Placement, fractions: usize, what: &str) {
     let (moved, ideal) = moved_and_ideal(old, new);
-    let rounding = new.members.len() as f64;
-    assert!(moved <= ideal * 1.3 + rounding, "{what}: {moved} copies moved, {ideal} is the ideal");
+    let most = ideal * 1.3 + fractions as f64;
+    assert!(moved <= most, "{what}: {moved} copies moved, {ideal} is the ideal");
 }
 
 #[test]
@@ -52,10 +53,41 @@ fn a_join_moves_what_the_joiner_gets_and_a_leave_what_the_leaver_had() {
             let back = two.next(&leave([count, count + 1])).unwrap();
             for (old, new) in [(&old, &one), (&one, &two), (&two, &back)] {
                 assert_sound(new);
-                assert_moves_little(old, new, &what);
+                assert_moves_little(old, new, 0, &what);
             }
         }
     }
+}
+
+#[test]
+fn among_equals_nothing_moves_but_to_who_joins_and_from_who_leaves() {
+    let mut placement = Placement::found(plain(90), 3, 4096);
+    let load = |placement: &Placement, of: usize| {
+        f64::from(placement.loads()[usize::from(placement.member(&name(of)).unwrap())].partitions)
+    };
+    for index in 90..100 {
+        let next = placement.next(&join(vec![member(index, "", 1)])).unwrap();
+        assert!(moved_and_ideal(&placement, &next).0 <= load(&next, index));
+        placement = next;
+    }
+    for index in (0..100).step_by(9) {
+        let next = placement.next(&leave([index])).unwrap();
+        assert!(moved_and_ideal(&placement, &next).0 <= load(&placement, index));
+        placement = next;
+    }
+}
+
+#[test]
+fn nobody_gives_a_partition_up_for_a_fraction_of_one() {
+    let weight = |index: usize| 1_000 + 37 * (u32::try_from(index).unwrap() % 17);
+    let members = (0..60).map(|index| member(index, "", weight(index))).collect();
+    let old = Placement::found(members, 3, 4096);
+    let new = old.next(&join(vec![member(60, "", 5)])).unwrap();
+    let taken = new.loads()[usize::from(new.member(&name(60)).unwrap())].partitions;
+    assert!(
+        moved_and_ideal(&old, &new).0 <= f64::from(taken),
+        "all that moves moves to the joiner"
+    );
 }
 
 #[test]
@@ -143,11 +175,16 @@ fn wish() -> impl Strategy<Value = (u8, usize, usize, u32)> {
 }
 
 /// The change of some wishes, as far as a naive book of members allows; the book is changed, too.
-fn change_of(wishes: &[(u8, usize, usize, u32)], book: &mut Vec<Member>, n: u8) -> Change {
+fn change_of(
+    wishes: &[(u8, usize, usize, u32)],
+    book: &mut Vec<Member>,
+    n: u8,
+    zones: usize,
+) -> Change {
     let mut change = Change::default();
     let mut named = BTreeSet::new();
     for &(kind, index, zone, weight) in wishes.iter().filter(|wish| named.insert(wish.1)) {
-        let (name, zone) = (name(index), format!("z{zone}"));
+        let (name, zone) = (name(index), format!("z{}", zone % zones));
         let at = book.iter().position(|member| member.name == name);
         match (kind, at) {
             (0 | 1, None) => {
@@ -177,14 +214,17 @@ proptest! {
 
     #[test]
     fn every_successor_is_sound_moves_little_and_is_a_function_of_parent_and_change(
-        mut book in members(), n in 1u8..6, q in prop_oneof![Just(1024u16), 1u16..600],
+        mut book in members(), n in 1u8..6, zones in prop_oneof![Just(1usize), 2usize..6], q in prop_oneof![Just(1024u16), 1u16..600],
         steps in proptest::collection::vec(proptest::collection::vec(wish(), 1..5), 1..8),
     ) {
+        if zones == 1 {
+            book.iter_mut().for_each(|member| member.zone = "z0".to_owned());
+        }
         let mut placement = Placement::found(book.clone(), n, q);
         book.clone_from(&placement.members);
         for wishes in steps {
             let before = book.clone();
-            let mut change = change_of(&wishes, &mut book, n);
+            let mut change = change_of(&wishes, &mut book, n, zones);
             book.sort_by(|a, b| a.name.cmp(&b.name));
             let next = placement.next(&change);
             if book == before {
@@ -196,7 +236,12 @@ proptest! {
             prop_assert_eq!(next.tag.number, placement.tag.number + 1);
             prop_assert_eq!(next.parent, placement.tag.hash);
             assert_sound(&next);
-            assert_moves_little(&placement, &next, &format!("{change:?}"));
+            // Zones, and members that are home to most partitions, may force more than shares tell.
+            let most = next.fair_shares().into_iter().fold(0.0, f64::max);
+            if zones == 1 && most <= f64::from(q) / 2.0 {
+                let fractions = next.members.len();
+                assert_moves_little(&placement, &next, fractions, &format!("{change:?}"));
+            }
             prop_assert_eq!(Placement::decode(&next.encode().into()), Ok(next.clone()));
             change.joins.reverse();
             change.leaves.reverse();
