@@ -14,6 +14,7 @@
 
 mod address_book;
 mod args;
+mod balance;
 mod bench;
 mod cluster;
 mod completions;
@@ -86,6 +87,7 @@ enum Command {
     Status(status::StatusArgs),
     Members(status::MembersArgs),
     Ring(ring::RingArgs),
+    Balance(balance::BalanceArgs),
     Locate(ring::LocateArgs),
     Explain(explain::ExplainArgs),
     Hints(hints::HintsArgs),
@@ -136,6 +138,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => on_one_thread(status::status(args)),
         Command::Members(args) => on_one_thread(status::members(args)),
         Command::Ring(args) => on_one_thread(ring::ring(args)),
+        Command::Balance(args) => balance::balance(&args),
         Command::Locate(args) => on_one_thread(ring::locate(args)),
         Command::Explain(args) => on_one_thread(explain::explain(args)),
         Command::Hints(args) => on_one_thread(hints::hints(args)),
