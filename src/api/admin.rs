@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
 use super::request::{Fields, timeout};
-use super::{error, inspection};
+use super::{changes, error, inspection};
 use crate::proto;
 use crate::proto::admin_server::Admin;
 use crate::protocol::op::{Action, Failure, Reason};
@@ -72,6 +72,15 @@ impl<B: Backend> Admin for AdminService<B> {
     ) -> Result<Response<proto::RingResponse>, Status> {
         let view = self.view()?;
         Ok(Response::new(ring(view.name.to_string(), &view.newest().placement)))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        let view = self.view()?;
+        let told = changes::plan(request.into_inner(), &view, &self.backend.status())?;
+        Ok(Response::new(told))
     }
 
     async fn locate(

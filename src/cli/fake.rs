@@ -221,6 +221,13 @@ impl Admin for Server {
         Err(unplaced())
     }
 
+    async fn plan(
+        &self,
+        _: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        Err(unplaced())
+    }
+
     async fn locate(
         &self,
         _: Request<proto::LocateRequest>,

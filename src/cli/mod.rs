@@ -7,6 +7,7 @@
 //!   local · demo · bench      nodes as child processes: cluster
 //!   get · set · delete · scan · import · export                  client
 //!   status · members · ring · locate · explain · hints · repair  every node, each for itself: nodes
+//!   plan · can-restart                                           what a change would come to
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
@@ -16,6 +17,7 @@ mod address_book;
 mod args;
 mod balance;
 mod bench;
+mod can_restart;
 mod cluster;
 mod completions;
 mod demo;
@@ -29,6 +31,7 @@ mod kv;
 mod latency;
 mod local;
 mod nodes;
+mod plan;
 mod repair;
 mod ring;
 mod scan;
@@ -88,6 +91,8 @@ enum Command {
     Members(status::MembersArgs),
     Ring(ring::RingArgs),
     Balance(balance::BalanceArgs),
+    Plan(plan::PlanArgs),
+    CanRestart(can_restart::CanRestartArgs),
     Locate(ring::LocateArgs),
     Explain(explain::ExplainArgs),
     Hints(hints::HintsArgs),
@@ -139,6 +144,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Members(args) => on_one_thread(status::members(args)),
         Command::Ring(args) => on_one_thread(ring::ring(args)),
         Command::Balance(args) => balance::balance(&args),
+        Command::Plan(args) => on_one_thread(plan::plan(args)),
+        Command::CanRestart(args) => on_one_thread(can_restart::can_restart(args)),
         Command::Locate(args) => on_one_thread(ring::locate(args)),
         Command::Explain(args) => on_one_thread(explain::explain(args)),
         Command::Hints(args) => on_one_thread(hints::hints(args)),

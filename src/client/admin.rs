@@ -51,6 +51,19 @@ impl Client {
             .await
     }
 
+    /// What a change of the ring would come to, as the node at `address` sees it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn plan(
+        &self,
+        address: &str,
+        message: proto::PlanRequest,
+    ) -> Result<proto::PlanResponse, Error> {
+        self.ask(address, message, |mut admin, request| async move { admin.plan(request).await })
+            .await
+    }
+
     /// Where a key belongs, as the node at `address` knows it.
     ///
     /// # Errors
