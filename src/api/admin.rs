@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
 use super::request::{Fields, timeout};
-use super::{error, inspection};
+use super::{changes, error, inspection};
 use crate::proto;
 use crate::proto::admin_server::Admin;
 use crate::protocol::op::{Action, Failure, Reason};
@@ -45,12 +45,42 @@ impl<B: Backend> Admin for AdminService<B> {
         Ok(Response::new(status(self.backend.status())))
     }
 
+    async fn members(
+        &self,
+        _: Request<proto::MembersRequest>,
+    ) -> Result<Response<proto::MembersResponse>, Status> {
+        let status = self.backend.status();
+        let members = status.members.into_iter().map(member).collect();
+        Ok(Response::new(proto::MembersResponse { name: status.name, members }))
+    }
+
+    async fn repair(
+        &self,
+        _: Request<proto::RepairRequest>,
+    ) -> Result<Response<proto::RepairResponse>, Status> {
+        let status = self.backend.status();
+        Ok(Response::new(proto::RepairResponse {
+            name: status.name,
+            repair: Some(repair(&status.repair)),
+            rebuilding: status.rebuilding.unwrap_or_default(),
+        }))
+    }
+
     async fn ring(
         &self,
         _: Request<proto::RingRequest>,
     ) -> Result<Response<proto::RingResponse>, Status> {
         let view = self.view()?;
         Ok(Response::new(ring(view.name.to_string(), &view.newest().placement)))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        let view = self.view()?;
+        let told = changes::plan(request.into_inner(), &view, &self.backend.status())?;
+        Ok(Response::new(told))
     }
 
     async fn locate(
@@ -195,6 +225,8 @@ fn member(member: MemberStatus) -> proto::MemberStatus {
         incarnation: member.incarnation,
         since_ms: member.since_ms,
         home: member.home,
+        zone: member.zone,
+        weight: member.weight,
     }
 }
 

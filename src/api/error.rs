@@ -19,6 +19,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::proto::ERROR_DOMAIN;
 use crate::protocol::context::ContextError;
 use crate::protocol::op::{Action, Failure, Reason};
+use crate::protocol::placement::PlanRefused;
 use crate::types::NodeName;
 
 /// What can be told of a reason alone.
@@ -99,6 +100,13 @@ pub(super) fn unread(message: &str) -> Status {
     let mut details = ErrorDetails::new();
     details.set_error_info("STORE_UNREADABLE", ERROR_DOMAIN, nothing_begun());
     Status::with_error_details(Code::Internal, message, details)
+}
+
+/// The status of a change of the ring that cannot be made as the ring is; nothing was begun.
+pub(super) fn plan_refused(refused: &PlanRefused) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("PLAN_REFUSED", ERROR_DOMAIN, nothing_begun());
+    Status::with_error_details(Code::FailedPrecondition, refused.to_string(), details)
 }
 
 /// The status of an answer that does not fit its question: a defect of this node.

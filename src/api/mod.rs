@@ -17,6 +17,7 @@ mod admin;
 pub mod backend;
 mod batch;
 pub mod calls;
+mod changes;
 pub mod codec;
 pub(crate) mod connection;
 mod error;

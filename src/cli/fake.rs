@@ -200,10 +200,31 @@ impl Admin for Server {
         Ok(Response::new(proto::StatusResponse { name, ready: true, ..Default::default() }))
     }
 
+    async fn members(
+        &self,
+        _: Request<proto::MembersRequest>,
+    ) -> Result<Response<proto::MembersResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn repair(
+        &self,
+        _: Request<proto::RepairRequest>,
+    ) -> Result<Response<proto::RepairResponse>, Status> {
+        Err(unplaced())
+    }
+
     async fn ring(
         &self,
         _: Request<proto::RingRequest>,
     ) -> Result<Response<proto::RingResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn plan(
+        &self,
+        _: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
         Err(unplaced())
     }
 

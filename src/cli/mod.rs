@@ -7,6 +7,7 @@
 //!   local · demo · bench      nodes as child processes: cluster
 //!   get · set · delete · scan · import · export                  client
 //!   status · members · ring · locate · explain · hints · repair  every node, each for itself: nodes
+//!   plan · can-restart                                           what a change would come to
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
@@ -14,7 +15,9 @@
 
 mod address_book;
 mod args;
+mod balance;
 mod bench;
+mod can_restart;
 mod cluster;
 mod completions;
 mod demo;
@@ -28,6 +31,7 @@ mod kv;
 mod latency;
 mod local;
 mod nodes;
+mod plan;
 mod repair;
 mod ring;
 mod scan;
@@ -86,6 +90,9 @@ enum Command {
     Status(status::StatusArgs),
     Members(status::MembersArgs),
     Ring(ring::RingArgs),
+    Balance(balance::BalanceArgs),
+    Plan(plan::PlanArgs),
+    CanRestart(can_restart::CanRestartArgs),
     Locate(ring::LocateArgs),
     Explain(explain::ExplainArgs),
     Hints(hints::HintsArgs),
@@ -136,6 +143,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => on_one_thread(status::status(args)),
         Command::Members(args) => on_one_thread(status::members(args)),
         Command::Ring(args) => on_one_thread(ring::ring(args)),
+        Command::Balance(args) => balance::balance(&args),
+        Command::Plan(args) => on_one_thread(plan::plan(args)),
+        Command::CanRestart(args) => on_one_thread(can_restart::can_restart(args)),
         Command::Locate(args) => on_one_thread(ring::locate(args)),
         Command::Explain(args) => on_one_thread(explain::explain(args)),
         Command::Hints(args) => on_one_thread(hints::hints(args)),

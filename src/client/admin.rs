@@ -21,6 +21,26 @@ impl Client {
             .await
     }
 
+    /// Every node that the node at `address` knows of.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn members(&self, address: &str) -> Result<proto::MembersResponse, Error> {
+        let message = proto::MembersRequest {};
+        self.ask(address, message, |mut admin, request| async move { admin.members(request).await })
+            .await
+    }
+
+    /// How whole the copies of the node at `address` are.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn repair(&self, address: &str) -> Result<proto::RepairResponse, Error> {
+        let message = proto::RepairRequest {};
+        self.ask(address, message, |mut admin, request| async move { admin.repair(request).await })
+            .await
+    }
+
     /// Who owns what, as the node at `address` knows it.
     ///
     /// # Errors
@@ -28,6 +48,19 @@ impl Client {
     pub async fn ring(&self, address: &str) -> Result<proto::RingResponse, Error> {
         let message = proto::RingRequest {};
         self.ask(address, message, |mut admin, request| async move { admin.ring(request).await })
+            .await
+    }
+
+    /// What a change of the ring would come to, as the node at `address` sees it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn plan(
+        &self,
+        address: &str,
+        message: proto::PlanRequest,
+    ) -> Result<proto::PlanResponse, Error> {
+        self.ask(address, message, |mut admin, request| async move { admin.plan(request).await })
             .await
     }
 

@@ -8,5 +8,6 @@ mod client;
 mod fake;
 mod follow;
 mod operators;
+mod plans;
 mod reflection;
 mod scans;

@@ -16,6 +16,8 @@ async fn a_cluster_that_is_not_there_is_named() {
         "coterie status",
         "coterie members",
         "coterie ring",
+        "coterie plan --join node-3",
+        "coterie can-restart node-1",
         "coterie locate key",
         "coterie explain key",
         "coterie hints",
