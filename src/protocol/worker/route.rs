@@ -98,9 +98,13 @@ impl Route {
 
     /// How many acknowledgements each live version needs.
     pub fn needed(&self, consistency: Consistency, strict: bool) -> Needed {
-        let of = |n: usize| {
-            let majority = if strict { Consistency::Quorum.of(n) } else { 0 };
-            consistency.of(n).max(majority)
+        let of = |n: usize| match n {
+            // A version that is not written to.
+            0 => 0,
+            n => {
+                let majority = if strict { Consistency::Quorum.of(n) } else { 0 };
+                consistency.of(n).max(majority)
+            }
         };
         Needed { each: self.sizes.map(of), live: self.live }
     }
