@@ -61,11 +61,15 @@ pub enum Defect {
     DeleteHintOnAnyAck,
     /// Show a recent record as it was before the newest commit, while more are on their way.
     LagRecent,
+    /// Retire a placement version once the next one is synced, while others still read it.
+    RetireEarly,
+    /// Let trackers count by the number of a placement version, whatever its hash.
+    BareTrackers,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -93,5 +97,7 @@ impl Defect {
         Self::CountHomeAndHint,
         Self::DeleteHintOnAnyAck,
         Self::LagRecent,
+        Self::RetireEarly,
+        Self::BareTrackers,
     ];
 }

@@ -29,7 +29,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::KeepLateRead => &[C1, C2, C3, Z, D1],
         Defect::ScanFirstHome => &[S],
         Defect::SkipLeaf | Defect::TreeBeforeCommit => &[C6],
-        Defect::CountRebuilding => &[],
+        Defect::CountRebuilding | Defect::RetireEarly | Defect::BareTrackers => &[],
         Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
@@ -37,7 +37,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
 }
 
 /// Mistakes that the seeds of this budget do not meet. Each has a story or a test of its own rule.
-const TOLD: [Defect; 8] = [
+const TOLD: [Defect; 10] = [
     // A message later than seeds delay one, or a whole round while one is under way: `collection_scenarios`.
     Defect::AcceptOverRound,
     Defect::ConfirmWithoutBarrier,
@@ -51,6 +51,9 @@ const TOLD: [Defect; 8] = [
     // A read under way while the same key is committed on the same node: the tests of `recent`.
     Defect::KeepLateRead,
     Defect::LagRecent,
+    // Seeds do not change the ring: the control core's tests of it.
+    Defect::RetireEarly,
+    Defect::BareTrackers,
 ];
 
 /// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every

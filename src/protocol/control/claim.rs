@@ -8,17 +8,21 @@
 //! new id in one batch; then, at the next start and before anything else, the folder's identity; then
 //! it claims. A crash in between leaves the old id unused, or is made good at the next start.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use rand::RngExt;
 
-use super::Level;
 use super::admission::{ADMISSION_PREFIX, admission_key};
-use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
+use super::admission::{
+    Admission, Ballot, Bid, Claim, NOBODY, Progress, Ruling, VOTE_KEY, Verdict, Vote,
+};
 use super::founding::{Cluster, FOUNDED_KEY, Standing, whole};
 use super::rejection::{Rejection, RejectionCode};
 use super::settle::put;
 use super::state::{Control, Pending, Timer};
 use super::wire::{ControlMessage, Founded, PeerRecord, Push, put_u64};
+use super::{ControlEffect, Level};
 use crate::protocol::codec::{DecodeError, Reader};
 use crate::protocol::lost;
 use crate::protocol::step::{Change, Space};
@@ -26,6 +30,8 @@ use crate::types::{Mono, NodeId, NodeName, Wall};
 
 /// Where it is stored which disk a folder goes on as, and since when.
 pub(super) const ANEW_KEY: &[u8] = b"control/anew";
+/// Where a disk that was removed says so, for its node's next start.
+const REMOVED_KEY: &[u8] = b"control/removed";
 /// A disk that was not heard for this long may be replaced. Longer than a restart's stream is away for
 /// a process that was only started again, and than the challenge of a silent one.
 const HUSH_MICROS: u64 = 3_000_000;
@@ -62,6 +68,10 @@ pub(super) struct Claims {
     /// An admission is on its way to the disk.
     admitting: bool,
     pub(super) anew: Option<Anew>,
+    /// By name, what this node has proposed: the disk that it is to be, and that it is.
+    proposals: BTreeMap<NodeName, (NodeId, NodeId)>,
+    /// This node has left the ring, and gives up its place.
+    departs: bool,
     /// Markers and the next id are on their way to the disk.
     pub(super) forgetting: bool,
     bid: Option<Bid>,
@@ -119,7 +129,7 @@ pub fn forget(
     let founded =
         founded.and_then(|(_, value)| whole(value, |r| Ok((r.text()?, Founded::decode(r)?))));
     let cluster = founded.and_then(|(name, record)| Cluster::read(record, &name));
-    let partitions = cluster.map_or(partitions, |cluster| cluster.placement.partitions);
+    let partitions = cluster.map_or(partitions, |cluster| cluster.first.partitions);
     begin_anew(id, before, partitions, since).collect()
 }
 
@@ -130,13 +140,32 @@ pub fn goes_on_as(durable: &[(Bytes, Bytes)]) -> Option<NodeId> {
     whole(value, Anew::decode).map(|anew| anew.id)
 }
 
-/// What is told to a disk that was replaced.
+/// Whether the disk of a folder was removed from its cluster: its contents are to be set aside.
+#[must_use]
+pub fn was_removed(durable: &[(Bytes, Bytes)], id: NodeId) -> bool {
+    let said = durable.iter().find(|(key, _)| key == REMOVED_KEY);
+    said.is_some_and(|(_, value)| value[..] == id.0.to_le_bytes())
+}
+
+/// What is told to a disk that was replaced or removed.
 pub(super) fn fenced(admission: &Admission) -> String {
     let Admission { number, name, id, predecessor } = admission;
+    if admission.removes() {
+        return format!(
+            "the disk {predecessor} of {name} was removed from the cluster (admission {number}) and is \
+             fenced for good: its node sets the data folder's contents aside and joins anew"
+        );
+    }
     format!(
         "the disk {predecessor} of {name} was replaced by {id} (admission {number}) and is fenced for \
          good: set its data folder aside, and start {name} with the folder of {id} or an empty one"
     )
+}
+
+/// How a disk that was replaced or removed is turned away.
+pub(super) fn turn_away(admission: &Admission) -> Rejection {
+    let code = if admission.removes() { RejectionCode::Removed } else { RejectionCode::Fenced };
+    code.with(fenced(admission))
 }
 
 impl Control {
@@ -153,36 +182,107 @@ impl Control {
                 self.claims.put_off = Some(self.now.mono);
                 self.claim_at_once();
             }
-            Some(Standing::Fenced(admission)) => self.stop(fenced(&admission)),
+            Some(Standing::Fenced(admission)) => self.cast_out(&admission),
             Some(Standing::Member | Standing::Guest) | None => {}
         }
     }
 
-    fn claim_at_once(&mut self) {
+    /// This disk has no place any more: it was replaced, or removed.
+    fn cast_out(&mut self, admission: &Admission) {
+        if !admission.removes() {
+            return self.stop(fenced(admission));
+        }
+        if self.claims.departs {
+            let name = &self.identity.name;
+            let sentence = format!("{name} has left the cluster, and nothing is left to deliver");
+            return self.effects.push(ControlEffect::Decommissioned(sentence));
+        }
+        self.set_aside(fenced(admission));
+    }
+
+    /// This disk was removed: its contents count no more.
+    pub(super) fn set_aside(&mut self, sentence: String) {
+        if self.claims.departs || std::mem::replace(&mut self.claims.forgetting, true) {
+            return;
+        }
+        self.log(Level::Warn, sentence.clone());
+        let id = self.identity.id.0.to_le_bytes().to_vec();
+        self.write(vec![put(REMOVED_KEY, id)], Pending::Forgotten(sentence));
+    }
+
+    /// Proposes that a name enters with its first disk, or is removed.
+    pub(super) fn propose(&mut self, name: NodeName, id: NodeId, predecessor: NodeId) {
+        let known = self.claims.proposals.insert(name, (id, predecessor));
+        if known.is_none() && self.claims.proposals.len() == 1 {
+            self.claim_at_once();
+        }
+    }
+
+    /// This node gives up its name's place: it is to leave nothing behind.
+    pub(super) fn depart(&mut self) {
+        if !std::mem::replace(&mut self.claims.departs, true) {
+            self.propose(self.identity.name.clone(), NOBODY, self.identity.id);
+        }
+    }
+
+    /// Whether something is proposed that has not been decided.
+    pub(super) fn proposes(&self) -> bool {
+        !self.claims.proposals.is_empty()
+    }
+
+    /// Takes back what was proposed of a name.
+    pub(super) fn take_back(&mut self, name: &NodeName) {
+        if self.claims.proposals.remove(name).is_some() {
+            self.claims.bid = None;
+        }
+    }
+
+    /// What this node asks the members to agree to next: its own place, or what it has proposed.
+    fn wanted(&mut self) -> Option<Admission> {
+        let cluster = self.founding.cluster()?;
+        let number = cluster.next_number();
+        match self.founding.standing()? {
+            Standing::Claimant(predecessor) => {
+                let (name, id) = (self.identity.name.clone(), self.identity.id);
+                Some(Admission { number, name, id, predecessor })
+            }
+            Standing::Member => {
+                let admission = |(name, (id, predecessor)): (&NodeName, &(NodeId, NodeId))| {
+                    let (name, id, predecessor) = (name.clone(), *id, *predecessor);
+                    Admission { number, name, id, predecessor }
+                };
+                self.claims
+                    .proposals
+                    .retain(|name, what| cluster.follows(&admission((name, what))));
+                self.claims.proposals.iter().next().map(admission)
+            }
+            Standing::Guest | Standing::Fenced(_) => None,
+        }
+    }
+
+    pub(super) fn claim_at_once(&mut self) {
         self.claims.bid = None;
         self.claims.next = Some(self.now.mono);
         self.arm(0, Timer::Claim);
     }
 
-    /// Makes a bid for the place of this node's name.
+    /// Makes a bid for the place of this node's name, or for what it has proposed.
     pub(super) fn claim(&mut self) {
         if self.claims.next.is_none_or(|next| self.now.mono < next) {
             return;
         }
         self.claims.next = None;
-        let Some(cluster) = self.founding.cluster() else { return };
-        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else {
+        let Some(own) = self.wanted() else {
             self.claims.bid = None;
             return;
         };
-        let (name, id) = (self.identity.name.clone(), self.identity.id);
-        let own = Admission { number: cluster.next_number(), name, id, predecessor };
+        let claims_own = own.id == self.identity.id;
         let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
         self.claims.next = Some(self.now.mono.after_micros(next));
         self.arm(next, Timer::Claim);
         let begun = self.claims.begun.filter(|_| self.claims.bid.is_some());
         let under_way = begun.is_some_and(|at| self.now.mono.micros_since(at) < BID_MICROS);
-        if self.stands_back() || under_way {
+        if (claims_own && self.stands_back()) || under_way {
             return;
         }
         self.claims.begun = Some(self.now.mono);
@@ -204,15 +304,33 @@ impl Control {
 
     fn ask_members(&mut self, claim: &Claim) {
         for id in self.member_ids() {
-            self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
+            if id == self.identity.id {
+                self.claimed(id, claim);
+            } else {
+                self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
+            }
         }
+    }
+
+    /// Tells a proposer, which may be this node, how its claim was judged.
+    pub(super) fn rule(&mut self, to: NodeId, verdict: Box<Verdict>) {
+        if to == self.identity.id {
+            return self.judged(to, *verdict);
+        }
+        self.say(to, ControlMessage::Verdict(verdict));
     }
 
     fn member_ids(&self) -> Vec<NodeId> {
         self.founding.cluster().map(|c| c.ids.values().copied().collect()).unwrap_or_default()
     }
 
-    /// A disk asks for a place.
+    /// What a member last said against a claim, if that was lately.
+    pub(super) fn said_against(&self) -> Option<String> {
+        let (said, at) = self.claims.said.as_ref()?;
+        (self.now.mono.micros_since(*at) < SAID_MICROS).then(|| said.clone())
+    }
+
+    /// A disk asks for a place, or a member asks on behalf of a name.
     pub(super) fn claimed(&mut self, from: NodeId, claim: &Claim) {
         let Some(cluster) = self.founding.cluster() else { return };
         let number = cluster.next_number();
@@ -232,9 +350,13 @@ impl Control {
         }
         let predecessor = claim.admission.predecessor;
         let member = self.founding.standing() == Some(Standing::Member);
-        let ruling = if !member || !self.conditions.confirmed {
+        // A name enters only once no live version means another disk by it.
+        let enters = claim.admission.enters();
+        let named = enters && self.is_named(&claim.admission.name);
+        let departs = claim.admission.removes() && from == predecessor;
+        let ruling = if !member || !self.conditions.confirmed || named {
             Ruling::NotYet
-        } else if self.hears(predecessor) {
+        } else if !enters && !departs && self.hears(predecessor) {
             Ruling::Lives(predecessor)
         } else {
             self.claims.vote.judge(number, claim)
@@ -242,7 +364,7 @@ impl Control {
         let durable = matches!(ruling, Ruling::Promised(_) | Ruling::Accepted);
         let verdict = Box::new(Verdict { number, ballot: claim.ballot, ruling });
         if !durable {
-            return self.say(from, ControlMessage::Verdict(verdict));
+            return self.rule(from, verdict);
         }
         let mut value = Vec::new();
         self.claims.vote.encode(&mut value);
@@ -272,9 +394,12 @@ impl Control {
             }
             Ruling::Lives(id) => {
                 // Nobody else's word makes up for it: stand back until the next turn.
+                let own = bid.own().clone();
                 self.claims.bid = None;
-                let sentence = format!("{by} has heard the disk {id} only lately: {STOP_ONE}");
-                self.claims.said = Some((sentence, self.now.mono));
+                let heard = format!("{by} has heard the disk {id} only lately");
+                let claims_own = own.id == self.identity.id;
+                let said = if claims_own { format!("{heard}: {STOP_ONE}") } else { heard };
+                self.claims.said = Some((said, self.now.mono));
                 Progress::Waiting
             }
             Ruling::NotYet => {
@@ -341,7 +466,11 @@ impl Control {
                 continue;
             }
             let Admission { number, name, id, predecessor } = &admission;
-            let sentence = if *id == self.identity.id {
+            let sentence = if admission.removes() {
+                format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
+            } else if admission.enters() {
+                format!("{name} has entered with the disk {id} (admission {number})")
+            } else if *id == self.identity.id {
                 format!(
                     "this disk is {name} from now on (admission {number}); the old id {predecessor} is \
                      fenced; it takes writes, and its reads count again as its partitions are rebuilt"
@@ -350,26 +479,28 @@ impl Control {
                 format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
             };
             self.log(Level::Info, sentence);
-            self.heard_trackers.remove(name);
+            if let Some(ring) = &mut self.ring {
+                ring.heard.forget(name);
+            }
             self.note_record(name.clone());
         }
-        if let Some(Standing::Fenced(admission)) = self.founding.standing() {
-            return self.stop(fenced(&admission));
-        }
-        if let Some(Standing::Claimant(_)) = self.founding.standing() {
-            self.claim_at_once();
-        }
-        self.refresh_view();
         // A replaced disk that still lives hears of it, too, before the others part with it.
         let known = self.founding.cluster().map(|cluster| cluster.admissions.clone());
         self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
+        if let Some(Standing::Fenced(admission)) = self.founding.standing() {
+            return self.cast_out(&admission);
+        }
+        if self.wanted().is_some() {
+            self.claim_at_once();
+        }
+        self.refresh_view();
     }
 
     /// Parts with replaced disks, which were told.
     pub(super) fn part_with_fenced(&mut self) {
         let Some(cluster) = self.founding.cluster() else { return };
         let known = |(id, admission): (&NodeId, &Admission)| {
-            self.peers.get(*id).map(|_| (*id, RejectionCode::Fenced.with(fenced(admission))))
+            self.peers.get(*id).map(|_| (*id, turn_away(admission)))
         };
         let gone: Vec<_> = cluster.fenced.iter().filter_map(known).collect();
         for (id, rejection) in gone {
@@ -380,10 +511,10 @@ impl Control {
 
     /// Whether a disk was heard lately. One that has a stream and does not answer when it is asked
     /// whether it lives is not: its machine is gone.
-    fn hears(&self, id: NodeId) -> bool {
+    pub(super) fn hears(&self, id: NodeId) -> bool {
         let lately =
             |at: Option<Mono>| at.is_some_and(|at| self.now.mono.micros_since(at) < HUSH_MICROS);
-        if lately(Some(self.began)) {
+        if lately(Some(self.began)) || id == self.identity.id {
             return true;
         }
         let Some(peer) = self.peers.get(id) else { return false };
