@@ -54,6 +54,8 @@ impl Settings {
         all.extend(self.advertise_literals());
         all.extend(self.bootstrap_literals());
         all.extend([
+            ("membership.auto_join", self.membership.auto_join.to_string()),
+            ("membership.settle", quoted(&duration_text(self.membership.settle))),
             ("replication.replicas", self.replication.replicas.to_string()),
             ("replication.partitions", self.replication.partitions.to_string()),
             ("storage.durability", quoted(durability(self.storage.durability))),
@@ -64,8 +66,6 @@ impl Settings {
             ("limits.siblings", limits.siblings.to_string()),
             ("limits.record_bytes", quoted(&size_text(limits.record_bytes as u64))),
             ("limits.in_flight", limits.in_flight.to_string()),
-            ("membership.auto_join", self.membership.auto_join.to_string()),
-            ("membership.settle", quoted(&duration_text(self.membership.settle))),
             ("clock.max_skew", quoted(&duration_text(self.clock.max_skew))),
             ("timeouts.request", quoted(&duration_text(self.timeouts.request))),
             ("timeouts.replica", quoted(&duration_text(self.timeouts.replica))),

@@ -31,6 +31,7 @@ mod marks;
 mod operator;
 mod peers;
 mod plan;
+mod proposals;
 mod rejection;
 mod report;
 mod ring;
@@ -57,8 +58,9 @@ use super::progress::Progress;
 use super::step::{Change, Conditions};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 
-pub use self::claim::{forget, goes_on_as, was_removed};
+pub use self::claim::{forget, goes_on_as};
 pub use self::operator::{Agreed, Order, Refusal};
+pub use self::proposals::was_removed;
 pub use self::rejection::Stranger;
 pub use self::report::{GossipReport, MemberReport, Queued, TrackersReport, Traffic};
 pub use self::state::{Control, ControlError, META_PREFIX};

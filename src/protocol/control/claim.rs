@@ -13,16 +13,14 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use rand::RngExt;
 
+use super::Level;
 use super::admission::{ADMISSION_PREFIX, admission_key};
-use super::admission::{
-    Admission, Ballot, Bid, Claim, NOBODY, Progress, Ruling, VOTE_KEY, Verdict, Vote,
-};
+use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
 use super::founding::{Cluster, FOUNDED_KEY, Standing, whole};
 use super::rejection::{Rejection, RejectionCode};
 use super::settle::put;
 use super::state::{Control, Pending, Timer};
 use super::wire::{ControlMessage, Founded, PeerRecord, Push, put_u64};
-use super::{ControlEffect, Level};
 use crate::protocol::codec::{DecodeError, Reader};
 use crate::protocol::lost;
 use crate::protocol::step::{Change, Space};
@@ -30,8 +28,6 @@ use crate::types::{Mono, NodeId, NodeName, Wall};
 
 /// Where it is stored which disk a folder goes on as, and since when.
 pub(super) const ANEW_KEY: &[u8] = b"control/anew";
-/// Where a disk that was removed says so, for its node's next start.
-const REMOVED_KEY: &[u8] = b"control/removed";
 /// A disk that was not heard for this long may be replaced. Longer than a restart's stream is away for
 /// a process that was only started again, and than the challenge of a silent one.
 const HUSH_MICROS: u64 = 3_000_000;
@@ -69,12 +65,12 @@ pub(super) struct Claims {
     admitting: bool,
     pub(super) anew: Option<Anew>,
     /// By name, what this node has proposed: the disk that it is to be, and that it is.
-    proposals: BTreeMap<NodeName, (NodeId, NodeId)>,
+    pub(super) proposals: BTreeMap<NodeName, (NodeId, NodeId)>,
     /// This node has left the ring, and gives up its place.
-    departs: bool,
+    pub(super) departs: bool,
     /// Markers and the next id are on their way to the disk.
     pub(super) forgetting: bool,
-    bid: Option<Bid>,
+    pub(super) bid: Option<Bid>,
     /// When the bid began.
     begun: Option<Mono>,
     /// The highest round that was heard of.
@@ -140,13 +136,6 @@ pub fn goes_on_as(durable: &[(Bytes, Bytes)]) -> Option<NodeId> {
     whole(value, Anew::decode).map(|anew| anew.id)
 }
 
-/// Whether the disk of a folder was removed from its cluster: its contents are to be set aside.
-#[must_use]
-pub fn was_removed(durable: &[(Bytes, Bytes)], id: NodeId) -> bool {
-    let said = durable.iter().find(|(key, _)| key == REMOVED_KEY);
-    said.is_some_and(|(_, value)| value[..] == id.0.to_le_bytes())
-}
-
 /// What is told to a disk that was replaced or removed.
 pub(super) fn fenced(admission: &Admission) -> String {
     let Admission { number, name, id, predecessor } = admission;
@@ -184,79 +173,6 @@ impl Control {
             }
             Some(Standing::Fenced(admission)) => self.cast_out(&admission),
             Some(Standing::Member | Standing::Guest) | None => {}
-        }
-    }
-
-    /// This disk has no place any more: it was replaced, or removed.
-    fn cast_out(&mut self, admission: &Admission) {
-        if !admission.removes() {
-            return self.stop(fenced(admission));
-        }
-        if self.claims.departs {
-            let name = &self.identity.name;
-            let sentence = format!("{name} has left the cluster, and nothing is left to deliver");
-            return self.effects.push(ControlEffect::Decommissioned(sentence));
-        }
-        self.set_aside(fenced(admission));
-    }
-
-    /// This disk was removed: its contents count no more.
-    pub(super) fn set_aside(&mut self, sentence: String) {
-        if self.claims.departs || std::mem::replace(&mut self.claims.forgetting, true) {
-            return;
-        }
-        self.log(Level::Warn, sentence.clone());
-        let id = self.identity.id.0.to_le_bytes().to_vec();
-        self.write(vec![put(REMOVED_KEY, id)], Pending::Forgotten(sentence));
-    }
-
-    /// Proposes that a name enters with its first disk, or is removed.
-    pub(super) fn propose(&mut self, name: NodeName, id: NodeId, predecessor: NodeId) {
-        let known = self.claims.proposals.insert(name, (id, predecessor));
-        if known.is_none() && self.claims.proposals.len() == 1 {
-            self.claim_at_once();
-        }
-    }
-
-    /// This node gives up its name's place: it is to leave nothing behind.
-    pub(super) fn depart(&mut self) {
-        if !std::mem::replace(&mut self.claims.departs, true) {
-            self.propose(self.identity.name.clone(), NOBODY, self.identity.id);
-        }
-    }
-
-    /// Whether something is proposed that has not been decided.
-    pub(super) fn proposes(&self) -> bool {
-        !self.claims.proposals.is_empty()
-    }
-
-    /// Takes back what was proposed of a name.
-    pub(super) fn take_back(&mut self, name: &NodeName) {
-        if self.claims.proposals.remove(name).is_some() {
-            self.claims.bid = None;
-        }
-    }
-
-    /// What this node asks the members to agree to next: its own place, or what it has proposed.
-    fn wanted(&mut self) -> Option<Admission> {
-        let cluster = self.founding.cluster()?;
-        let number = cluster.next_number();
-        match self.founding.standing()? {
-            Standing::Claimant(predecessor) => {
-                let (name, id) = (self.identity.name.clone(), self.identity.id);
-                Some(Admission { number, name, id, predecessor })
-            }
-            Standing::Member => {
-                let admission = |(name, (id, predecessor)): (&NodeName, &(NodeId, NodeId))| {
-                    let (name, id, predecessor) = (name.clone(), *id, *predecessor);
-                    Admission { number, name, id, predecessor }
-                };
-                self.claims
-                    .proposals
-                    .retain(|name, what| cluster.follows(&admission((name, what))));
-                self.claims.proposals.iter().next().map(admission)
-            }
-            Standing::Guest | Standing::Fenced(_) => None,
         }
     }
 

@@ -13,7 +13,7 @@ use super::state::{Control, Pending};
 use super::wire::{Push, Trackers, decode_tag, decode_trackers, encode_tag, encode_trackers};
 use super::{Level, founding::whole};
 use crate::protocol::message::PlacementTag;
-use crate::protocol::placement::{LIVE_MAX, Placement};
+use crate::protocol::placement::{LIVE_MAX, Placement, Version};
 use crate::protocol::step::{Change, Space};
 use crate::types::{NodeId, NodeName};
 
@@ -176,7 +176,7 @@ impl Control {
             chain.live().iter().filter(lacked).map(|version| version.encode().into()).collect();
         // Whoever is to take a version as its oldest must hear that it is ours.
         let placements = if tables.is_empty() { Vec::new() } else { chain.tags() };
-        Push { wanted, tables, placements, ..Push::default() }
+        Push { placements, wanted, tables, ..Push::default() }
     }
 
     /// The versions that a peer wants, as far as they are held.
@@ -309,7 +309,7 @@ impl Control {
         };
         let live = ring.chain.live();
         let tag = |place: usize| live[place].tag;
-        !view.live().iter().map(|version| version.tag()).eq(ring.chain.tags())
+        !view.live().iter().map(Version::tag).eq(ring.chain.tags())
             || view.reads().tag() != tag(ring.reads(disks))
             || view.all_acked != Some(tag(ring.all_acked(disks)))
     }

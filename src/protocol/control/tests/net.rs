@@ -69,6 +69,9 @@ pub enum Hold {
     Nothing,
 }
 
+/// A version that a view takes for passed by all, and which tracker says so.
+type Stage = (PlacementTag, fn(&Trackers) -> PlacementTag);
+
 /// One end of a stream.
 #[derive(Clone, Copy)]
 struct End {
@@ -558,7 +561,7 @@ impl World {
     /// What a node is told of the ring follows from what the members have made durable.
     fn check_view(&self, index: Index, view: &View) {
         let oldest = view.oldest().tag();
-        let stages: [(PlacementTag, fn(&Trackers) -> PlacementTag); 3] = [
+        let stages: [Stage; 3] = [
             (oldest, |own| own.sync_ack),
             (view.reads().tag(), |own| own.sync),
             (view.all_acked.unwrap_or(oldest), |own| own.ack),
