@@ -16,7 +16,7 @@ use crate::api::calls::Calls;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::metrics::{Page, process};
-use crate::protocol::control::Identity;
+use crate::protocol::control::{Agreed, Identity, Order, Refusal};
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
@@ -108,6 +108,14 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
     ) -> Self {
         let counting = tokio::sync::Mutex::default();
         Self(Arc::new(Shared { about, node, completions, beats, meters, store, counting }))
+    }
+
+    /// Gives the node an operator's order.
+    ///
+    /// # Errors
+    /// [`Refusal`]: each says what to do instead.
+    pub async fn order(&self, order: Order) -> Result<Agreed, Refusal> {
+        self.0.node.orders.give(order, &self.0.node.mailbox).await
     }
 
     /// Requests under way.

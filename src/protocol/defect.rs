@@ -67,11 +67,15 @@ pub enum Defect {
     SyncEarly,
     /// Go on under the same actor after a partition was gained or given up.
     KeepActorAfterMove,
+    /// Retire a placement version once the next one is synced, while others still read it.
+    RetireEarly,
+    /// Let trackers count by the number of a placement version, whatever its hash.
+    BareTrackers,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -102,5 +106,7 @@ impl Defect {
         Self::SkipOlderVersion,
         Self::SyncEarly,
         Self::KeepActorAfterMove,
+        Self::RetireEarly,
+        Self::BareTrackers,
     ];
 }

@@ -138,6 +138,8 @@ impl World {
             replicas: placement.replicas,
             partitions: placement.partitions,
             skew_ms_max: self.config.tuning.skew_ms_max,
+            auto_join: false,
+            settle_ms: 2_000,
         };
         let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
         let identity = Identity {
@@ -219,6 +221,13 @@ impl World {
                 self.twin_stops();
             }
             ControlEffect::ComeBack(why) => self.come_back(at, &why),
+            ControlEffect::Decommissioned(why) => {
+                self.trace.say(self.time, Some(at), || why);
+                self.kill(at);
+            }
+            ControlEffect::Answer(order, answer) => {
+                self.trace.say(self.time, Some(at), || format!("answers {order:?}: {answer:?}"));
+            }
             ControlEffect::Stop(why) => {
                 // A lost disk goes on as another, and a copied folder is gone: nothing justifies it.
                 let what = format!("node-{at} stops itself: {why}");

@@ -79,7 +79,6 @@ pub(super) struct Process {
     pub(super) progress: Progresses,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack")]
 enum Todo {
     Worker(usize, Input),
     Control(ControlInput),

@@ -1,8 +1,10 @@
-//! Admissions: how a name gets another disk.
+//! Admissions: how a name gets its first disk, another one, or none any more.
 //!
 //! A *name* is a place on the ring, and an *id* is a disk. Admission number k says that from then on
-//! a name is another id, and that the id which it was, its *predecessor*, is fenced for good. The
-//! admissions of a cluster are one sequence, which every member keeps: with the disks of the founding
+//! a name is another id, and that the id which it was, its *predecessor*, is fenced for good. A name
+//! that was nobody before *enters*: the steward, or an operator, is about to make it a member. One that is
+//! nobody from then on is *removed*: it died and an operator gave it up, or it has left the ring. The
+//! admissions of a cluster are one sequence, which every node keeps: with the disks of the founding
 //! it says what disk each name is now. The placement version does not change.
 //!
 //! *One winner for each number.* Number k is decided by one instance of Paxos's synod (Lamport, *The
@@ -33,8 +35,8 @@
 //! end learns the admission from anybody. The new id serves only when its own admission is durable on
 //! its disk, and by then its markers have been for long.
 //!
-//! *Testimony.* A member votes only if it has not heard the predecessor for a while: at no moment a
-//! live disk is replaced, not even to finish what a dead claimant has begun. Such an admission then
+//! *Testimony.* A member votes only if it has not heard the predecessor for a while, or the predecessor
+//! itself asks to be removed: at no moment a live disk is replaced or removed against its will, not even to finish what a dead claimant has begun. Such an admission then
 //! waits, says for whom, and no other one overtakes it.
 
 use std::collections::BTreeMap;
@@ -52,16 +54,31 @@ pub(super) const VOTE_KEY: &[u8] = b"control/vote";
 /// Admissions of one cluster: a disk replaced every day for eleven years. Bounds what is told.
 pub(super) const ADMISSIONS_MAX: usize = 4096;
 
+/// The disk of a name that has none.
+pub(super) const NOBODY: NodeId = NodeId(0);
+
 /// From this number on, a name is another disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Admission {
     /// From 1.
     pub(super) number: u64,
     pub(super) name: NodeName,
-    /// The disk that the name is from now on.
+    /// The disk that the name is from now on, or [`NOBODY`].
     pub(super) id: NodeId,
-    /// The disk that it was, which is fenced.
+    /// The disk that it was, which is fenced, or [`NOBODY`].
     pub(super) predecessor: NodeId,
+}
+
+impl Admission {
+    /// Whether the name is nobody from now on.
+    pub(super) fn removes(&self) -> bool {
+        self.id == NOBODY
+    }
+
+    /// Whether the name was nobody before.
+    pub(super) fn enters(&self) -> bool {
+        self.predecessor == NOBODY
+    }
 }
 
 /// Orders proposals; never used twice.
@@ -159,6 +176,10 @@ impl Bid {
 
     pub(super) fn number(&self) -> u64 {
         self.own.number
+    }
+
+    pub(super) fn own(&self) -> &Admission {
+        &self.own
     }
 
     /// How many members agree so far.

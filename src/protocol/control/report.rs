@@ -6,6 +6,7 @@ use super::peers::Peer;
 use super::rejection::Stranger;
 use super::state::Control;
 use super::views::Difference;
+use super::waiting::ChangeReport;
 use super::wire::{MemberState, PeerRecord, Trackers};
 use crate::types::{NodeId, Now};
 
@@ -34,7 +35,9 @@ pub struct GossipReport {
     pub members: Vec<MemberReport>,
     /// Members on which two nodes' last heard views differ.
     pub differences: Vec<Difference>,
-    /// How far each member has come with the placement.
+    /// The change of the ring that is under way, and whom it waits for.
+    pub change: ChangeReport,
+    /// How far each member has come with the placement; empty while it has not changed.
     pub trackers: Vec<TrackersReport>,
     /// Which disk took whose place, in order.
     pub admissions: Vec<String>,
@@ -177,6 +180,7 @@ impl Control {
             founding: self.not_ready().unwrap_or_else(|| "founded".to_owned()),
             members: self.members(now),
             differences: self.views.differences(now.mono, |id| self.name_of(id), gone),
+            change: self.change_report(now),
             trackers: self.trackers().into_iter().map(trackers).collect(),
             admissions: self.admissions(),
             traffic: self.traffic,
@@ -220,10 +224,13 @@ impl Control {
     fn admissions(&self) -> Vec<String> {
         let all = self.founding.cluster().map(|cluster| cluster.admissions.as_slice());
         let say = |a: &super::admission::Admission| {
-            format!(
-                "{}: {} is {}, and was {}, which is fenced",
-                a.number, a.name, a.id, a.predecessor
-            )
+            let now = if a.removes() { "nobody".into() } else { a.id.to_string() };
+            let was = if a.enters() {
+                "nobody".into()
+            } else {
+                format!("{}, which is fenced", a.predecessor)
+            };
+            format!("{}: {} is {now}, and was {was}", a.number, a.name)
         };
         all.unwrap_or_default().iter().map(say).collect()
     }

@@ -2,6 +2,8 @@
 
 mod disks;
 mod net;
+mod orders;
+mod ring;
 mod robust;
 mod trouble;
 

@@ -225,7 +225,7 @@ impl View {
         let place = live.iter().position(|placement| placement.tag == reads);
         let Some(reads) = place else { panic!("{reads:?} is not live") };
         let live = live.iter().map(|placement| Version::new(placement.clone(), self)).collect();
-        Self { live, reads, all_acked, ..self.clone() }
+        Self { all_acked, live, reads, ..self.clone() }
     }
 
     /// The same, with these disks fenced.
