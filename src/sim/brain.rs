@@ -287,12 +287,7 @@ impl World {
     }
 
     fn view_of(&self, at: usize) -> Arc<View> {
-        let node = &self.nodes[at];
-        let ids: BTreeMap<_, _> = self.nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
-        let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
-        let placement = self.observer.placement().clone();
-        let cluster = placement.cluster_id(CLUSTER);
-        Arc::new(View::new(node.id, node.name.clone(), boot, cluster, placement, ids))
+        self.oracle_view(at, self.observer.founded().cluster_id(CLUSTER))
     }
 
     fn tell_reachability(&mut self, at: usize, peer: NodeId, up: bool) {

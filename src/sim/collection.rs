@@ -90,6 +90,9 @@ impl Observer {
             return false;
         }
         for (at, other) in nodes.iter().enumerate() {
+            if self.is_gone(at) {
+                continue;
+            }
             for owner in nodes {
                 let hint_for = (owner.name != other.name).then(|| owner.name.clone());
                 let there = Place { hint_for, ..place.clone() };

@@ -17,6 +17,7 @@ use super::describe;
 use super::disk::DiskWeather;
 use super::network::Weather;
 use super::observer::Place;
+use super::ring::Move;
 use super::tally::FaultKind;
 use super::world::{Event, World};
 use crate::protocol::step::Space;
@@ -54,6 +55,8 @@ pub(super) enum Fault {
     Twin(usize),
     /// So many requests reach a node at once.
     Overload(usize, usize),
+    /// The ring is to change.
+    Ring(Move),
 }
 
 /// The shape of a partition.
@@ -91,9 +94,11 @@ pub(super) enum Kind {
     Overload,
     RoughStart,
     Twin,
+    Ring,
+    Remove,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 19] = [
     Kind::Twin,
     Kind::Kill,
     Kind::PowerLoss,
@@ -111,6 +116,8 @@ const KINDS: [Kind; 17] = [
     Kind::Restore,
     Kind::Overload,
     Kind::RoughStart,
+    Kind::Ring,
+    Kind::Remove,
 ];
 
 /// When a plan has its faults, in the world's time.
@@ -146,6 +153,10 @@ impl Plan {
         let length = span.heal - span.begin;
         for kind in KINDS {
             if matches!(kind, Kind::Wipe | Kind::Restore) && !disks {
+                continue;
+            }
+            // Where disks may be lost, the control core runs, and conducts no changes here.
+            if matches!(kind, Kind::Ring | Kind::Remove) && disks {
                 continue;
             }
             let enabled = rng.random_ratio(1, kind.odds());
@@ -265,6 +276,21 @@ impl Plan {
                 self.push(short + rng.random_range(0..spell / 10), Fault::Start(victim));
             }
             Kind::Twin => self.push(at, Fault::Twin(node)),
+            Kind::Ring => {
+                let join = rng.random_ratio(1, 2);
+                self.push(at, Fault::Ring(if join { Move::Join(node) } else { Move::Leave(node) }));
+                // Often someone is killed midway.
+                if rng.random_ratio(1, 2) {
+                    let victim = if join { node } else { rng.random_range(0..nodes) };
+                    let soon = at + rng.random_range(0..spell / 4);
+                    self.push(soon, Fault::Kill(victim));
+                    self.push(soon + rng.random_range(moment..spell / 4), Fault::Start(victim));
+                }
+            }
+            Kind::Remove => {
+                let victim = *self.victim.get_or_insert(node);
+                self.push(at, Fault::Ring(Move::Remove(victim)));
+            }
             Kind::Overload => self.push(at, Fault::Overload(node, rng.random_range(12..=24))),
             Kind::ClockOffset | Kind::RoughStart => {}
         }
@@ -299,8 +325,9 @@ impl Kind {
             | Self::ClockJump
             | Self::ClockStrobe => 2,
             Self::ClockOffset | Self::Damage | Self::Overload | Self::RoughStart => 4,
+            Self::Ring => 3,
             Self::Wipe | Self::Restore => 6,
-            Self::Twin => 8,
+            Self::Twin | Self::Remove => 8,
         }
     }
 
@@ -317,6 +344,8 @@ impl Kind {
             | Self::Damage
             | Self::Wipe
             | Self::Restore
+            | Self::Ring
+            | Self::Remove
             | Self::RoughStart => false,
             Self::Network
             | Self::Full
@@ -427,6 +456,7 @@ impl World {
             Fault::Wipe(node) => self.wipe(*node),
             Fault::Snapshot(node) => self.snapshot(*node),
             Fault::Restore(node) => _ = self.restore(*node),
+            Fault::Ring(what) => self.move_ring(*what),
         }
     }
 

@@ -49,6 +49,7 @@ mod observer;
 mod reads;
 mod register;
 mod report;
+mod ring;
 mod run;
 mod scans;
 mod scenario;

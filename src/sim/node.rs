@@ -143,7 +143,7 @@ impl SimNode {
 impl World {
     /// Starts a process on a node.
     pub(super) fn start(&mut self, at: usize) {
-        if self.nodes[at].process.is_some() {
+        if self.nodes[at].process.is_some() || self.ring.is_removed(at) {
             return;
         }
         let (boot, seed): (u64, u64) = (self.rng.random(), self.rng.random());
@@ -391,6 +391,7 @@ impl World {
                 if let Some(process) = &mut self.nodes[at].process
                     && let Some(progress) = process.progress.told(worker, progress)
                 {
+                    self.ring_progress(at, progress);
                     self.control(at, ControlInput::Progress(progress));
                 }
             }

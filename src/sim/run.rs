@@ -210,7 +210,8 @@ impl Runner {
         let late = self.world.network.last_arrival().max(healed);
         self.until(late + self.world.paced(LATE), |_| false);
         let drained = self.until(late + self.world.paced(DRAIN_MAX), |runner| {
-            runner.world.hints_left() == 0 && runner.world.partitions_lost() == 0
+            let world = &runner.world;
+            world.hints_left() == 0 && world.partitions_lost() == 0 && world.ring.is_still()
         });
         if self.exhausted {
             return;
@@ -445,14 +446,17 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let replicas = if drawn >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
     let nodes = options.limits.nodes.unwrap_or(drawn).clamp(usize::from(replicas), drawn);
     let recent_bytes_max = *[0, 400, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
+    let control = rng.random_ratio(1, 2);
+    let joiners = if control { 0 } else { rng.random_range(0..=2) };
     WorldConfig {
         seed,
-        nodes,
+        nodes: nodes + joiners,
+        founders: nodes,
         replicas,
         partitions: *[16, 32, 64, 128, 256].get(rng.random_range(0..5)).unwrap_or(&16),
         workers: rng.random_range(1..=2),
         pace: if rng.random_ratio(1, 100) { 1 } else { PACE },
-        control: rng.random_ratio(1, 2),
+        control,
         tuning: Tuning {
             recent_bytes_max,
             sync_interval: ROUND,

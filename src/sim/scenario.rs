@@ -84,6 +84,7 @@ impl Scenario {
         WorldConfig {
             seed: 1,
             nodes,
+            founders: nodes,
             replicas: 3,
             partitions: 16,
             workers: 1,

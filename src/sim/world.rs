@@ -27,6 +27,7 @@ use super::history::History;
 use super::network::{Fate, Network, Weather};
 use super::node::{Member, News, SimNode};
 use super::observer::Observer;
+use super::ring::Ring;
 use super::streams::{Frame, Streams};
 use super::tally::{FaultCounts, FaultKind};
 use super::trace::{Trace, TraceMode};
@@ -126,6 +127,8 @@ struct Scheduled {
 pub(super) struct WorldConfig {
     pub(super) seed: u64,
     pub(super) nodes: usize,
+    /// The first so many of them are the founders; the others may join.
+    pub(super) founders: usize,
     pub(super) replicas: u8,
     pub(super) partitions: u16,
     pub(super) workers: usize,
@@ -179,6 +182,7 @@ pub(super) struct World {
     /// From a process of a node, to a node.
     pub(super) parked: Vec<(usize, u64, usize, Bytes)>,
     pub(super) streams: Streams,
+    pub(super) ring: Ring,
 }
 
 impl PartialEq for Scheduled {
@@ -206,7 +210,7 @@ impl World {
     pub(super) fn new(config: WorldConfig) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let members = Member::make(config.nodes, &mut rng);
-        let placement = super::brain::placement(&config, &members, &mut rng);
+        let placement = super::brain::placement(&config, &members[..config.founders], &mut rng);
         let nodes: Vec<SimNode> =
             members.iter().map(|m| SimNode::new(m.clone(), config.pace)).collect();
         Self {
@@ -218,7 +222,8 @@ impl World {
             // One more place, for a process on a copied folder.
             network: Network::new(config.nodes + 1, Weather::calm()),
             trace: Trace::new(config.trace, config.nodes),
-            observer: Observer::new(placement),
+            ring: Ring::new(placement.clone(), config.nodes),
+            observer: Observer::new(placement, config.nodes),
             history: History::default(),
             counts: Counts::default(),
             took_effect: FaultCounts::default(),
