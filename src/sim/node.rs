@@ -60,6 +60,8 @@ pub(super) struct SimNode {
     /// How often its present disk was.
     pub(super) generation: u64,
     pub(super) snapshot: Option<Snapshot>,
+    /// An old snapshot was put back, and its process has not found out yet.
+    pub(super) is_set_back: bool,
 }
 
 /// A running process.
@@ -120,6 +122,7 @@ impl SimNode {
             starts: 0,
             generation: 0,
             snapshot: None,
+            is_set_back: false,
         }
     }
 
