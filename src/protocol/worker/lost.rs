@@ -19,7 +19,7 @@ use super::sync::Goal;
 use super::timers::Timer;
 use super::{Reading, Worker};
 use crate::protocol::lost::{LOST_PREFIX, lost_marker};
-use crate::protocol::step::{Effect, Event, Page, ReadFailed};
+use crate::protocol::step::{Change, Effect, Event, Page, ReadFailed, Space};
 use crate::types::{NodeId, NodeName, Now, Partition};
 
 /// How often homes that could not be asked are tried again, in milliseconds.
@@ -164,7 +164,9 @@ impl Worker {
 
     fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.lost.partitions.remove(&partition).is_some() {
-            self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
+            let unmark = Change { space: Space::Meta, key: lost_marker(partition), value: None };
+            let changes = vec![unmark, self.unsaved_mark(partition)];
+            self.commit_changes_for(changes, Waiter::Whole(partition), out);
         }
     }
 
