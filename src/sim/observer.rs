@@ -10,6 +10,7 @@
 //!   dead and is collected (C7: see [`super::collection`]);
 //! - **D2**: a hint is removed only when its target durably holds everything in it;
 //! - **D3**: a commit's clock is never below what the process recovered at its start;
+//! - **D4**: what a worker remembers of its disk is what the disk holds (see `remembered`);
 //! - **P**: one attempt of a request makes one write at most (judged at the end);
 //! - **M**: what a node sends can be decoded; nobody is answered who did not ask; a retry is
 //!   never taken for another request.
@@ -69,6 +70,8 @@ pub enum Check {
     D2,
     /// Clocks in commits never go back.
     D3,
+    /// What a worker remembers of its disk is what the disk holds.
+    D4,
     /// One attempt of a request makes one write at most.
     P,
     /// Messages and answers make sense.
@@ -116,6 +119,8 @@ pub(super) struct Observer {
     damaged: BTreeSet<(usize, Bytes)>,
     /// The same, for ever and by key.
     ever_damaged: BTreeSet<(usize, Key)>,
+    /// Where a record is gone without a trace.
+    vanished: BTreeSet<(usize, Partition)>,
     /// Nodes whose whole disk was lost: what they had acknowledged may be gone with it.
     lost: BTreeSet<usize>,
     violations: Vec<Violation>,
@@ -159,6 +164,7 @@ impl Observer {
             hinted: BTreeMap::new(),
             damaged: BTreeSet::new(),
             ever_damaged: BTreeSet::new(),
+            vanished: BTreeSet::new(),
             lost: BTreeSet::new(),
             violations: Vec::new(),
             collected: Collected::default(),
@@ -255,6 +261,22 @@ impl Observer {
             self.ever_damaged.insert((node, key));
         }
         self.damaged.insert((node, stored_key));
+    }
+
+    /// A record is gone from a disk without a trace that any checksum would meet.
+    pub(super) fn vanished(&mut self, node: usize, partition: Partition, stored_key: Bytes) {
+        self.vanished.insert((node, partition));
+        self.damage(node, stored_key);
+    }
+
+    /// Whether a tree of this partition may tell of what is not there: a copy is damaged and nobody has
+    /// met it, or has gone without a trace.
+    pub(super) fn is_damaged(&self, node: usize, partition: Partition) -> bool {
+        if self.vanished.contains(&(node, partition)) {
+            return true;
+        }
+        let mut of_node = self.damaged.range((node, Bytes::new())..(node + 1, Bytes::new()));
+        of_node.any(|(_, stored)| stored.starts_with(&partition.0.to_be_bytes()))
     }
 
     /// A disk was emptied, or an old snapshot of it was put back.
