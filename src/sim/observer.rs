@@ -119,6 +119,8 @@ pub(super) struct Observer {
     damaged: BTreeSet<(usize, Bytes)>,
     /// The same, for ever and by key.
     ever_damaged: BTreeSet<(usize, Key)>,
+    /// Nodes whose disk was set back, since when, and until when nobody knew.
+    set_back: Vec<(usize, Time, Option<Time>)>,
     /// Where a record is gone without a trace.
     vanished: BTreeSet<(usize, Partition)>,
     /// Nodes whose whole disk was lost: what they had acknowledged may be gone with it.
@@ -164,6 +166,7 @@ impl Observer {
             hinted: BTreeMap::new(),
             damaged: BTreeSet::new(),
             ever_damaged: BTreeSet::new(),
+            set_back: Vec::new(),
             vanished: BTreeSet::new(),
             lost: BTreeSet::new(),
             violations: Vec::new(),
@@ -277,6 +280,21 @@ impl Observer {
         }
         let mut of_node = self.damaged.range((node, Bytes::new())..(node + 1, Bytes::new()));
         of_node.any(|(_, stored)| stored.starts_with(&partition.0.to_be_bytes()))
+    }
+
+    /// A node's disk holds less than it has told of, and nobody knows yet; or by now somebody does.
+    pub(super) fn set_back(&mut self, time: Time, node: usize, unknown: bool) {
+        if unknown {
+            self.set_back.push((node, time, None));
+        }
+        let open = self.set_back.iter_mut().filter(|spell| spell.0 == node && spell.2.is_none());
+        open.filter(|_| !unknown).for_each(|spell| spell.2 = Some(time));
+    }
+
+    /// Whether a disk was set back, and nobody knew, at some time from `begun` to `ended`.
+    pub(super) fn was_set_back(&self, begun: Time, ended: Time) -> bool {
+        let mut spells = self.set_back.iter();
+        spells.any(|&(_, from, to)| from <= ended && to.is_none_or(|to| begun <= to))
     }
 
     /// A disk was emptied, or an old snapshot of it was put back.
