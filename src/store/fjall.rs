@@ -7,8 +7,9 @@
 //!
 //! Nobody reads what is not in the journal yet; with [`Durability::Fsync`] that means: on disk.
 //!
-//! Caveats. A commit may sleep in the calling thread while the background catches up: it belongs
-//! on a thread of its own (the committer's). The journal has one mutex, so only batching makes
+//! Caveats. A commit may sleep in the calling thread while the background catches up: unless
+//! [`Store::is_busy`] denies that, it belongs on a thread of its own (the committer's). It also waits for the
+//! journal's mutex, which is held over a sync when a memtable is full. The journal has one mutex, so only batching makes
 //! many writers fast. What is read is copied, so that it keeps no block of the engine alive (4 KiB);
 //! large values are not. Closing syncs, so a test that closes proves nothing about durability.
 //!
@@ -23,8 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ::fjall::{
-    CompressionType, Database, Error as EngineError, Keyspace, KeyspaceCreateOptions,
-    OwnedWriteBatch, PersistMode, Readable, Slice,
+    AbstractTree as _, CompressionType, Database, Error as EngineError, Keyspace,
+    KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice,
 };
 use bytes::Bytes;
 
@@ -48,6 +49,10 @@ const BACKGROUND_THREADS: usize = 2;
 const OPEN_FILES_MAX: usize = 256;
 /// How often the file system is asked for its free space.
 const FREE_SPACE_EVERY: Duration = Duration::from_millis(100);
+/// Memtables that wait to be written to disk, and tables of the youngest level, with which a commit may have to
+/// wait for the background: half of what makes the engine hold writers up.
+const SEALED_MEMTABLES_MAX: usize = 2;
+const YOUNGEST_RUNS_MAX: usize = 10;
 /// A longer value is shared with the engine: copying it would cost more than the block that it may keep
 /// alive, most of which it fills.
 const COPIED_BYTES_MAX: usize = 4 << 10;
@@ -200,6 +205,13 @@ impl Store for FjallStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.database.persist(PersistMode::SyncAll).map_err(write_failed)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.keyspaces.iter().any(|keyspace| {
+            keyspace.tree.sealed_memtable_count() >= SEALED_MEMTABLES_MAX
+                || keyspace.tree.l0_run_count() >= YOUNGEST_RUNS_MAX
+        })
     }
 
     fn space(&self) -> Option<DiskSpace> {
