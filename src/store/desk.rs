@@ -37,13 +37,16 @@ pub(super) enum Next {
     Wait(Option<Duration>),
 }
 
+/// Tells of the batches that are done.
+type Report = Box<dyn FnMut(&[Completion]) + Send>;
+
 /// Where batches are made, one at a time.
 pub(super) struct Desk {
     shared: Arc<Shared>,
     store: Arc<dyn Store>,
     durability: Durability,
     /// Who is told of each batch.
-    complete: Box<dyn FnMut(&[Completion]) + Send>,
+    complete: Report,
     backlog: VecDeque<Submission>,
     /// The newest commit; its clock includes those of refused batches.
     last: CommitPoint,
