@@ -45,6 +45,27 @@ impl<B: Backend> Admin for AdminService<B> {
         Ok(Response::new(status(self.backend.status())))
     }
 
+    async fn members(
+        &self,
+        _: Request<proto::MembersRequest>,
+    ) -> Result<Response<proto::MembersResponse>, Status> {
+        let status = self.backend.status();
+        let members = status.members.into_iter().map(member).collect();
+        Ok(Response::new(proto::MembersResponse { name: status.name, members }))
+    }
+
+    async fn repair(
+        &self,
+        _: Request<proto::RepairRequest>,
+    ) -> Result<Response<proto::RepairResponse>, Status> {
+        let status = self.backend.status();
+        Ok(Response::new(proto::RepairResponse {
+            name: status.name,
+            repair: Some(repair(&status.repair)),
+            rebuilding: status.rebuilding.unwrap_or_default(),
+        }))
+    }
+
     async fn ring(
         &self,
         _: Request<proto::RingRequest>,
@@ -195,6 +216,8 @@ fn member(member: MemberStatus) -> proto::MemberStatus {
         incarnation: member.incarnation,
         since_ms: member.since_ms,
         home: member.home,
+        zone: member.zone,
+        weight: member.weight,
     }
 }
 

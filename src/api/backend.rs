@@ -168,4 +168,8 @@ pub struct MemberStatus {
     pub since_ms: u64,
     /// Whether the placement names it.
     pub home: bool,
+    /// Its failure domain, as it says; empty if it has none, or was never heard of.
+    pub zone: String,
+    /// Its share of the data relative to others', as it says; 0 if it was never heard of.
+    pub weight: u32,
 }

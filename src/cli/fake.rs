@@ -200,6 +200,20 @@ impl Admin for Server {
         Ok(Response::new(proto::StatusResponse { name, ready: true, ..Default::default() }))
     }
 
+    async fn members(
+        &self,
+        _: Request<proto::MembersRequest>,
+    ) -> Result<Response<proto::MembersResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn repair(
+        &self,
+        _: Request<proto::RepairRequest>,
+    ) -> Result<Response<proto::RepairResponse>, Status> {
+        Err(unplaced())
+    }
+
     async fn ring(
         &self,
         _: Request<proto::RingRequest>,

@@ -21,6 +21,26 @@ impl Client {
             .await
     }
 
+    /// Every node that the node at `address` knows of.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn members(&self, address: &str) -> Result<proto::MembersResponse, Error> {
+        let message = proto::MembersRequest {};
+        self.ask(address, message, |mut admin, request| async move { admin.members(request).await })
+            .await
+    }
+
+    /// How whole the copies of the node at `address` are.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn repair(&self, address: &str) -> Result<proto::RepairResponse, Error> {
+        let message = proto::RepairRequest {};
+        self.ask(address, message, |mut admin, request| async move { admin.repair(request).await })
+            .await
+    }
+
     /// Who owns what, as the node at `address` knows it.
     ///
     /// # Errors

@@ -150,5 +150,7 @@ fn status(member: MemberReport) -> MemberStatus {
         incarnation: member.incarnation.into(),
         since_ms: member.since_ms,
         home: member.home,
+        zone: member.zone,
+        weight: member.weight,
     }
 }

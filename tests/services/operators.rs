@@ -1,9 +1,11 @@
 //! What operators ask of one node: the ring, a key's place, and what is stored.
 
+use coterie::api::backend::{MemberStatus, NodeStatus};
 use coterie::client::{Client, Options};
 use coterie::proto::stored_copy::State;
 use coterie::proto::stored_sibling::Kind;
-use coterie::types::Key;
+use coterie::protocol::step::RepairReport;
+use coterie::types::{Key, NodeName};
 use tonic::Code;
 
 use crate::fake::{Fake, PARTITIONS};
@@ -88,6 +90,41 @@ async fn a_store_that_cannot_be_read_is_an_error_and_never_nothing() {
     for error in errors {
         assert_eq!((error.code(), error.reason()), (Code::Internal, "STORE_UNREADABLE"));
     }
+}
+
+#[tokio::test]
+async fn members_and_repair_are_told_by_themselves_as_the_status_tells_them() {
+    let node = Fake::default();
+    node.state.lock().unwrap().status = Some(NodeStatus {
+        name: "node-0".to_owned(),
+        members: vec![MemberStatus {
+            name: "node-1".to_owned(),
+            zone: "east".to_owned(),
+            weight: 3,
+            ..MemberStatus::default()
+        }],
+        repair: RepairReport {
+            partitions: 7,
+            rebuilding: 2,
+            waits_for: [(NodeName::new("node-1").unwrap(), 2)].into(),
+            ..RepairReport::default()
+        },
+        rebuilding: Some("a disk was lost".to_owned()),
+        ..NodeStatus::default()
+    });
+    let server = node.serve().await;
+    let client = client(&server.address);
+    let status = client.status(&server.address).await.unwrap();
+    let members = client.members(&server.address).await.unwrap();
+    assert_eq!((members.name.as_str(), &members.members), ("node-0", &status.members));
+    let member = &members.members[0];
+    assert_eq!((member.name.as_str(), member.zone.as_str(), member.weight), ("node-1", "east", 3));
+    let told = client.repair(&server.address).await.unwrap();
+    assert_eq!((told.name.as_str(), told.rebuilding.as_str()), ("node-0", "a disk was lost"));
+    assert_eq!(told.repair, status.repair);
+    let repair = told.repair.unwrap();
+    assert_eq!((repair.partitions, repair.rebuilding), (7, 2));
+    assert_eq!(repair.waits_for, ["node-1"]);
 }
 
 #[tokio::test]

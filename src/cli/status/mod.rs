@@ -132,7 +132,8 @@ pub async fn status(args: StatusArgs) -> anyhow::Result<Exit> {
 /// # Errors
 /// If no node answers, or standard output is closed.
 pub async fn members(args: MembersArgs) -> anyhow::Result<Exit> {
-    let asked = ask_any(&client(&args.show.target)?, status_of).await?;
+    let ask = |client: Client, address: String| async move { client.members(&address).await };
+    let asked = ask_any(&client(&args.show.target)?, ask).await?;
     match args.show.output {
         Output::Json => {
             let documents: Vec<_> = asked.members.iter().map(MemberDocument::new).collect();

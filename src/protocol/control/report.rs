@@ -67,6 +67,8 @@ pub struct MemberReport {
     pub admin_address: String,
     /// Its failure domain.
     pub zone: String,
+    /// Its share of the data relative to others'; 0 if it was never heard of.
+    pub weight: u32,
     /// Counts its starts.
     pub generation: u64,
     /// What gossip says of it.
@@ -250,6 +252,7 @@ impl Control {
             client_address: record.client.clone(),
             admin_address: record.admin.clone(),
             zone: descriptor.zone.clone(),
+            weight: descriptor.weight,
             generation: record.generation.0,
             state: MemberState::Unknown,
             since_ms: 0,
@@ -279,6 +282,7 @@ fn unheard(name: &crate::types::NodeName, id: Option<NodeId>) -> MemberReport {
         client_address: String::new(),
         admin_address: String::new(),
         zone: String::new(),
+        weight: 0,
         generation: 0,
         state: MemberState::Unknown,
         since_ms: 0,
