@@ -166,8 +166,11 @@ fn many(args: &SimArgs) -> anyhow::Result<Exit> {
         threads => threads,
     };
     let progress = Progress::start("simulating", Some(args.seeds), "seeds");
-    let show = |done, failed| {
-        progress.show(done, &format!("{} with violations", term::count(failed, "seed")));
+    let show = |done, failed: &[u64]| {
+        let which: Vec<String> = failed.iter().map(u64::to_string).collect();
+        let colon = if failed.is_empty() { "" } else { ": " };
+        let count = term::count(failed.len() as u64, "seed");
+        progress.show(done, &format!("{count} with violations{colon}{}", which.join(", ")));
     };
     let summary = sim::run_many(
         args.first,

@@ -30,7 +30,7 @@ use super::trace::clock_face;
 use crate::protocol::op::{Action, Op, Receipt};
 use crate::protocol::placement::Placement;
 use crate::protocol::quorum::{Consistency, Tally};
-use crate::protocol::record::{Record, Sealed};
+use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::{Change, Space, Ticket};
 use crate::types::{Dot, Key, NodeName, Partition, RequestId, Stamp};
 
@@ -111,8 +111,8 @@ pub(super) struct Observer {
     contents: BTreeMap<(Key, Dot), u128>,
     /// The writes that were made for a request.
     written: BTreeMap<RequestId, BTreeSet<Dot>>,
-    /// Which node has durably held a dot, and for which home slot.
-    held: BTreeMap<(Key, Dot), Vec<(usize, usize)>>,
+    /// All that a node has ever durably held of a key for a home slot, or what superseded it.
+    held: BTreeMap<(Key, usize, usize), VersionVector>,
     /// When a hint of a key was first durable.
     hinted: BTreeMap<Key, Time>,
     /// Copies that the world has damaged: their past is no measure.
@@ -387,12 +387,7 @@ impl Observer {
         let Some(slot) = self.homes(place.partition).iter().position(|home| *home == owner) else {
             return;
         };
-        for sibling in record.siblings() {
-            let pairs = self.held.entry((place.key.clone(), sibling.dot)).or_default();
-            if !pairs.contains(&(slot, node)) {
-                pairs.push((slot, node));
-            }
-        }
+        self.held.entry((place.key.clone(), slot, node)).or_default().join(record.seen());
     }
 
     /// An acknowledgement leaves a node.
@@ -411,9 +406,11 @@ impl Observer {
             needed = needed.max(Consistency::Quorum.of(replicas));
         }
         let mut tally = Tally::default();
-        let past = self.held.get(&(op.key.clone(), receipt.dot));
-        for &(slot, holder) in past.into_iter().flatten() {
-            tally.ack(slot, nodes[holder].id);
+        let of_key = (op.key.clone(), 0, 0)..=(op.key.clone(), usize::MAX, usize::MAX);
+        for (&(_, slot, holder), seen) in self.held.range(of_key) {
+            if seen.covers(receipt.dot) {
+                tally.ack(slot, nodes[holder].id);
+            }
         }
         for (slot, home) in self.homes(partition).into_iter().enumerate() {
             let members = &nodes[..self.placement.members.len()];

@@ -102,14 +102,14 @@ pub fn examine(seed: u64, options: &RunOptions) -> Report {
     report
 }
 
-/// Runs `count` seeds from `first` on, on so many threads. `progress` is told now and then how
-/// many seeds are done and how many failed. Stops after [`FAILURES_MAX`] failures.
+/// Runs `count` seeds from `first` on, on so many threads. `progress` is told of each how
+/// many seeds are done by now, and which have failed. Stops after [`FAILURES_MAX`] failures.
 pub fn run_many(
     first: u64,
     count: u64,
     threads: usize,
     options: &RunOptions,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    progress: &(dyn Fn(u64, &[u64]) + Sync),
 ) -> Summary {
     let begun = Instant::now();
     let (next, done) = (AtomicU64::new(first), AtomicU64::new(0));
@@ -129,12 +129,12 @@ pub fn run_many(
                     if !report.violations.is_empty() {
                         found.1.push(report);
                     }
-                    let failed = found.1.len();
-                    if failed >= FAILURES_MAX {
+                    let failed: Vec<u64> = found.1.iter().map(|report| report.seed).collect();
+                    if failed.len() >= FAILURES_MAX {
                         stop.store(true, Ordering::Relaxed);
                     }
                     drop(found);
-                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, failed as u64);
+                    progress(done.fetch_add(1, Ordering::Relaxed) + 1, &failed);
                 }
             });
         }
