@@ -54,22 +54,28 @@ impl World {
         let Some(process) = &node.process else { return };
         let worker = &process.workers[partition.worker(self.config.workers)];
         let Some(tree) = worker.tree(partition) else { return };
-        // A tree knows nothing of damage until somebody has met it.
-        if self.observer.is_damaged(at, partition) {
+        // A tree knows nothing of damage until somebody has met it; nor of what an old snapshot brings back.
+        if node.is_set_back || self.observer.is_damaged(at, partition) {
             return;
         }
-        if *tree != tree_of(node.disk.partition(partition)) {
+        if *tree != tree_of(partition, node.disk.partition(partition)) {
             let what = format!("the tree of {partition} on node-{at} is not that of what it holds");
             self.observer.violate(Check::D4, self.time, what);
         }
     }
 }
 
-fn tree_of<'a>(records: impl Iterator<Item = (&'a Bytes, &'a Bytes)>) -> Tree {
+/// The tree of what is stored, as far as it is whole.
+fn tree_of<'a>(
+    partition: Partition,
+    records: impl Iterator<Item = (&'a Bytes, &'a Bytes)>,
+) -> Tree {
     let mut tree = Tree::default();
     for (key, stored) in records {
-        let sealed = Sealed::from_stored(stored.clone());
-        if let (Ok(key), Ok(sealed)) = (Key::new(key.slice(2..)), sealed) {
+        let (key, sealed) = (Key::new(key.slice(2..)), Sealed::from_stored(stored.clone()));
+        if let (Ok(key), Ok(sealed)) = (key, sealed)
+            && sealed.verify(partition, &key).is_ok()
+        {
             tree.change(&key, None, Some(sealed.hash()));
         }
     }
