@@ -134,11 +134,20 @@ pub fn sim(args: &SimArgs) -> anyhow::Result<Exit> {
     }
 }
 
+fn options(trace: TraceMode, limits: Limits) -> RunOptions {
+    RunOptions {
+        trace,
+        limits,
+        #[cfg(any(test, feature = "seeded-defects"))]
+        defect: crate::node::seeded_defect(),
+    }
+}
+
 fn one(seed: u64, args: &SimArgs) -> anyhow::Result<Exit> {
     let trace = if args.trace { TraceMode::Lines } else { TraceMode::Hash };
     let faults = args.faults.as_ref().map(|list| list.0.clone());
     let limits = Limits { nodes: args.nodes, ops: args.ops.clone(), faults };
-    let report = sim::examine(seed, &RunOptions { limits, ..RunOptions::traced(trace) });
+    let report = sim::examine(seed, &options(trace, limits));
     let (good, output) = (report.violations.is_empty(), args.output);
     if output == Output::Json {
         term::json(&SeedDocument::of(report))?;
@@ -157,10 +166,19 @@ fn many(args: &SimArgs) -> anyhow::Result<Exit> {
         threads => threads,
     };
     let progress = Progress::start("simulating", Some(args.seeds), "seeds");
-    let show = |done, failed| {
-        progress.show(done, &format!("{} with violations", term::count(failed, "seed")));
+    let show = |done, failed: &[u64]| {
+        let which: Vec<String> = failed.iter().map(u64::to_string).collect();
+        let colon = if failed.is_empty() { "" } else { ": " };
+        let count = term::count(failed.len() as u64, "seed");
+        progress.show(done, &format!("{count} with violations{colon}{}", which.join(", ")));
     };
-    let summary = sim::run_many(args.first, args.seeds, threads, &RunOptions::default(), &show);
+    let summary = sim::run_many(
+        args.first,
+        args.seeds,
+        threads,
+        &options(TraceMode::Hash, Limits::default()),
+        &show,
+    );
     progress.finish();
     let good = summary.failures.is_empty();
     match args.output {

@@ -64,9 +64,9 @@ impl Cores for RealCores {
 }
 
 /// The defect that the environment asks for, by its variant's name: so that what watches a cluster
-/// from outside can be tested on real processes, too.
+/// from outside can be tested on real processes, too, and any defect hunted by any number of seeds.
 #[cfg(any(test, feature = "seeded-defects"))]
-fn seeded_defect() -> Option<Defect> {
+pub(crate) fn seeded_defect() -> Option<Defect> {
     let name = std::env::var("COTERIE_SEEDED_DEFECT").ok()?;
     let found = Defect::ALL.into_iter().find(|defect| format!("{defect:?}") == name);
     Some(found.unwrap_or_else(|| panic!("there is no defect `{name}`")))

@@ -62,11 +62,11 @@ pub trait DataCore: Send + 'static {
 /// What the host needs of the committer.
 pub trait Commits: Send + Sync + 'static {
     /// Queues changes; never waits. `worker` and `id` name them in the report. They may lie until
-    /// [`Commits::wake`].
+    /// [`Commits::begin`].
     fn submit(&self, worker: usize, id: u64, changes: Vec<Change>, clock: Stamp);
 
-    /// Sees to it that what is queued is committed.
-    fn wake(&self);
+    /// Sees to it that what is queued is committed: at once where that is quick, or else elsewhere.
+    fn begin(&self);
 
     /// The commit number that peers are told: at most the highest that a power cut leaves.
     fn announced(&self) -> CommitNumber;
@@ -404,13 +404,13 @@ impl<C: DataCore> Host<C> {
         }
     }
 
-    /// Wakes the committer, for ever. It comes behind whatever else is ready to run when a first
-    /// change is queued, and so wakes it once for all that queues up in that turn: a wake-up for
+    /// Begins commits, for ever. It comes behind whatever else is ready to run when a first
+    /// change is queued, and so begins one for all that queues up in that turn: a wake-up for
     /// each costs more than the commit itself, and leaves one change a batch.
     pub async fn keep_committing(self) {
         loop {
             self.0.queued.notified().await;
-            self.0.around.commits.wake();
+            self.0.around.commits.begin();
         }
     }
 

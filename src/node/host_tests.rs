@@ -148,7 +148,7 @@ impl Store for Empty {
 struct Queue(Mutex<Vec<(usize, u64, Stamp)>>, AtomicU64, AtomicU64);
 
 impl Commits for Queue {
-    fn wake(&self) {}
+    fn begin(&self) {}
 
     fn submit(&self, worker: usize, id: u64, _: Vec<Change>, clock: Stamp) {
         self.0.lock().unwrap().push((worker, id, clock));

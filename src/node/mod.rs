@@ -32,6 +32,8 @@ mod start;
 mod tests;
 mod wires;
 
+#[cfg(any(test, feature = "seeded-defects"))]
+pub(crate) use cores::seeded_defect;
 pub use cores::{RealCores, serve};
 pub use ending::{ComesBack, Ending, Failed};
 pub use handle::{NodeHandle, Reports};

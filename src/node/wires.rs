@@ -41,8 +41,8 @@ impl Commits for Committer {
         self.queue(Submission { source, id, changes, clock });
     }
 
-    fn wake(&self) {
-        Committer::wake(self);
+    fn begin(&self) {
+        self.commit_here();
     }
 
     fn announced(&self) -> CommitNumber {

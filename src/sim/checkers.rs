@@ -73,7 +73,9 @@ impl World {
                 found.additions(key, home, &ops, record);
                 found.superseded(key, home, &ops, record);
             }
-            found.list.extend(super::register::judge(&ops));
+            found.list.extend(super::register::judge(&ops, |begun, ended| {
+                self.observer.was_set_back(begun, ended)
+            }));
             let reads = super::reads::judge(&self.observer, &ops);
             found.list.extend(reads.into_iter().map(|what| (Check::R, what)));
             if let Some(&read) = final_reads.get(key) {

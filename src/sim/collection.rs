@@ -1,7 +1,8 @@
 //! C7: what was collected stays gone, and nothing was collected too early.
 //!
 //! The observer sees each dead record leave a disk. At that moment no disk, wherever it is and whether its
-//! node runs or not, may hold anything that the record had superseded: as a home's own copy or as a hint.
+//! node runs or not, may hold anything that the record had superseded: as a home's own copy or as a hint
+//! (but one that was set back to an old snapshot, until its process has found out).
 //! At the end no home may, and no read that began later may have shown it. What a disk has collected is
 //! remembered here: other checkers ask what a home *knows*, which is what it holds and what it collected.
 
@@ -89,7 +90,10 @@ impl Observer {
         if place.hint_for.is_some() || !record.siblings().iter().all(mortal) {
             return false;
         }
-        for (at, other) in nodes.iter().enumerate() {
+        // What an old snapshot brings back nobody else can know of: its process finds out, and nothing
+        // that it holds counts until it has been merged from the other homes.
+        let trusted = nodes.iter().enumerate().filter(|(_, other)| !other.is_set_back);
+        for (at, other) in trusted {
             if self.is_gone(at) {
                 continue;
             }

@@ -57,7 +57,9 @@ impl World {
         let node = &mut self.nodes[at];
         node.disk.set_to(snapshot.disk);
         node.generation = snapshot.generation;
+        node.is_set_back = true;
         self.observer.disk_lost(at);
+        self.observer.set_back(self.time, at, true);
         true
     }
 
@@ -85,6 +87,8 @@ impl World {
 
     fn rename_disk(&mut self, at: usize, id: NodeId) {
         self.nodes[at].id = id;
+        self.nodes[at].is_set_back = false;
+        self.observer.set_back(self.time, at, false);
         self.ids.retain(|_, node| *node != at);
         self.ids.insert(id, at);
     }

@@ -146,8 +146,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Draws a plan for so many nodes. `disks` says whether whole disks may be lost.
-    pub(super) fn draw(nodes: usize, disks: bool, span: Span, rng: &mut ChaCha8Rng) -> Self {
+    /// Draws a plan for so many nodes, of random kinds, or of just these, and then often. `disks` says
+    /// whether whole disks may be lost.
+    pub(super) fn draw(
+        nodes: usize,
+        disks: bool,
+        span: Span,
+        theme: Option<&[Kind]>,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
         let (faults, kinds, late) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut plan = Self { faults, span, victim: None, late, kinds };
         let length = span.heal - span.begin;
@@ -159,7 +166,8 @@ impl Plan {
             if matches!(kind, Kind::Ring | Kind::Remove) && disks {
                 continue;
             }
-            let enabled = rng.random_ratio(1, kind.odds());
+            let drawn = rng.random_ratio(1, kind.odds());
+            let enabled = theme.map_or(drawn, |kinds| kinds.contains(&kind));
             if !enabled || (plan.has(Kind::Twin) && !kind.spares_the_first()) {
                 continue;
             }
@@ -168,7 +176,8 @@ impl Plan {
                 plan.draw_start(kind, nodes, rng);
                 continue;
             }
-            let mean = rng.random_range(length / 24..=length);
+            let rarest = if theme.is_some() { length / 6 } else { length };
+            let mean = rng.random_range(length / 24..=rarest);
             let mut at = span.begin + rng.random_range(0..=mean);
             while at < span.heal {
                 plan.draw_one(kind, nodes, span.near_a_burst(at, rng), rng);

@@ -48,6 +48,7 @@ mod node;
 mod observer;
 mod reads;
 mod register;
+mod remembered;
 mod report;
 mod ring;
 mod run;

@@ -15,7 +15,7 @@ use rand::rngs::ChaCha8Rng;
 use super::brain::Brain;
 use super::clock::{NodeClock, Time};
 use super::describe;
-use super::disk::{Disk, Progress, Source};
+use super::disk::{Applied, Disk, Progress, Source};
 use super::disks::Snapshot;
 use super::tally::FaultKind;
 use super::trace::Lane;
@@ -61,6 +61,8 @@ pub(super) struct SimNode {
     /// How often its present disk was.
     pub(super) generation: u64,
     pub(super) snapshot: Option<Snapshot>,
+    /// An old snapshot was put back, and its process has not found out yet.
+    pub(super) is_set_back: bool,
 }
 
 /// A running process.
@@ -122,6 +124,7 @@ impl SimNode {
             starts: 0,
             generation: 0,
             snapshot: None,
+            is_set_back: false,
         }
     }
 
@@ -234,7 +237,7 @@ impl World {
             format!("{how}: {kept} of {unreported} unreported commits survive")
         });
         self.trace.set_lane(at, Lane::Down);
-        self.disk_changed(at);
+        _ = self.disk_changed(at);
         self.break_clients(at, process.number);
         if !power {
             self.peer_broke(at, process.number);
@@ -473,10 +476,11 @@ impl World {
             Progress::Synced(group) => {
                 self.trace.event(self.time, at, b's', &(group.len() as u64).to_le_bytes());
                 self.counts.commits += group.len() as u64;
-                self.disk_changed(at);
+                let applied = self.disk_changed(at);
                 self.report(at, group.iter().map(|commit| (commit.source, commit.refused)));
                 self.schedule(0, Event::Disk { node: at, life });
                 self.settle(at);
+                self.check_remembered(at, &applied);
             }
         }
     }
@@ -513,16 +517,17 @@ impl World {
     }
 
     /// The observer looks at what has become durable.
-    fn disk_changed(&mut self, at: usize) {
+    fn disk_changed(&mut self, at: usize) -> Vec<Applied> {
         let applied = self.nodes[at].disk.take_applied();
         if self.is_twin(at) {
-            return;
+            return vec![];
         }
         for change in &applied {
             let members = &self.nodes[..self.config.nodes];
             self.observer.durable(self.time, members, &self.names, at, change);
         }
         self.counts.collected = self.observer.collected.count();
+        applied
     }
 
     fn asked(&self, node: usize, worker: usize, token: Token) -> Asked {
@@ -577,6 +582,9 @@ impl World {
         let answer = answer.unwrap_or_else(|| Ok(node.disk.serve(space, key)));
         self.feed(at.node, at.worker, Input::ReadDone(at.token, answer));
         self.settle(at.node);
+        if space == Space::Records {
+            self.check_copy(at.node, key);
+        }
     }
 
     pub(super) fn scanned(&mut self, at: Asked, page: Result<Page, ReadFailed>) {

@@ -10,6 +10,7 @@
 //!   dead and is collected (C7: see [`super::collection`]);
 //! - **D2**: a hint is removed only when its target durably holds everything in it;
 //! - **D3**: a commit's clock is never below what the process recovered at its start;
+//! - **D4**: what a worker remembers of its disk is what the disk holds (see `remembered`);
 //! - **P**: one attempt of a request makes one write at most (judged at the end);
 //! - **M**: what a node sends can be decoded; nobody is answered who did not ask; a retry is
 //!   never taken for another request.
@@ -29,7 +30,7 @@ use super::trace::clock_face;
 use crate::protocol::op::{Action, Op, Receipt};
 use crate::protocol::placement::Placement;
 use crate::protocol::quorum::{Consistency, Tally};
-use crate::protocol::record::{Record, Sealed};
+use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::{Change, Space, Ticket};
 use crate::types::{Dot, Key, NodeName, Partition, RequestId, Stamp};
 
@@ -69,6 +70,8 @@ pub enum Check {
     D2,
     /// Clocks in commits never go back.
     D3,
+    /// What a worker remembers of its disk is what the disk holds.
+    D4,
     /// One attempt of a request makes one write at most.
     P,
     /// Messages and answers make sense.
@@ -116,8 +119,8 @@ pub(super) struct Observer {
     contents: BTreeMap<(Key, Dot), u128>,
     /// The writes that were made for a request.
     written: BTreeMap<RequestId, BTreeSet<Dot>>,
-    /// Which node has durably held a dot, and for which home.
-    held: BTreeMap<(Key, Dot), Vec<(NodeName, usize)>>,
+    /// All that a node has ever durably held of a key for a home, or what superseded it.
+    held: BTreeMap<Key, BTreeMap<(NodeName, usize), VersionVector>>,
     /// Writes that were acknowledged.
     acked: BTreeSet<(Key, Dot)>,
     /// When a hint of a key was first durable.
@@ -126,6 +129,10 @@ pub(super) struct Observer {
     damaged: BTreeSet<(usize, Bytes)>,
     /// The same, for ever and by key.
     ever_damaged: BTreeSet<(usize, Key)>,
+    /// Nodes whose disk was set back, since when, and until when nobody knew.
+    set_back: Vec<(usize, Time, Option<Time>)>,
+    /// Where a record is gone without a trace.
+    vanished: BTreeSet<(usize, Partition)>,
     /// Nodes whose whole disk was lost: what they had acknowledged may be gone with it.
     lost: BTreeSet<usize>,
     violations: Vec<Violation>,
@@ -174,6 +181,8 @@ impl Observer {
             hinted: BTreeMap::new(),
             damaged: BTreeSet::new(),
             ever_damaged: BTreeSet::new(),
+            set_back: Vec::new(),
+            vanished: BTreeSet::new(),
             lost: BTreeSet::new(),
             violations: Vec::new(),
             collected: Collected::default(),
@@ -306,6 +315,37 @@ impl Observer {
         self.damaged.insert((node, stored_key));
     }
 
+    /// A record is gone from a disk without a trace that any checksum would meet.
+    pub(super) fn vanished(&mut self, node: usize, partition: Partition, stored_key: Bytes) {
+        self.vanished.insert((node, partition));
+        self.damage(node, stored_key);
+    }
+
+    /// Whether a tree of this partition may tell of what is not there: a copy is damaged and nobody has
+    /// met it, or has gone without a trace.
+    pub(super) fn is_damaged(&self, node: usize, partition: Partition) -> bool {
+        if self.vanished.contains(&(node, partition)) {
+            return true;
+        }
+        let mut of_node = self.damaged.range((node, Bytes::new())..(node + 1, Bytes::new()));
+        of_node.any(|(_, stored)| stored.starts_with(&partition.0.to_be_bytes()))
+    }
+
+    /// A node's disk holds less than it has told of, and nobody knows yet; or by now somebody does.
+    pub(super) fn set_back(&mut self, time: Time, node: usize, unknown: bool) {
+        if unknown {
+            self.set_back.push((node, time, None));
+        }
+        let open = self.set_back.iter_mut().filter(|spell| spell.0 == node && spell.2.is_none());
+        open.filter(|_| !unknown).for_each(|spell| spell.2 = Some(time));
+    }
+
+    /// Whether a disk was set back, and nobody knew, at some time from `begun` to `ended`.
+    pub(super) fn was_set_back(&self, begun: Time, ended: Time) -> bool {
+        let mut spells = self.set_back.iter();
+        spells.any(|&(_, from, to)| from <= ended && to.is_none_or(|to| begun <= to))
+    }
+
     /// A disk was emptied, or an old snapshot of it was put back.
     pub(super) fn disk_lost(&mut self, node: usize) {
         self.lost.insert(node);
@@ -430,12 +470,8 @@ impl Observer {
 
     fn note_held(&mut self, nodes: &[SimNode], node: usize, place: &Place, record: &Record) {
         let owner = place.hint_for.as_ref().unwrap_or(&nodes[node].name);
-        for sibling in record.siblings() {
-            let pairs = self.held.entry((place.key.clone(), sibling.dot)).or_default();
-            if !pairs.iter().any(|(of, by)| of == owner && *by == node) {
-                pairs.push((owner.clone(), node));
-            }
-        }
+        let of_key = self.held.entry(place.key.clone()).or_default();
+        of_key.entry((owner.clone(), node)).or_default().join(record.seen());
     }
 
     /// An acknowledgement leaves a node.
@@ -471,9 +507,10 @@ impl Observer {
             needed = needed.max(Consistency::Quorum.of(replicas));
         }
         let mut tally = Tally::default();
-        let past = self.held.get(&(op.key.clone(), receipt.dot));
+        let past = self.held.get(&op.key);
         let is_member = |at: &usize| version.member(&nodes[*at].name).is_some();
-        for (owner, holder) in past.into_iter().flatten().filter(|(_, at)| is_member(at)) {
+        let past = past.into_iter().flatten().filter(|((_, at), _)| is_member(at));
+        for ((owner, holder), _) in past.filter(|(_, seen)| seen.covers(receipt.dot)) {
             if let Some(slot) = homes.iter().position(|home| *home == owner) {
                 tally.ack(slot, nodes[*holder].id);
             }

@@ -256,7 +256,7 @@ impl Scenario {
         stored.extend_from_slice(place.key.bytes());
         let stored = bytes::Bytes::from(stored);
         let found = self.world.nodes[node].disk.forget(&stored);
-        self.world.observer.damage(node, stored);
+        self.world.observer.vanished(node, place.partition, stored);
         found
     }
 

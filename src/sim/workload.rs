@@ -44,9 +44,9 @@ const TIMEOUTS: [Time; 3] = [500_000, 1_000_000, 3_000_000];
 /// Bursts begin so many times the usual rest apart.
 const BURST_EVERY: Time = 10;
 /// Within a burst a client rests no longer than this, in microseconds: less than many an fsync takes.
-const BURST_THINK_MAX: Time = 1_000;
+const BURST_THINK_MAX: Time = 300;
 /// And between a read and the write over it, no longer than this.
-const BURST_THOUGHT_MAX: Time = 4_000;
+const BURST_THOUGHT_MAX: Time = 3_000;
 
 /// A kind of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,8 +143,13 @@ impl Workload {
             }
         }
         let bursts = rng.random_ratio(1, 2);
+        if bursts {
+            // One or two hot keys, rather than some writes to each of six.
+            let hot = [rng.random_range(0..weights.len()), rng.random_range(0..weights.len())];
+            weights = std::array::from_fn(|class| u32::from(hot.contains(&class)));
+        }
         let one = if rng.random_ratio(1, 2) { rng.random_range(1..=10) } else { 0 };
-        let clients = rng.random_range(2..=6);
+        let clients = if bursts { rng.random_range(4..=8) } else { rng.random_range(2..=6) };
         let wanted = rng.random_range(60..=OPS_MAX);
         Self {
             weights,

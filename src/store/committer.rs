@@ -18,14 +18,15 @@
 //! - after `Failed` nothing is acknowledged any more, ever.
 //!
 //! With [`Durability::Buffered`] batches reach the kernel only; the committer then syncs every
-//! second while there is something to sync, so that a power cut takes about a second at most.
+//! second while there is something to sync, so that a power cut takes about a second at most. Such a
+//! commit takes less time than waking a thread for it, so whoever has queued changes may carry it out
+//! itself ([`Committer::commit_here`]): at the *desk*, where one batch at a time is made, by whoever holds it.
 //! A batch that holds a hint is synced all the same: a hint is the only copy that its target will
 //! ever be given, and it counts toward W. So is what a node writes of itself in `Space::Meta`, but for notes, and
 //! for marks that go with a record: others build on what a node has once said, whatever clients have chosen for
 //! their values.
 //! A second thread writes the mark: an fsync of its own that no acknowledgement waits for.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -33,26 +34,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::point::{BatchPoint, COMMIT_KEY, CommitPoint};
-use super::{Change, Durability, Mark, Space, Store, StoreError, assert_keys};
+use super::desk::{Desk, Next};
+use super::point::CommitPoint;
+use super::{Change, Durability, Mark, Store, assert_keys};
 use crate::metrics::{COUNTS, Histogram, LATENCIES};
 use crate::types::{CommitNumber, Stamp};
 
-/// Bytes of keys and values after which a batch takes no more submissions: about as much as a
-/// disk writes in the time of two or three syncs. One larger submission still goes in whole.
-const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Submissions after which a batch takes no more: the wake-ups at its end are one loop.
-const BATCH_SUBMISSIONS_MAX: usize = 8192;
-/// What a change costs beside its key and value.
-const CHANGE_BYTES: usize = 32;
 /// The mark follows this long after a commit, and is written at most this often. With the time
 /// of the write itself it stays within 100 ms.
 const MARK_AFTER: Duration = Duration::from_millis(50);
-/// What a power cut may take of acknowledged writes where durability is buffered.
-const SYNC_EVERY: Duration = Duration::from_secs(1);
-
 /// The source of notes: changes that nobody waits for. A commit of nothing else does not move
 /// [`Committer::announced`].
 pub const NOTES: u32 = u32::MAX - 1;
@@ -119,13 +109,14 @@ pub struct Meters {
 #[derive(Debug)]
 pub struct Committer {
     shared: Arc<Shared>,
+    desk: Arc<Mutex<Desk>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Committer {
     /// Starts the committer behind `start`, the point that the store was recovered to (and that
-    /// is durable). `complete` is called on the committer's thread, once a batch; it must not
-    /// block for long, nor stop the committer.
+    /// is durable). `complete` is called once a batch, on the committer's thread or within
+    /// [`Committer::commit_here`]; it must not block for long, nor call the committer.
     ///
     /// # Errors
     /// If the system gives no thread.
@@ -152,25 +143,15 @@ impl Committer {
                 refused: AtomicU64::new(0),
             },
         });
-        let committer = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
+        let desk = Desk::new(Arc::clone(&shared), store, durability, start, complete);
+        let desk = Arc::new(Mutex::new(desk));
+        let (at, threads) = (Arc::clone(&desk), Mutex::default());
+        let committer = Self { shared: Arc::clone(&shared), desk, threads };
         let marker = Arc::clone(&shared);
         let spawn = std::thread::Builder::new().name("mark".into());
         lock(&committer.threads).push(spawn.spawn(move || marker.keep_mark(mark))?);
-        let thread = CommitThread {
-            shared,
-            store,
-            durability,
-            complete,
-            backlog: VecDeque::new(),
-            last: start,
-            last_but_notes: start.number,
-            unsynced_since: None,
-            changes: Vec::new(),
-            members: Vec::new(),
-            must_sync: false,
-        };
         let spawn = std::thread::Builder::new().name("commit".into());
-        lock(&committer.threads).push(spawn.spawn(move || thread.run())?);
+        lock(&committer.threads).push(spawn.spawn(move || shared.commit_all(&at))?);
         Ok(committer)
     }
 
@@ -208,6 +189,21 @@ impl Committer {
         drop(queue);
         if wake {
             self.shared.work.notify_one();
+        }
+    }
+
+    /// Commits what is queued on the calling thread, if it needs no sync, is not large, and the
+    /// store says that it need not wait; otherwise wakes the committer like [`Committer::wake`].
+    pub fn commit_here(&self) {
+        let _alarm = Alarm(&self.shared);
+        // The thread looks at the queue once more before it sleeps.
+        let Ok(mut desk) = self.desk.try_lock() else { return self.wake() };
+        let (is_done, is_news) = desk.commit_here();
+        drop(desk);
+        if is_news {
+            self.shared.tell_thread();
+        } else if !is_done {
+            self.wake();
         }
     }
 
@@ -269,12 +265,12 @@ impl Drop for Committer {
 }
 
 #[derive(Debug)]
-struct Shared {
-    queue: Mutex<Queue>,
+pub(super) struct Shared {
+    pub queue: Mutex<Queue>,
     work: Condvar,
     /// Submissions queued or being committed.
-    outstanding: AtomicUsize,
-    synced: AtomicU64,
+    pub outstanding: AtomicUsize,
+    pub synced: AtomicU64,
     /// At most `synced`.
     announced: AtomicU64,
     started: Instant,
@@ -283,21 +279,23 @@ struct Shared {
     progress: AtomicU64,
     mark: Mutex<MarkTask>,
     mark_work: Condvar,
-    meters: Meters,
+    pub meters: Meters,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    submissions: Vec<Submission>,
+pub(super) struct Queue {
+    pub submissions: Vec<Submission>,
     /// The committer waits for `work`.
     asleep: bool,
-    phase: Phase,
+    /// Something at the desk has changed what it waits for.
+    news: bool,
+    pub phase: Phase,
     /// Why the mark could not be written.
-    mark_failed: Option<String>,
+    pub mark_failed: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     #[default]
     Open,
     /// No more submissions; what is queued is committed.
@@ -315,7 +313,7 @@ struct MarkTask {
 }
 
 impl Shared {
-    fn progressed(&self) {
+    pub fn progressed(&self) {
         let micros = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.progress.store(micros, Ordering::Relaxed);
     }
@@ -329,8 +327,62 @@ impl Shared {
         self.work.notify_one();
     }
 
+    /// Has the committer's thread look at the desk again.
+    fn tell_thread(&self) {
+        lock(&self.queue).news = true;
+        self.work.notify_one();
+    }
+
+    /// The body of the committer's thread.
+    fn commit_all(self: Arc<Self>, at: &Mutex<Desk>) {
+        let _guard = EndGuard(Arc::clone(&self));
+        loop {
+            // Whoever has panicked there has left a batch half made.
+            let Ok(mut desk) = at.lock() else { return };
+            let done = match desk.next() {
+                Next::Batch => desk.commit_batch(),
+                Next::Sync => desk.sync(),
+                Next::Stop => {
+                    if let Err(reason) = desk.sync() {
+                        desk.fail(reason);
+                    }
+                    return;
+                }
+                Next::End => return,
+                Next::Fail(reason) => Err(reason),
+                Next::Wait(limit) => {
+                    drop(desk);
+                    self.wait(limit);
+                    continue;
+                }
+            };
+            if let Err(reason) = done {
+                desk.fail(reason);
+                return;
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do at the desk.
+    fn wait(&self, limit: Option<Duration>) {
+        let mut queue = lock(&self.queue);
+        let nothing = queue.submissions.is_empty() && queue.mark_failed.is_none();
+        if nothing && !queue.news && queue.phase == Phase::Open {
+            queue.asleep = true;
+            queue = match limit {
+                None => self.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(limit) => {
+                    let woken = self.work.wait_timeout(queue, limit);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            queue.asleep = false;
+        }
+        queue.news = false;
+    }
+
     /// Everything up to `point` is on disk.
-    fn set_synced(&self, point: CommitPoint, but_notes: CommitNumber) {
+    pub fn set_synced(&self, point: CommitPoint, but_notes: CommitNumber) {
         self.synced.store(point.number.0, Ordering::Release);
         self.announced.store(but_notes.0, Ordering::Release);
         let mut task = lock(&self.mark);
@@ -393,192 +445,19 @@ impl Drop for EndGuard {
     }
 }
 
-/// What the committer's thread does next.
-enum Next {
-    Batch,
-    Sync,
-    Stop,
-    Fail(String),
-}
+/// Has the committer's thread find out that a batch was left half made.
+struct Alarm<'a>(&'a Shared);
 
-struct CommitThread<C> {
-    shared: Arc<Shared>,
-    store: Arc<dyn Store>,
-    durability: Durability,
-    complete: C,
-    backlog: VecDeque<Submission>,
-    /// The newest commit; its clock includes those of refused batches.
-    last: CommitPoint,
-    /// The newest commit that holds anything but notes.
-    last_but_notes: CommitNumber,
-    /// Since when there is something that a sync would make durable.
-    unsynced_since: Option<Instant>,
-    /// The batch under way, and whose submissions it is made of.
-    changes: Vec<Change>,
-    members: Vec<(u32, u64)>,
-    /// Whether it holds what survives power loss whatever the durability is.
-    must_sync: bool,
-}
-
-impl<C: FnMut(&[Completion])> CommitThread<C> {
-    fn run(mut self) {
-        let _guard = EndGuard(Arc::clone(&self.shared));
-        loop {
-            let done = match self.next() {
-                Next::Batch => self.commit_batch(),
-                Next::Sync => self.sync(),
-                Next::Stop => {
-                    if let Err(reason) = self.sync() {
-                        self.fail(reason);
-                    }
-                    return;
-                }
-                Next::Fail(reason) => Err(reason),
-            };
-            if let Err(reason) = done {
-                self.fail(reason);
-                return;
-            }
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.tell_thread();
         }
     }
-
-    /// Waits until there is something to do; asleep, unless something is unsynced.
-    fn next(&mut self) -> Next {
-        let mut queue = lock(&self.shared.queue);
-        loop {
-            if let Some(reason) = queue.mark_failed.take() {
-                return Next::Fail(reason);
-            }
-            let sync_in = self.unsynced_since.map(|t| SYNC_EVERY.saturating_sub(t.elapsed()));
-            if sync_in == Some(Duration::ZERO) {
-                return Next::Sync;
-            }
-            self.backlog.extend(std::mem::take(&mut queue.submissions));
-            if !self.backlog.is_empty() {
-                return Next::Batch;
-            }
-            if queue.phase == Phase::Stopping {
-                return Next::Stop;
-            }
-            queue.asleep = true;
-            queue = match sync_in {
-                None => self.shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(left) => {
-                    let woken = self.shared.work.wait_timeout(queue, left);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-            queue.asleep = false;
-        }
-    }
-
-    /// Commits as much of the backlog as one batch takes, and reports it.
-    fn commit_batch(&mut self) -> Result<(), String> {
-        self.fill_batch();
-        let number = CommitNumber(self.last.number.0 + 1);
-        let point = CommitPoint { number, clock: self.last.clock };
-        let synced = CommitNumber(self.shared.synced.load(Ordering::Relaxed));
-        self.changes.push(Change {
-            space: Space::Meta,
-            key: Bytes::from_static(COMMIT_KEY),
-            value: Some(BatchPoint { point, synced }.encode()),
-        });
-        let began = Instant::now();
-        let committed = self.store.commit(&self.changes, self.batch_durability());
-        self.shared.meters.durations.record_time(began.elapsed());
-        self.shared.meters.sizes.record(self.members.len() as u64);
-        let completions = match committed {
-            Ok(()) => {
-                self.last = point;
-                if self.members.iter().any(|(source, _)| *source != NOTES) {
-                    self.last_but_notes = number;
-                }
-                match self.durability {
-                    Durability::Fsync => self.shared.set_synced(point, self.last_but_notes),
-                    Durability::Buffered => {
-                        self.unsynced_since.get_or_insert_with(Instant::now);
-                    }
-                }
-                self.done()
-            }
-            Err(StoreError::Full { .. }) => {
-                self.shared.meters.refused.fetch_add(1, Ordering::Relaxed);
-                let refused =
-                    |(source, id): &(u32, u64)| Completion::Refused { source: *source, id: *id };
-                self.members.iter().map(refused).collect()
-            }
-            Err(error @ (StoreError::Read(_) | StoreError::Write(_))) => return Err(chain(&error)),
-        };
-        (self.complete)(&completions);
-        self.shared.outstanding.fetch_sub(self.members.len(), Ordering::Relaxed);
-        self.shared.progressed();
-        Ok(())
-    }
-
-    /// What the batch must survive before it is reported.
-    fn batch_durability(&self) -> Durability {
-        if self.must_sync { Durability::Fsync } else { self.durability }
-    }
-
-    /// Moves submissions from the backlog into the batch, up to its bounds.
-    fn fill_batch(&mut self) {
-        self.changes.clear();
-        self.members.clear();
-        self.must_sync = false;
-        let mut bytes = 0;
-        while bytes < BATCH_BYTES_MAX && self.members.len() < BATCH_SUBMISSIONS_MAX {
-            let Some(submission) = self.backlog.pop_front() else { break };
-            bytes += submission.changes.iter().map(size).sum::<usize>();
-            self.must_sync |= must_sync(&submission);
-            self.changes.extend(submission.changes);
-            self.members.push((submission.source, submission.id));
-            self.last.clock = self.last.clock.max(submission.clock);
-        }
-    }
-
-    /// The batch's highest id of each source.
-    fn done(&self) -> Vec<Completion> {
-        let mut through = BTreeMap::new();
-        for (source, id) in &self.members {
-            let highest = through.entry(*source).or_insert(*id);
-            *highest = (*highest).max(*id);
-        }
-        let done = |(source, through)| Completion::Done { source, through };
-        through.into_iter().map(done).collect()
-    }
-
-    /// Makes durable what is only in the kernel.
-    fn sync(&mut self) -> Result<(), String> {
-        if self.unsynced_since.is_some() {
-            self.store.sync().map_err(|error| chain(&error))?;
-            self.unsynced_since = None;
-            self.shared.set_synced(self.last, self.last_but_notes);
-            self.shared.progressed();
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, reason: String) {
-        // Nobody who hears of it can submit any more.
-        lock(&self.shared.queue).phase = Phase::Ended;
-        (self.complete)(&[Completion::Failed(reason)]);
-    }
-}
-
-/// Whether something must survive power loss whatever the durability of records is.
-fn must_sync(submission: &Submission) -> bool {
-    let has = |space| submission.changes.iter().any(|change| change.space == space);
-    let hints = submission.changes.iter().filter(|change| change.space == Space::Hints);
-    let of_itself = submission.source != NOTES && !has(Space::Records) && has(Space::Meta);
-    of_itself || hints.into_iter().any(|change| change.value.is_some())
-}
-
-fn size(change: &Change) -> usize {
-    CHANGE_BYTES + change.key.len() + change.value.as_ref().map_or(0, Bytes::len)
 }
 
 /// An error and what lies behind it, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -589,7 +468,7 @@ fn chain(error: &dyn Error) -> String {
 }
 
 /// Nothing is done under these locks that could leave them half-changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

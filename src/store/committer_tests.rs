@@ -1,8 +1,14 @@
 //! What the committer promises, against engines that are watched, slowed and broken.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::ThreadId;
 
-use super::super::{MemoryStore, Page};
+use bytes::Bytes;
+
+use super::super::desk::{BATCH_BYTES_MAX, BATCH_SUBMISSIONS_MAX, HERE_BYTES_MAX, SYNC_EVERY};
+use super::super::point::{BatchPoint, COMMIT_KEY};
+use super::super::{MemoryStore, Page, Space, StoreError};
 use super::*;
 
 const WAIT: Duration = Duration::from_secs(10);
@@ -15,6 +21,9 @@ struct Watched {
     opened: Condvar,
     commits: AtomicUsize,
     syncs: AtomicUsize,
+    busy: AtomicBool,
+    /// Who has committed last.
+    by: Mutex<Option<ThreadId>>,
 }
 
 impl Watched {
@@ -46,7 +55,11 @@ impl Store for Watched {
         let held = self.opened.wait_while(lock(&self.gate), |held| *held);
         drop(held.unwrap_or_else(PoisonError::into_inner));
         self.commits.fetch_add(1, Ordering::SeqCst);
+        *lock(&self.by) = Some(std::thread::current().id());
         self.memory.commit(changes, durability)
+    }
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::SeqCst)
     }
     fn sync(&self) -> Result<(), StoreError> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
@@ -414,4 +427,105 @@ fn a_panic_in_the_callback_ends_the_committer_visibly() {
     committer.submit(submission(0, 1, 1));
     until("ended", || committer.beat() == Beat::Ended);
     committer.stop();
+}
+
+/// Whether this thread has made the newest commit.
+fn was_here(rig: &Rig) -> bool {
+    *lock(&rig.store.by) == Some(std::thread::current().id())
+}
+
+#[test]
+fn a_buffered_commit_is_carried_out_by_whoever_asks_and_synced_by_the_thread() {
+    let rig = Rig::new(Durability::Buffered);
+    for id in 1..=3 {
+        rig.committer.queue(submission(0, id, id));
+    }
+    rig.committer.commit_here();
+    // Reported before the call returns.
+    assert_eq!(rig.reports.try_recv(), Ok(vec![Completion::Done { source: 0, through: 3 }]));
+    assert!(was_here(&rig));
+    assert_eq!((rig.store.records().len(), rig.store.commits.load(Ordering::SeqCst)), (3, 1));
+    assert_eq!(rig.committer.synced(), CommitNumber(0));
+    until("it is synced", || rig.committer.synced() == CommitNumber(1));
+    assert_eq!(rig.store.syncs.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_must_be_synced_or_is_large_or_would_wait_is_left_to_the_thread() {
+    let rig = Rig::new(Durability::Buffered);
+    let mut hint = submission(0, 1, 1);
+    hint.changes[0].space = Space::Hints;
+    let mut large = submission(0, 2, 2);
+    large.changes[0].value = Some(vec![0; HERE_BYTES_MAX].into());
+    for left in [hint, large] {
+        rig.committer.queue(left);
+        rig.committer.commit_here();
+        rig.report();
+        assert!(!was_here(&rig));
+    }
+    rig.store.busy.store(true, Ordering::SeqCst);
+    rig.committer.queue(submission(0, 3, 3));
+    rig.committer.commit_here();
+    rig.report();
+    assert!(!was_here(&rig));
+
+    let rig = Rig::new(Durability::Fsync);
+    rig.committer.queue(submission(0, 1, 1));
+    rig.committer.commit_here();
+    rig.report();
+    assert!(!was_here(&rig));
+}
+
+#[test]
+fn commits_here_and_on_the_thread_keep_the_order_of_each_source() {
+    let rig = Rig::new(Durability::Buffered);
+    std::thread::scope(|scope| {
+        for source in 0..4 {
+            let committer = &rig.committer;
+            scope.spawn(move || {
+                for id in 1..=500 {
+                    committer.queue(submission(source, id, id));
+                    if id % 3 == 0 { committer.wake() } else { committer.commit_here() }
+                }
+                committer.commit_here();
+            });
+        }
+    });
+    let mut through = [0; 4];
+    while through != [500; 4] {
+        for done in rig.report() {
+            let Completion::Done { source, through: now } = done else { panic!("{done:?}") };
+            let before = std::mem::replace(&mut through[source as usize], now);
+            assert!(before < now, "{source}: {before}, then {now}");
+        }
+    }
+    assert_eq!(rig.store.records().len(), 2000);
+}
+
+#[test]
+fn a_write_that_fails_here_ends_the_committer() {
+    let rig = Rig::new(Durability::Buffered);
+    rig.store.memory.fail_next();
+    rig.committer.queue(submission(0, 1, 1));
+    rig.committer.commit_here();
+    let reports = rig.reports.try_recv().unwrap();
+    assert!(matches!(&reports[..], [Completion::Failed(_)]), "{reports:?}");
+    until("the committer has ended", || rig.committer.beat() == Beat::Ended);
+    rig.committer.queue(submission(0, 2, 2));
+    rig.committer.commit_here();
+    assert!(rig.reports.recv_timeout(Duration::from_millis(50)).is_err());
+}
+
+#[test]
+fn a_panic_here_ends_the_committer_visibly() {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = Mark::create(&folder.path().join("MARK"), CommitPoint::default()).unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let complete = |_: &[Completion]| panic!("on purpose");
+    let start = CommitPoint::default();
+    let committer = Committer::start(store, Durability::Buffered, mark, start, complete).unwrap();
+    committer.queue(submission(0, 1, 1));
+    let here = std::panic::AssertUnwindSafe(|| committer.commit_here());
+    assert!(std::panic::catch_unwind(here).is_err());
+    until("the committer has ended", || committer.beat() == Beat::Ended);
 }

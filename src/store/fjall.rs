@@ -7,11 +7,15 @@
 //!
 //! Nobody reads what is not in the journal yet; with [`Durability::Fsync`] that means: on disk.
 //!
-//! Caveats. A commit may sleep in the calling thread while the background catches up: it belongs
-//! on a thread of its own (the committer's). The journal has one mutex, so only batching makes
-//! many writers fast. A value that was read may keep the block that it lies in alive (4 KiB):
-//! copy what is kept for long. Closing syncs, so a test that closes proves nothing about
-//! durability.
+//! Caveats. A commit may sleep in the calling thread while the background catches up: unless
+//! [`Store::is_busy`] denies that, it belongs on a thread of its own (the committer's). It also waits for the
+//! journal's mutex, which is held over a sync when a memtable is full. The journal has one mutex, so only batching makes
+//! many writers fast. What is read is copied, so that it keeps no block of the engine alive (4 KiB);
+//! large values are not. Closing syncs, so a test that closes proves nothing about durability.
+//!
+//! The engine's own slices are used rather than [`Bytes`]: they hold up to 20 bytes in place, and the first
+//! four of any. A memtable is a list whose every step compares keys, and a key in place is one miss of
+//! the processor's cache fewer a step.
 
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,8 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ::fjall::{
-    CompressionType, Database, Error as EngineError, Keyspace, KeyspaceCreateOptions,
-    OwnedWriteBatch, PersistMode, Readable, Slice,
+    AbstractTree as _, CompressionType, Database, Error as EngineError, Keyspace,
+    KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice,
 };
 use bytes::Bytes;
 
@@ -45,6 +49,13 @@ const BACKGROUND_THREADS: usize = 2;
 const OPEN_FILES_MAX: usize = 256;
 /// How often the file system is asked for its free space.
 const FREE_SPACE_EVERY: Duration = Duration::from_millis(100);
+/// Memtables that wait to be written to disk, and tables of the youngest level, with which a commit may have to
+/// wait for the background: half of what makes the engine hold writers up.
+const SEALED_MEMTABLES_MAX: usize = 2;
+const YOUNGEST_RUNS_MAX: usize = 10;
+/// A longer value is shared with the engine: copying it would cost more than the block that it may keep
+/// alive, most of which it fills.
+const COPIED_BYTES_MAX: usize = 4 << 10;
 
 /// What an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +148,7 @@ fn open_engine(folder: &Path, options: &StoreOptions) -> Result<FjallStore, Engi
 impl Store for FjallStore {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let value = self.keyspace(space).get(key).map_err(read_failed)?;
-        Ok(value.map(Bytes::from))
+        Ok(value.map(to_bytes))
     }
 
     fn scan(
@@ -164,7 +175,7 @@ impl Store for FjallStore {
             if bytes > bytes_max && !page.entries.is_empty() {
                 return Ok(page);
             }
-            page.entries.push((key.into(), value.into()));
+            page.entries.push((to_bytes(key), to_bytes(value)));
         }
         page.done = true;
         Ok(page)
@@ -196,6 +207,13 @@ impl Store for FjallStore {
         self.database.persist(PersistMode::SyncAll).map_err(write_failed)
     }
 
+    fn is_busy(&self) -> bool {
+        self.keyspaces.iter().any(|keyspace| {
+            keyspace.tree.sealed_memtable_count() >= SEALED_MEMTABLES_MAX
+                || keyspace.tree.l0_run_count() >= YOUNGEST_RUNS_MAX
+        })
+    }
+
     fn space(&self) -> Option<DiskSpace> {
         // The journal's size is not asked for: that waits for a commit under way.
         let tables = self.keyspaces.iter().map(Keyspace::disk_space).sum();
@@ -208,6 +226,14 @@ fn index(space: Space) -> usize {
         Space::Records => 0,
         Space::Hints => 1,
         Space::Meta => 2,
+    }
+}
+
+fn to_bytes(slice: Slice) -> Bytes {
+    if slice.len() <= COPIED_BYTES_MAX {
+        Bytes::copy_from_slice(&slice)
+    } else {
+        Bytes::from_owner(slice)
     }
 }
 

@@ -20,6 +20,7 @@
 //! - after a failed write nothing is acknowledged any more.
 
 mod committer;
+mod desk;
 mod fjall;
 mod folder;
 mod journal;
@@ -120,6 +121,11 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Write`].
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// Whether a commit may have to wait for something other than its own write. Never waits itself.
+    fn is_busy(&self) -> bool {
+        false
+    }
 
     /// What it takes of its disk; none if it has none. Never waits for a write.
     fn space(&self) -> Option<DiskSpace> {

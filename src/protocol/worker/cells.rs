@@ -400,7 +400,8 @@ impl Worker {
     fn drop_damaged_hint(&mut self, now: Now, id: &CellId, out: &mut Vec<Effect>) {
         self.stats.records_lost += 1;
         out.push(Effect::Event(Event::RecordLost(id.partition, id.key.clone())));
-        self.uncount_hint(now, id, HintChange::default());
+        // How large it was is not known any more: that is counted anew before its target's next replay.
+        self.uncount_hint(now, id, HintChange { before: None, after: Some(0) });
         let change = Change { space: Space::Hints, key: id.store_key(), value: None };
         self.commit_unawaited(None, vec![change], None, out);
     }

@@ -541,8 +541,10 @@ impl Worker {
         self.replay_more(now, &target, out);
     }
 
-    /// At the start, before anything is served: counts what the store holds for others.
+    /// At the start, before anything is served: counts what the store holds for others. Begins anew when
+    /// a later step of the start could not read.
     pub(super) fn start_counting_hints(&mut self, out: &mut Vec<Effect>) {
+        self.hints.held.clear();
         self.count_hints_behind(Bytes::new(), out);
     }
 
@@ -561,7 +563,6 @@ impl Worker {
     ) {
         let Ok(page) = result else {
             // A store that cannot be read cannot be served from: count again, from the start.
-            self.hints.held.clear();
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
         for (key, stored) in &page.entries {

@@ -6,13 +6,29 @@
 
 use bytes::Bytes;
 
+use super::Worker;
 use super::cells::{CellId, open_stored};
 use super::rebuild::marker;
 use crate::protocol::lost::lost_marker;
 use crate::protocol::placement::View;
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::Space;
+use crate::protocol::tree::Tree;
 use crate::types::{Key, NodeName, Partition};
+
+impl Worker {
+    /// The copy that stands for a read of a key's record, if one is kept.
+    #[must_use]
+    pub fn remembered(&self, key: &Key) -> Option<Bytes> {
+        self.recent.get(key)
+    }
+
+    /// The hash tree of what is stored of a partition, if it is known.
+    #[must_use]
+    pub fn tree(&self, partition: Partition) -> Option<&Tree> {
+        self.trees.known(partition)
+    }
+}
 
 /// What is stored in one place.
 #[derive(Clone, Debug, PartialEq, Eq)]

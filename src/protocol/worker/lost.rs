@@ -19,7 +19,7 @@ use super::sync::Goal;
 use super::timers::Timer;
 use super::{Reading, Worker};
 use crate::protocol::lost::{LOST_PREFIX, lost_marker};
-use crate::protocol::step::{Effect, Event, Page, ReadFailed};
+use crate::protocol::step::{Change, Effect, Event, Page, ReadFailed, Space};
 use crate::types::{NodeId, NodeName, Now, Partition};
 
 /// How often homes that could not be asked are tried again, in milliseconds.
@@ -29,6 +29,8 @@ const RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Lost {
     partitions: BTreeMap<Partition, BTreeSet<NodeId>>,
+    /// Partitions that are whole, and whose marks are being removed.
+    unmarking: usize,
     is_armed: bool,
 }
 
@@ -130,6 +132,7 @@ impl Worker {
     /// Of a partition that has no home here, nothing can be missing.
     fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.route(partition).is_some() && self.lost.partitions.remove(&partition).is_some() {
+            self.lost.unmarking += 1;
             self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
         }
     }
@@ -163,18 +166,24 @@ impl Worker {
 
     fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.lost.partitions.remove(&partition).is_some() {
-            self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
+            self.lost.unmarking += 1;
+            let unmark = Change { space: Space::Meta, key: lost_marker(partition), value: None };
+            let changes = vec![unmark, self.unsaved_mark(partition)];
+            self.commit_changes_for(changes, Waiter::Whole(partition), out);
         }
     }
 
     /// The mark of a rebuilt partition is gone.
     pub(super) fn partition_whole(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         self.stats.partitions_rebuilt += 1;
-        out.push(Effect::Event(Event::PartitionRebuilt(partition, self.lost.count())));
+        self.lost.unmarking -= 1;
+        let left = self.lost.count() + self.lost.unmarking;
+        out.push(Effect::Event(Event::PartitionRebuilt(partition, left)));
     }
 
     /// The mark could not be removed: the partition is rebuilt again, and by then there may be room.
     pub(super) fn partition_not_whole(&mut self, now: Now, partition: Partition) {
+        self.lost.unmarking -= 1;
         self.lost_at_start(partition);
         if !self.lost.is_armed {
             self.lost.is_armed = true;

@@ -58,6 +58,12 @@ struct Rescan {
 }
 
 impl Rescans {
+    /// Whether a partition is going to be read.
+    pub fn is_due(&self, partition: Partition) -> bool {
+        let active = self.active.as_ref().is_some_and(|rescan| rescan.partition == partition);
+        active || self.queued.contains(&partition)
+    }
+
     fn of(&mut self, partition: Partition) -> Option<&mut Rescan> {
         self.active.as_mut().filter(|rescan| rescan.partition == partition)
     }
@@ -105,7 +111,10 @@ impl Worker {
     /// Reads a partition, after those that are to be read already.
     pub(super) fn rescan(&mut self, now: Now, partition: Partition, why: Why) {
         if !self.rescans.queued.insert(partition) {
-            return;
+            if why == Why::Scrub {
+                return;
+            }
+            self.rescans.queue.retain(|&(queued, _)| queued != partition);
         }
         match why {
             // Whoever does not know its trees cannot compare.
@@ -205,7 +214,9 @@ impl Worker {
     fn rescan_done(&mut self, now: Now, pause: u64, out: &mut Vec<Effect>) {
         let Some(Rescan { partition, why, tree, .. }) = self.rescans.active.take() else { return };
         let scrubbed = (why == Why::Scrub).then_some(now.wall);
-        if self.tree_read(now, partition, tree, scrubbed) {
+        // Where it is to be read again, or is being set aside, what was read is not what is left.
+        let holds = !self.rescans.queued.contains(&partition) && !self.collect.is_moving(partition);
+        if holds && self.tree_read(now, partition, tree, scrubbed) {
             self.stats.trees_rebuilt += 1;
             out.push(Effect::Event(Event::TreeRebuilt(partition)));
         }

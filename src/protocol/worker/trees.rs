@@ -186,9 +186,24 @@ impl Worker {
         held.outstanding = held.outstanding.saturating_sub(1);
     }
 
-    /// A tree may not be what is stored: it is worked out anew.
+    /// A tree may not be what is stored: nobody compares it before it is worked out anew.
     pub(super) fn doubt_tree(&mut self, now: Now, partition: Partition) {
+        self.forget_tree(partition);
         self.rescan(now, partition, Why::Unknown);
+    }
+
+    /// A tree is not known any more.
+    pub(super) fn forget_tree(&mut self, partition: Partition) {
+        let held = self.trees.of(partition);
+        (held.tree, held.known) = (Tree::default(), false);
+    }
+
+    /// What goes into the commit that unmarks a lost partition: the tree that was saved before it was
+    /// lost is not to be met again.
+    pub(super) fn unsaved_mark(&mut self, partition: Partition) -> Change {
+        self.trees.of(partition).is_marked = true;
+        let value = Some(Bytes::from_static(&[1]));
+        Change { space: Space::Meta, key: partition_key(DIRTY_PREFIX, partition), value }
     }
 
     /// At the start, before anything is served: learns which trees were not saved after their
@@ -256,7 +271,8 @@ impl Worker {
             if !is_own && partition.worker(self.config.workers) == self.config.index {
                 self.leave_partition(now, partition);
             }
-            let dirty = self.trees.dirty_at_start.contains(&partition);
+            let dirty =
+                self.trees.dirty_at_start.contains(&partition) || self.rescans.is_due(partition);
             if let (true, false, Ok((scrubbed, tree))) =
                 (is_own, dirty || self.is_lost(partition), Held::decode(saved))
             {

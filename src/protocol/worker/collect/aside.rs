@@ -76,6 +76,7 @@ impl Worker {
         let places = std::iter::once(None).chain(targets.into_iter().map(Some)).collect();
         let moving = Moving { number, places, busy: false, stage: Stage::Marking };
         self.collect.moving.insert(partition, moving);
+        self.forget_tree(partition);
         self.collect.drives.remove(&partition);
         self.aside_due(now, partition, out);
     }

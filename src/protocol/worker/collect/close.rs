@@ -10,7 +10,7 @@ use super::{Durable, Then};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::RoundMessage;
 use crate::protocol::record::Record;
-use crate::protocol::rounds::{CutId, Verdict};
+use crate::protocol::rounds::{Cut, CutId, Verdict};
 use crate::protocol::step::Effect;
 use crate::types::{NodeId, Now, Partition, RecordHash, RoundNumber};
 
@@ -85,6 +85,22 @@ impl Worker {
         let over = state.number == number && state.closed == number && state.applied;
         if over && state.cut.is_some() && !self.collect.is_busy(partition) {
             self.commit_rounds(partition, state.over(), Then::Nothing, out);
+        }
+    }
+
+    /// A record is surveyed that went in the last round: a home has it back, from a request that was
+    /// under way meanwhile, and no longer takes it for absent. It knows that the round is over.
+    pub(super) fn heed_survey(
+        &mut self,
+        partition: Partition,
+        number: RoundNumber,
+        surveyed: &Cut,
+        out: &mut Vec<Effect>,
+    ) {
+        let state = self.collect.state(partition);
+        let is_back = surveyed.entries().iter().any(|(key, hash)| state.is_gone(key, *hash));
+        if number > state.number && is_back {
+            self.round_is_over(partition, state.number, out);
         }
     }
 

@@ -205,6 +205,7 @@ impl Worker {
         match message {
             RoundMessage::Survey(number, cut) => {
                 if self.is_home(partition) {
+                    self.heed_survey(partition, number, &cut, out);
                     self.look_for_survey(now, from, partition, number, &cut, out);
                 }
             }

@@ -19,6 +19,8 @@ use crate::types::{Key, Now, Partition, RecordHash};
 
 /// Bytes of records that are read at a time.
 const PAGE_BYTES: u32 = 256 << 10;
+/// How long a pass waits, in milliseconds, before it asks again whether a round can be begun.
+const WAIT_MS: u64 = 1_000;
 
 /// Where the sweep is.
 #[derive(Debug, Default)]
@@ -45,6 +47,16 @@ impl Sweep {
     pub fn suspect(&mut self, partition: Partition) {
         self.suspects.insert(partition);
     }
+}
+
+/// What a pass does next.
+enum Turn {
+    /// It looks through a partition.
+    Look,
+    /// No round can be begun now.
+    Wait,
+    /// All has been looked through.
+    Over,
 }
 
 impl Current {
@@ -75,7 +87,12 @@ impl Worker {
         }
     }
 
+    /// Goes on after a rest; a pass that has come to its end, after the interval: what is not dead
+    /// yet is suspected again by the very pass that read it.
     fn sweep_after_rest(&mut self, now: Now) {
+        if self.collect.sweep.current.is_none() && self.collect.sweep.queue.is_empty() {
+            return self.sweep_next_pass(now);
+        }
         self.arm(now.mono.after_micros(self.config.tuning.collect_rest), Timer::Collect);
     }
 
@@ -87,18 +104,20 @@ impl Worker {
                 let mine = all.filter(|&partition| self.is_driver(partition)).collect();
                 self.collect.sweep.queue = mine;
             }
-            if !self.sweep_next() {
-                return self.sweep_next_pass(now);
+            match self.sweep_next() {
+                Turn::Look => {}
+                Turn::Wait => return self.arm(now.mono.after_millis(WAIT_MS), Timer::Collect),
+                Turn::Over => return self.sweep_next_pass(now),
             }
         }
         self.sweep_read(out);
     }
 
-    /// Takes the next partition; false if there is none, or no round can be begun now.
-    fn sweep_next(&mut self) -> bool {
+    /// Takes the next partition.
+    fn sweep_next(&mut self) -> Turn {
         let early = self.has(Defect::CollectEarly);
         if !early && (self.collect.drives.len() >= DRIVES_MAX || !self.can_ask_all()) {
-            return false;
+            return Turn::Wait;
         }
         let changing = self.view.as_ref().is_some_and(|view| view.is_changing());
         while let Some(partition) = self.collect.sweep.queue.pop_front() {
@@ -112,9 +131,9 @@ impl Worker {
             let (after, dead) = (Bytes::new(), vec![]);
             let current = Current { partition, after, dead, bytes: 0, reading: false };
             self.collect.sweep.current = Some(current);
-            return true;
+            return Turn::Look;
         }
-        false
+        Turn::Over
     }
 
     fn sweep_read(&mut self, out: &mut Vec<Effect>) {

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{Member, Placement, View};
+use crate::protocol::record::Record;
 use crate::protocol::step::Space;
 use crate::protocol::step::{Input, Tuning};
 use crate::protocol::worker::WorkerConfig;
@@ -175,4 +176,36 @@ fn a_copy_that_no_round_knows_is_moved_and_marked_and_not_deleted() {
     assert_eq!(lone.state().closed, RoundNumber(7));
     let again = Lone::start(lone.disk);
     assert!(again.worker.is_lost(Partition(1)), "it counts as whole after a restart");
+}
+
+#[test]
+fn who_is_surveyed_for_what_its_last_cut_lists_knows_that_the_round_is_over() {
+    let first = RoundNumber(1);
+    let state = Rounds::default().opened(first, cut(7).id(), Some(cut(7)));
+    let place = (Space::Meta, partition_key(PREFIX, Partition(1)));
+    let state = state.drained().closed().applied().encode();
+    let mut lone = Lone::start(BTreeMap::from([(place, state)]));
+    assert!(lone.state().applied && lone.state().cut.is_some());
+    // Word of the end was lost. What another record is surveyed for tells nothing.
+    lone.hears(1, RoundMessage::Survey(RoundNumber(2), cut(8)));
+    assert!(lone.state().cut.is_some());
+    lone.hears(1, RoundMessage::Survey(RoundNumber(2), cut(7)));
+    assert_eq!((lone.state().closed, lone.state().cut), (first, None));
+}
+
+#[test]
+fn hints_are_counted_once_however_often_the_start_begins_anew() {
+    let mut disk = BTreeMap::new();
+    let (key, record) = (Key::new(vec![7]).unwrap(), Record::default());
+    let id = crate::protocol::worker::cells::CellId::hint(&name(1), Partition(1), &key);
+    let sealed = record.seal(Partition(1), &key);
+    disk.insert((Space::Hints, id.store_key()), sealed.stored().clone());
+    let mut lone = Lone::start(disk);
+    assert_eq!(lone.worker.stats().hints_held, 1);
+    let mut out = vec![];
+    lone.worker.start_counting_hints(&mut out);
+    for input in out.into_iter().filter_map(|effect| lone.carry_out(effect)).collect::<Vec<_>>() {
+        lone.input(input);
+    }
+    assert_eq!(lone.worker.stats().hints_held, 1);
 }

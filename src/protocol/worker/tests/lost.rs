@@ -63,6 +63,47 @@ fn a_lost_partition_does_not_answer_until_all_other_homes_are_merged() {
     assert!(reads(&mut cluster, 1, &k, Consistency::All));
 }
 
+#[test]
+fn the_tree_of_a_lost_partition_is_not_compared_before_it_is_read_again() {
+    let mut cluster = Cluster::new(3, 3);
+    let k = key("k");
+    (0..3).for_each(|node| cluster.plant(node, &k, "one"));
+    let mut cluster = cluster.comparing();
+    cluster.pass(ROUND);
+    let partition = k.partition(64);
+    assert!(cluster.workers[0].tree(partition).is_some());
+    cluster.lose(0, partition);
+    _ = cluster.nodes[0].late_scans.insert(vec![]);
+    cluster.input(0, Input::Lost(vec![partition]));
+    assert!(cluster.workers[0].tree(partition).is_none(), "it tells of what is gone");
+    let late = cluster.nodes[0].late_scans.take().unwrap_or_default();
+    late.into_iter().for_each(|answer| cluster.input(0, answer));
+    cluster.pass(2 * ROUND);
+    assert!(cluster.workers[0].tree(partition).is_some());
+    cluster.assert_trees_are_true(0);
+}
+
+#[test]
+fn a_tree_saved_before_a_loss_is_not_met_after_the_rebuilding() {
+    let mut cluster = Cluster::new(3, 3);
+    let k = key("k");
+    cluster.plant(0, &k, "one");
+    // The others have nothing to give back, so that the rebuilding writes no record.
+    let mut cluster = cluster.comparing();
+    (1..3).for_each(|node| cluster.kill(node));
+    cluster.pass(ROUND);
+    let partition = k.partition(64);
+    cluster.lose(0, partition);
+    cluster.input(0, Input::Lost(vec![partition]));
+    (1..3).for_each(|node| cluster.restart(node));
+    while cluster.is_marked(0) {
+        cluster.pass(1_000);
+    }
+    cluster.restart(0);
+    cluster.pass(ROUND);
+    cluster.assert_trees_are_true(0);
+}
+
 /// Homes 0 and 1 have acknowledged a write; 0 has lost it, 1 cannot be reached, 2 never had it.
 /// Whether a quorum is found that has not heard of the write.
 fn an_acknowledged_write_is_missed(defect: Option<Defect>) -> bool {

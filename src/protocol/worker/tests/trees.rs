@@ -19,7 +19,7 @@ impl Cluster {
         tree
     }
 
-    fn assert_trees_are_true(&self, node: usize) {
+    pub(super) fn assert_trees_are_true(&self, node: usize) {
         for partition in (0..64).map(Partition) {
             let known = self.workers[node].trees.known(partition).expect("all are read by now");
             assert_eq!(*known, self.tree_of_disk(node, partition), "{partition}");
