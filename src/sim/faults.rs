@@ -286,7 +286,9 @@ impl Plan {
             }
             Kind::Twin => self.push(at, Fault::Twin(node)),
             Kind::Ring => {
+                // The last places are those of nodes that are no founders, where there are any.
                 let join = rng.random_ratio(1, 2);
+                let node = if join { nodes - 1 - rng.random_range(0..2) } else { node };
                 self.push(at, Fault::Ring(if join { Move::Join(node) } else { Move::Leave(node) }));
                 // Often someone is killed midway.
                 if rng.random_ratio(1, 2) {

@@ -164,12 +164,7 @@ impl World {
         };
         self.trace.say(self.time, Some(node), line);
         if let Outcome::Written(receipt) = &outcome {
-            // Whatever is live in the coordinator's view now, its oldest version and the one that it
-            // reads were when the write began: it would not have acknowledged them otherwise.
-            let view = self.nodes[node].process.as_ref().and_then(|process| process.view.as_ref());
-            let versions = view.map(|view| [view.oldest(), view.reads()]);
-            let versions = versions.into_iter().flatten().map(|version| version.placement.clone());
-            let versions: Vec<_> = versions.collect();
+            let versions = self.versions_to_hold(receipt.placement);
             let (time, nodes) = (self.time, &self.nodes);
             self.observer.acknowledged(time, nodes, node, &record.op, receipt, &versions);
         }

@@ -194,6 +194,13 @@ impl Observer {
         &self.live[self.live.len() - 1]
     }
 
+    /// The only version that ever had this number; none if there were rivals.
+    pub(super) fn version(&self, number: u32) -> Option<Arc<Placement>> {
+        let mut named = self.ever.iter().filter(|version| version.tag.number == number);
+        let only = named.next()?;
+        named.next().is_none().then(|| only.clone())
+    }
+
     /// The first version.
     pub(super) fn founded(&self) -> &Arc<Placement> {
         &self.founded
@@ -431,9 +438,9 @@ impl Observer {
         }
     }
 
-    /// Whether a node that is no home of a partition drops its copy, or a hint for one that is none.
-    /// What it held was acknowledged elsewhere, or not at all: some home has to know each
-    /// acknowledged write by then.
+    /// Whether a node drops its copy of a partition of which it is no home, as far as it has heard, or a
+    /// hint for one that is none. What it held was acknowledged elsewhere, or not at all: some home
+    /// has to know each acknowledged write by then.
     fn is_given_up(
         &mut self,
         time: Time,
@@ -446,7 +453,10 @@ impl Observer {
         let owner = place.hint_for.as_ref().unwrap_or(&nodes[node].name);
         let homes: BTreeSet<&NodeName> =
             self.live.iter().flat_map(|version| home_names(version, place.partition)).collect();
-        if homes.contains(owner) {
+        let view = nodes[node].process.as_ref().and_then(|process| process.view.as_ref());
+        let heard = view.into_iter().flat_map(|view| view.live());
+        let mut heard = heard.flat_map(|version| version.home_names(place.partition));
+        if heard.any(|home| home == owner) {
             return false;
         }
         let knows = |&at: &usize| {

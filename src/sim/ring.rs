@@ -193,6 +193,14 @@ impl World {
         }
     }
 
+    /// The versions of which W homes each have to hold a write whose coordinator's newest was this one:
+    /// that one, and those before it that someone may still read. (A coordinator that had not heard of a
+    /// later one had not acknowledged it either, when it answered.)
+    pub(super) fn versions_to_hold(&self, newest: u32) -> Vec<Arc<Placement>> {
+        let older = self.ring.live.iter().filter(|version| version.tag.number < newest);
+        older.cloned().chain(self.observer.version(newest)).collect()
+    }
+
     /// The version to read, and the one that all have acknowledged.
     fn reached(&self) -> (PlacementTag, PlacementTag) {
         let synced = self.ring.least(&self.names, |told| told.synced);
