@@ -188,6 +188,7 @@ fn told(reason: Reason) -> Told {
         Reason::CoordinatorSilent => ("COORDINATOR_SILENT", Code::Unavailable, soon),
         Reason::StoreRefused => ("STORE_REFUSED", Code::Unavailable, later),
         Reason::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable, at_once),
+        Reason::NotMember => ("NOT_MEMBER", Code::Unavailable, at_once),
         Reason::NotConfirmed => ("NOT_CONFIRMED", Code::Unavailable, soon),
         Reason::Overloaded => ("OVERLOADED", Code::ResourceExhausted, soon),
         Reason::RequestIdReused => ("REQUEST_ID_REUSED", Code::FailedPrecondition, None),

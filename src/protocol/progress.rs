@@ -51,6 +51,12 @@ impl Progresses {
         Self { told: vec![None; workers] }
     }
 
+    /// What the workers have told last.
+    #[must_use]
+    pub fn last(&self) -> &[Option<Progress>] {
+        &self.told
+    }
+
     /// Worker `index` has told this: what the node has come to. None while some worker has told
     /// nothing, or while workers speak of rivals: not all have taken in the same view.
     pub fn told(&mut self, index: usize, progress: Progress) -> Option<Progress> {

@@ -47,7 +47,7 @@ impl World {
     /// What is left once every client has its answer and every hint is delivered.
     pub(super) fn check_rest(&mut self) {
         let mut found = Vec::new();
-        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| !self.ring.is_removed(*at));
+        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| !self.observer.is_gone(*at));
         for (_, node) in nodes {
             let (stats, stored) = (node.stats(), node.disk.len(Space::Hints) as u64);
             if stats.in_flight > 0 {

@@ -121,9 +121,10 @@ impl World {
     fn start_control(&mut self, at: usize, number: u64, seed: u64) {
         let now = self.nodes[at].clock.now(self.time);
         let members = &self.nodes[..self.config.nodes];
-        let founders: Vec<_> = members.iter().map(|node| node.name.clone()).collect();
+        let founders = members[..self.config.founders].iter();
+        let founders: Vec<_> = founders.map(|node| node.name.clone()).collect();
         let seeds: Vec<SocketAddr> = members.iter().map(|node| node.address).collect();
-        let placement = self.observer.placement();
+        let placement = self.observer.founded();
         let member = placement.members.iter().find(|m| m.name == self.nodes[at].name);
         let (zone, weight) = member.map_or((String::new(), 1), |m| (m.zone.clone(), m.weight));
         let node = &self.nodes[at];
@@ -138,7 +139,7 @@ impl World {
             replicas: placement.replicas,
             partitions: placement.partitions,
             skew_ms_max: self.config.tuning.skew_ms_max,
-            auto_join: false,
+            auto_join: self.config.auto_join,
             settle_ms: 2_000,
         };
         let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
@@ -197,9 +198,8 @@ impl World {
             ControlEffect::View(view) => {
                 let number = view.newest().tag().number;
                 self.trace.say(self.time, Some(at), || format!("holds placement {number}"));
-                if view.newest().tag() != self.observer.placement().tag {
-                    let what = format!("node-{at} holds another placement than its founders'");
-                    self.observer.violate(Check::M, self.time, what);
+                if !self.is_twin(at) {
+                    self.view_seen(at, &view);
                 }
                 if let Some(process) = &mut self.nodes[at].process {
                     process.view = Some(view.clone());
@@ -221,12 +221,10 @@ impl World {
                 self.twin_stops();
             }
             ControlEffect::ComeBack(why) => self.come_back(at, &why),
-            ControlEffect::Decommissioned(why) => {
-                self.trace.say(self.time, Some(at), || why);
-                self.kill(at);
-            }
+            ControlEffect::Decommissioned(why) => self.decommissioned(at, why),
             ControlEffect::Answer(order, answer) => {
                 self.trace.say(self.time, Some(at), || format!("answers {order:?}: {answer:?}"));
+                self.order_answered(order, answer.as_ref().err());
             }
             ControlEffect::Stop(why) => {
                 // A lost disk goes on as another, and a copied folder is gone: nothing justifies it.

@@ -36,7 +36,7 @@ impl World {
 
     /// How many hints are on all disks.
     pub(super) fn hints_left(&self) -> usize {
-        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| !self.ring.is_removed(*at));
+        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| !self.observer.is_gone(*at));
         nodes.map(|(_, node)| node.disk.len(Space::Hints)).sum()
     }
 

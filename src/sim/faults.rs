@@ -146,10 +146,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Draws a plan for so many nodes, of random kinds, or of just these, and then often. `disks` says
+    /// Draws a plan for so many nodes, the first of which are founders, of random kinds, or of just these, and then often. `disks` says
     /// whether whole disks may be lost.
     pub(super) fn draw(
         nodes: usize,
+        founders: usize,
         disks: bool,
         span: Span,
         theme: Option<&[Kind]>,
@@ -158,12 +159,10 @@ impl Plan {
         let (faults, kinds, late) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut plan = Self { faults, span, victim: None, late, kinds };
         let length = span.heal - span.begin;
+        // Who is no founder comes when it is told to, or at the end.
+        plan.late.extend((founders..nodes).filter(|_| disks));
         for kind in KINDS {
             if matches!(kind, Kind::Wipe | Kind::Restore) && !disks {
-                continue;
-            }
-            // Where disks may be lost, the control core runs, and conducts no changes here.
-            if matches!(kind, Kind::Ring | Kind::Remove) && disks {
                 continue;
             }
             let drawn = rng.random_ratio(1, kind.odds());
@@ -180,7 +179,7 @@ impl Plan {
             let mean = rng.random_range(length / 24..=rarest);
             let mut at = span.begin + rng.random_range(0..=mean);
             while at < span.heal {
-                plan.draw_one(kind, nodes, span.near_a_burst(at, rng), rng);
+                plan.draw_one(kind, (nodes, founders), span.near_a_burst(at, rng), rng);
                 at += rng.random_range(mean / 4..=mean * 2);
             }
         }
@@ -220,7 +219,13 @@ impl Plan {
         }
     }
 
-    fn draw_one(&mut self, kind: Kind, nodes: usize, at: Time, rng: &mut ChaCha8Rng) {
+    fn draw_one(
+        &mut self,
+        kind: Kind,
+        (nodes, founders): (usize, usize),
+        at: Time,
+        rng: &mut ChaCha8Rng,
+    ) {
         let node = rng.random_range(0..nodes);
         let (moment, spell) = (20 * MS / self.span.pace, 10 * SECOND / self.span.pace);
         let short = at + rng.random_range(moment..=spell);
@@ -285,25 +290,44 @@ impl Plan {
                 self.push(short + rng.random_range(0..spell / 10), Fault::Start(victim));
             }
             Kind::Twin => self.push(at, Fault::Twin(node)),
-            Kind::Ring => {
-                // The last places are those of nodes that are no founders, where there are any.
-                let join = rng.random_ratio(1, 2);
-                let node = if join { nodes - 1 - rng.random_range(0..2) } else { node };
-                self.push(at, Fault::Ring(if join { Move::Join(node) } else { Move::Leave(node) }));
-                // Often someone is killed midway.
-                if rng.random_ratio(1, 2) {
-                    let victim = if join { node } else { rng.random_range(0..nodes) };
-                    let soon = at + rng.random_range(0..spell / 4);
-                    self.push(soon, Fault::Kill(victim));
-                    self.push(soon + rng.random_range(moment..spell / 4), Fault::Start(victim));
-                }
-            }
+            Kind::Ring => self.draw_moves((nodes, founders), at, rng),
             Kind::Remove => {
                 let victim = *self.victim.get_or_insert(node);
-                self.push(at, Fault::Ring(Move::Remove(victim)));
+                self.push(at, Fault::Kill(victim));
+                // Whoever gives such an order tries again until the dead is known to be dead.
+                for attempt in 0..4 {
+                    let after = attempt * spell / 4 + rng.random_range(0..spell / 4);
+                    self.push(at + after, Fault::Ring(Move::Remove(victim)));
+                }
+                self.push(at + spell + rng.random_range(0..spell), Fault::Start(victim));
             }
             Kind::Overload => self.push(at, Fault::Overload(node, rng.random_range(12..=24))),
             Kind::ClockOffset | Kind::RoughStart => {}
+        }
+    }
+
+    /// Somebody joins, leaves or gets another share; often someone is killed midway, and sometimes two give
+    /// orders at once.
+    fn draw_moves(&mut self, (nodes, founders): (usize, usize), at: Time, rng: &mut ChaCha8Rng) {
+        let (moment, spell) = (20 * MS / self.span.pace, 10 * SECOND / self.span.pace);
+        let orders = if rng.random_ratio(1, 4) { 2 } else { 1 };
+        for _ in 0..orders {
+            let any = rng.random_range(0..nodes);
+            let guest = if founders < nodes { rng.random_range(founders..nodes) } else { any };
+            let what = match rng.random_range(0..5) {
+                0..2 => Move::Join(guest),
+                2..4 => Move::Leave(any),
+                _ => Move::Reweigh(any, rng.random_range(1..=4)),
+            };
+            self.push(at + rng.random_range(0..moment), Fault::Ring(what));
+            if rng.random_ratio(1, 2) {
+                let (Move::Join(at_heart) | Move::Leave(at_heart)) = what else { continue };
+                let other = rng.random_range(0..nodes);
+                let victim = if rng.random_ratio(1, 2) { at_heart } else { other };
+                let soon = at + rng.random_range(0..spell / 4);
+                self.push(soon, Fault::Kill(victim));
+                self.push(soon + rng.random_range(moment..spell / 4), Fault::Start(victim));
+            }
         }
     }
 

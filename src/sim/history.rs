@@ -256,7 +256,8 @@ fn is_worth_a_retry(failure: &Failure, action: &Action) -> bool {
         | Reason::StoreRefused
         | Reason::Overloaded
         | Reason::ShuttingDown
-        | Reason::NotConfirmed => true,
+        | Reason::NotConfirmed
+        | Reason::NotMember => true,
         Reason::Context(_)
         | Reason::RequestIdReused
         | Reason::TooManySiblings

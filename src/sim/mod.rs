@@ -46,6 +46,7 @@ mod losses;
 mod network;
 mod node;
 mod observer;
+mod orders;
 mod reads;
 mod register;
 mod remembered;

@@ -217,7 +217,21 @@ impl Observer {
 
     /// A node is no member any more.
     pub(super) fn node_gone(&mut self, node: usize) {
-        self.gone.insert(node);
+        self.set_gone(node, true);
+    }
+
+    /// Whether a node is no member from now on.
+    pub(super) fn set_gone(&mut self, node: usize, gone: bool) {
+        if gone {
+            self.gone.insert(node);
+        } else {
+            self.gone.remove(&node);
+        }
+    }
+
+    /// The live versions, oldest first.
+    pub(super) fn live(&self) -> &[Arc<Placement>] {
+        &self.live
     }
 
     /// Whether a node is no member any more.

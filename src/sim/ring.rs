@@ -32,6 +32,8 @@ pub(super) enum Move {
     Leave(usize),
     /// The node is dead for good, and its disk with it.
     Remove(usize),
+    /// A member is to have another share.
+    Reweigh(usize, u32),
 }
 
 /// Where the changes of the ring are.
@@ -102,15 +104,18 @@ impl Ring {
 impl World {
     /// Someone asks for a change. Refused while another is under way, and where N cannot be met.
     pub(super) fn move_ring(&mut self, what: Move) {
-        let (Move::Join(at) | Move::Leave(at) | Move::Remove(at)) = what;
+        if self.config.control {
+            return self.order(what);
+        }
+        let (Move::Join(at) | Move::Leave(at) | Move::Remove(at) | Move::Reweigh(at, _)) = what;
         let name = self.nodes[at].name.clone();
         let newest = self.ring.live[self.ring.live.len() - 1].clone();
         let is_member = newest.member(&name).is_some();
         let room = match what {
             Move::Remove(_) => self.ring.live.len() < LIVE_MAX && self.ring.removed.is_empty(),
-            Move::Join(_) | Move::Leave(_) => self.ring.is_still(),
+            Move::Join(_) | Move::Leave(_) | Move::Reweigh(..) => self.ring.is_still(),
         };
-        if self.config.control || !room || self.ring.left.contains(&name) {
+        if !room || self.ring.left.contains(&name) {
             return;
         }
         let change = match what {
@@ -120,6 +125,9 @@ impl World {
             }
             Move::Leave(_) | Move::Remove(_) => {
                 Change { leaves: vec![name.clone()], ..Change::default() }
+            }
+            Move::Reweigh(_, weight) => {
+                Change { reweighed: vec![(name.clone(), weight)], ..Change::default() }
             }
         };
         if is_member == matches!(what, Move::Join(_)) {
@@ -135,7 +143,7 @@ impl World {
             self.observer.disk_lost(at);
             self.kill(at);
         }
-        if !matches!(what, Move::Join(_)) {
+        if matches!(what, Move::Leave(_) | Move::Remove(_)) {
             self.ring.left.insert(name);
         }
         self.ring.live.push(Arc::new(next));
@@ -144,6 +152,7 @@ impl World {
             Move::Join(_) => FaultKind::Join,
             Move::Leave(_) => FaultKind::Leave,
             Move::Remove(_) => FaultKind::Remove,
+            Move::Reweigh(..) => FaultKind::Reweigh,
         });
         self.ring_moved();
     }
@@ -197,8 +206,12 @@ impl World {
     /// that one, and those before it that someone may still read. (A coordinator that had not heard of a
     /// later one had not acknowledged it either, when it answered.)
     pub(super) fn versions_to_hold(&self, newest: u32) -> Vec<Arc<Placement>> {
-        let older = self.ring.live.iter().filter(|version| version.tag.number < newest);
-        older.cloned().chain(self.observer.version(newest)).collect()
+        let live = self.observer.live().iter().map(|version| version.tag.number);
+        let older = live.filter(|number| *number < newest);
+        older
+            .filter_map(|number| self.observer.version(number))
+            .chain(self.observer.version(newest))
+            .collect()
     }
 
     /// The version to read, and the one that all have acknowledged.

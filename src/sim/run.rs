@@ -166,7 +166,9 @@ impl Runner {
         let mut workload = Workload::draw(length, &mut world.rng);
         let span = Span { begin, heal: begin + length, pace, beat: workload.beat() };
         let disks = world.config.control;
-        let mut plan = Plan::draw(world.nodes.len(), disks, span, theme(options), &mut world.rng);
+        let founders = world.config.founders;
+        let mut plan =
+            Plan::draw(world.nodes.len(), founders, disks, span, theme(options), &mut world.rng);
         if plan.victim.is_some() {
             // A good copy in memory would hide the damage on disk from the reads that mend it.
             world.config.tuning.recent_bytes_max = 0;
@@ -203,7 +205,7 @@ impl Runner {
         self.until(late + self.world.paced(LATE), |_| false);
         let drained = self.until(late + self.world.paced(DRAIN_MAX), |runner| {
             let world = &runner.world;
-            world.hints_left() == 0 && world.partitions_lost() == 0 && world.ring.is_still()
+            world.hints_left() == 0 && world.partitions_lost() == 0 && world.is_ring_still()
         });
         if self.exhausted {
             return;
@@ -371,6 +373,9 @@ impl Runner {
             DRAIN_MAX / SECOND
         );
         self.world.observer.violate(Check::C6, self.world.time, what);
+        for what in self.world.ring_waits() {
+            self.world.observer.violate(Check::M, self.world.time, what);
+        }
     }
 
     fn violate_divergence(&mut self) {
@@ -455,11 +460,12 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let nodes = options.limits.nodes.unwrap_or(drawn).clamp(usize::from(replicas), drawn);
     let recent_bytes_max = *[0, 250, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
     let control = rng.random_ratio(1, 2);
-    let joiners = if control { 0 } else { rng.random_range(0..=2) };
+    let joiners = rng.random_range(0..=2);
     WorldConfig {
         seed,
         nodes: nodes + joiners,
         founders: nodes,
+        auto_join: rng.random_ratio(1, 2),
         replicas,
         partitions: *[16, 32, 64, 128, 256].get(rng.random_range(0..5)).unwrap_or(&16),
         workers: rng.random_range(1..=2),

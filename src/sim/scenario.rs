@@ -85,6 +85,7 @@ impl Scenario {
             seed: 1,
             nodes,
             founders: nodes,
+            auto_join: false,
             replicas: 3,
             partitions: 16,
             workers: 1,

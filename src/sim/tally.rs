@@ -77,11 +77,15 @@ pub enum FaultKind {
     Leave,
     /// A dead member was removed.
     Remove,
+    /// A member got another share.
+    Reweigh,
+    /// A node found that its disk was removed, and began anew.
+    SetAside,
 }
 
 impl FaultKind {
     /// All of them, in order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Kill,
         Self::Restart,
         Self::Pause,
@@ -116,6 +120,8 @@ impl FaultKind {
         Self::Join,
         Self::Leave,
         Self::Remove,
+        Self::Reweigh,
+        Self::SetAside,
     ];
 
     /// In words, for a table.
@@ -156,6 +162,8 @@ impl FaultKind {
             Self::Join => "joins",
             Self::Leave => "leaves",
             Self::Remove => "removals",
+            Self::Reweigh => "changes of weight",
+            Self::SetAside => "removed disks set aside",
         }
     }
 }

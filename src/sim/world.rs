@@ -27,6 +27,7 @@ use super::history::History;
 use super::network::{Fate, Network, Weather};
 use super::node::{Member, News, SimNode};
 use super::observer::Observer;
+use super::orders::Orders;
 use super::ring::Ring;
 use super::streams::{Frame, Streams};
 use super::tally::{FaultCounts, FaultKind};
@@ -129,6 +130,8 @@ pub(super) struct WorldConfig {
     pub(super) nodes: usize,
     /// The first so many of them are the founders; the others may join.
     pub(super) founders: usize,
+    /// Whether nodes that appear become members by themselves.
+    pub(super) auto_join: bool,
     pub(super) replicas: u8,
     pub(super) partitions: u16,
     pub(super) workers: usize,
@@ -183,6 +186,7 @@ pub(super) struct World {
     pub(super) parked: Vec<(usize, u64, usize, Bytes)>,
     pub(super) streams: Streams,
     pub(super) ring: Ring,
+    pub(super) orders: Orders,
 }
 
 impl PartialEq for Scheduled {
@@ -223,6 +227,7 @@ impl World {
             network: Network::new(config.nodes + 1, Weather::calm()),
             trace: Trace::new(config.trace, config.nodes),
             ring: Ring::new(placement.clone(), config.nodes),
+            orders: Orders::default(),
             observer: Observer::new(placement, config.nodes),
             history: History::default(),
             counts: Counts::default(),

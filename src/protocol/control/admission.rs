@@ -43,8 +43,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::wire::{decode_name, put_u64};
+use super::wire::{decode_name, decode_tag, encode_tag, put_u64};
 use crate::protocol::codec::{DecodeError, Reader, Write};
+use crate::protocol::message::PlacementTag;
 use crate::types::{NodeId, NodeName};
 
 /// Where admissions are stored: this and the number, big-endian.
@@ -104,6 +105,8 @@ pub(super) struct Claim {
     pub(super) admission: Admission,
     /// Whether a vote is asked for, after a majority has promised to hear nothing older.
     pub(super) accept: bool,
+    /// The newest placement version that the proposer knows.
+    pub(super) newest: PlacementTag,
 }
 
 /// A member's answer to a claim.
@@ -284,11 +287,12 @@ impl Claim {
         self.ballot.encode(out);
         self.admission.encode(out);
         out.bool(self.accept);
+        encode_tag(self.newest, out);
     }
 
     pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let (ballot, admission) = (Ballot::decode(r)?, Admission::decode(r)?);
-        Ok(Self { ballot, admission, accept: r.bool()? })
+        Ok(Self { ballot, admission, accept: r.bool()?, newest: decode_tag(r)? })
     }
 }
 
@@ -368,7 +372,8 @@ mod tests {
                 let accept = asked[claimant].is_some();
                 let own = admission(claimant as u128);
                 let admission = asked[claimant].clone().unwrap_or(own);
-                let claim = Claim { ballot, admission, accept };
+                let newest = PlacementTag::default();
+                let claim = Claim { ballot, admission, accept, newest };
                 let progress = match votes[usize::try_from(member).unwrap()].judge(1, &claim) {
                     Ruling::Promised(before) => bid.promised(by, before, MAJORITY),
                     Ruling::Accepted => bid.accepted(by, MAJORITY),
@@ -388,8 +393,10 @@ mod tests {
     #[test]
     fn a_vote_of_an_earlier_number_is_none_of_a_later_one() {
         let ballot = |round| Ballot { round, boot: 1 };
-        let claim =
-            |round, accept| Claim { ballot: ballot(round), admission: admission(0), accept };
+        let claim = |round, accept| {
+            let (ballot, newest) = (ballot(round), PlacementTag::default());
+            Claim { ballot, admission: admission(0), accept, newest }
+        };
         let mut vote = Vote::default();
         assert_eq!(vote.judge(1, &claim(5, true)), Ruling::Accepted);
         assert_eq!(vote.judge(1, &claim(4, false)), Ruling::Outbid(ballot(5)));

@@ -23,6 +23,7 @@ use super::state::{Control, Pending, Timer};
 use super::wire::{ControlMessage, Founded, PeerRecord, Push, put_u64};
 use crate::protocol::codec::{DecodeError, Reader};
 use crate::protocol::lost;
+use crate::protocol::message::PlacementTag;
 use crate::protocol::step::{Change, Space};
 use crate::types::{Mono, NodeId, NodeName, Wall};
 
@@ -161,6 +162,13 @@ impl Control {
     /// If this disk is not that of its name, it asks to be; if it was replaced, it ends.
     pub(super) fn begin_claiming(&mut self) {
         match self.founding.standing() {
+            // Only a disk that began anew, its markers durable, may ask for a place: a guest, whose name
+            // another disk was given meanwhile, has none.
+            Some(Standing::Claimant(present)) if self.claims.anew.is_none() => {
+                let name = &self.identity.name;
+                let why = format!("{name} became the disk {present} before this one entered");
+                self.forget(why);
+            }
             Some(Standing::Claimant(present)) => {
                 let (name, me) = (&self.identity.name, self.identity.id);
                 let sentence = format!(
@@ -205,7 +213,8 @@ impl Control {
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
-        self.ask_members(&Claim { ballot, admission: own, accept: false });
+        let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+        self.ask_members(&Claim { ballot, admission: own, accept: false, newest });
     }
 
     /// Whether a member that could be asked may still hear the disk in the place: nobody else's word
@@ -216,6 +225,12 @@ impl Control {
         };
         let taken = self.claims.taken.map(|(_, last)| last);
         within(taken, SAID_MICROS) || within(self.claims.put_off, PUT_OFF_MICROS)
+    }
+
+    /// Whether someone whose newest placement version is this one lacks what is known here.
+    fn lacks_placement(&self, theirs: PlacementTag) -> bool {
+        let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+        theirs.number < newest.number || (theirs.number == newest.number && theirs != newest)
     }
 
     fn ask_members(&mut self, claim: &Claim) {
@@ -270,7 +285,13 @@ impl Control {
         let enters = claim.admission.enters();
         let named = enters && self.is_named(&claim.admission.name);
         let departs = claim.admission.removes() && from == predecessor;
-        let ruling = if !member || !self.conditions.confirmed || named {
+        // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
+        let lacks = claim.admission.id == from && self.lacks_placement(claim.newest);
+        if lacks {
+            let placements = self.placements();
+            self.say(from, ControlMessage::Push(Box::new(Push { placements, ..Push::default() })));
+        }
+        let ruling = if !member || !self.conditions.confirmed || named || lacks {
             Ruling::NotYet
         } else if !enters && !departs && self.hears(predecessor) {
             Ruling::Lives(predecessor)
@@ -319,7 +340,9 @@ impl Control {
                 Progress::Waiting
             }
             Ruling::NotYet => {
-                let sentence = format!("{by} waits itself for a majority to confirm its disk");
+                let sentence = format!(
+                    "{by} cannot vote yet: a majority has to confirm its disk, and this node to know the ring"
+                );
                 self.claims.said = Some((sentence, self.now.mono));
                 // The others may suffice; if not, it is asked again at the next turn.
                 self.claims.begun = None;
@@ -329,7 +352,8 @@ impl Control {
         match progress {
             Progress::Waiting => {}
             Progress::Ask(admission) => {
-                self.ask_members(&Claim { ballot, admission, accept: true });
+                let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+                self.ask_members(&Claim { ballot, admission, accept: true, newest });
             }
             Progress::Chosen(admission) => {
                 self.claims.bid = None;
@@ -405,6 +429,10 @@ impl Control {
         self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
         if let Some(Standing::Fenced(admission)) = self.founding.standing() {
             return self.cast_out(&admission);
+        }
+        let outrun = matches!(self.founding.standing(), Some(Standing::Claimant(_)));
+        if outrun && self.claims.anew.is_none() {
+            return self.begin_claiming();
         }
         if self.wanted().is_some() {
             self.claim_at_once();

@@ -388,10 +388,6 @@ impl Control {
         {
             return Err(ControlError::Fenced(fenced(admission)));
         }
-        // Only a disk that began anew, its markers durable, may ask for a place.
-        if let (Standing::Claimant(id), None) = (standing, &self.claims.anew) {
-            return error(format!("{name} is the disk {id}, this is {}", self.identity.id));
-        }
         let other =
             cluster.ids.iter().find(|(other, id)| **id == self.identity.id && *other != name);
         other.map_or(Ok(()), |(other, _)| error(format!("it is that of {other}")))

@@ -259,6 +259,7 @@ impl Control {
         if ring.writing {
             return;
         }
+        let mut pledged = None;
         let (changes, then) = if let Some(oldest) = ring.retires(disks) {
             let mut changes = vec![put_oldest(oldest)];
             changes.extend(forgotten(&ring.chain, Some(oldest)));
@@ -268,12 +269,14 @@ impl Control {
             }
             (changes, Pending::Retired(oldest, own))
         } else if let Some(next) = ring.advance(disks) {
+            pledged = Some(next.sync_ack);
             (vec![put_trackers(&next)], Pending::Trackers(next))
         } else {
             return;
         };
         if let Some(ring) = &mut self.ring {
             ring.writing = true;
+            ring.pledged = pledged.unwrap_or(ring.pledged);
         }
         self.write(changes, then);
     }

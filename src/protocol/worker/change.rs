@@ -208,10 +208,12 @@ impl Worker {
     fn bring(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
         let Some(route) = self.route(partition) else { return };
         let Some(transfer) = &self.change.transfer else { return };
-        let place = route.view.live().iter().position(|version| version.tag() == transfer.to);
-        let Some(place) = place else { return };
+        let place = |tag| route.view.live().iter().position(|version| version.tag() == tag);
+        let Some(last) = place(transfer.to) else { return };
+        // Who has synced has done so for every version up to this one.
+        let first = place(self.change.synced).map_or(0, |synced| synced + 1);
         let homes = route.targets.iter().enumerate().filter(|(at, target)| {
-            let is_home = target.versions.places().any(|of| of == place);
+            let is_home = target.versions.places().any(|of| (first..=last).contains(&of));
             is_home && !target.removed && Some(*at) != route.own_target
         });
         let homes = homes.map(|(_, target)| target.node);

@@ -28,6 +28,14 @@ pub(super) struct GetOp {
     pub replied: bool,
 }
 
+impl GetOp {
+    /// Whether what was read has to be made durable before it is shown. What a majority of the homes that
+    /// were asked holds stays shown, unless another version is live: others may read that.
+    fn must_put_back(&self) -> bool {
+        !self.gather.unanimous() || self.gather.route.view.is_changing()
+    }
+}
+
 impl Worker {
     pub(super) fn start_get(
         &mut self,
@@ -67,7 +75,7 @@ impl Worker {
             return self.get_drain(now, key, get, out);
         }
         match get.gather.progress() {
-            Progress::Enough if get.strict && get.spread.is_none() && !get.gather.unanimous() => {
+            Progress::Enough if get.strict && get.spread.is_none() && get.must_put_back() => {
                 self.get_put_back(now, key, get, out);
             }
             Progress::Enough if get.spread.is_none() => {

@@ -484,7 +484,8 @@ impl Worker {
         view: &View,
         out: &mut Vec<Effect>,
     ) {
-        self.peers.set_up(old, false);
+        // Whether it can be reached is another matter: its name may have been a guest's, and is a member's
+        // before it is heard that this disk has it.
         self.reachability_lost(now, old, out);
         if view.ids.contains_key(name) || view.fenced.contains(&old) {
             self.spread_fenced(now, old, out);

@@ -95,6 +95,8 @@ impl Worker {
             Some(Reason::Overloaded)
         } else if op.strict && !self.conditions.confirmed {
             Some(Reason::NotConfirmed)
+        } else if op.strict && view.newest().my_member().is_none() {
+            Some(Reason::NotMember)
         } else {
             None
         };

@@ -37,7 +37,11 @@ impl Worker {
     pub(super) fn repair(&mut self, now: Now, gather: &Gather, out: &mut Vec<Effect>) {
         let merged = gather.merged();
         let (equal, divergent) = gather.compare(&merged);
-        if !divergent || self.putting.contains_key(&gather.key) {
+        // Who was no member when it began to read took part in no round of collection: what it has read
+        // may have been collected since.
+        let view = &gather.route.view;
+        let took_part = view.live().iter().any(|version| version.my_member().is_some());
+        if !divergent || !took_part || self.putting.contains_key(&gather.key) {
             return;
         }
         let (partition, key) = (gather.route.partition, &gather.key);

@@ -48,6 +48,8 @@ pub(in super::super) struct Ring {
     pub(in super::super) progress: Progress,
     /// Trackers, a version or a retirement are on their way to the disk.
     pub(in super::super) writing: bool,
+    /// The version that it was last decided to read from for good: it is durable soon, if not yet.
+    pub(in super::super) pledged: PlacementTag,
     /// Versions that were heard and are on their way to the disk.
     pub(in super::super) incoming: BTreeSet<PlacementTag>,
     pub(in super::super) mistakes: Mistakes,
@@ -82,6 +84,7 @@ impl Ring {
             own,
             progress: Progress::default(),
             writing: false,
+            pledged: none,
             incoming: BTreeSet::new(),
             mistakes: Mistakes::default(),
         }
@@ -142,7 +145,8 @@ impl Ring {
     /// The place of the version that reads ask.
     pub(in super::super) fn reads(&self, disks: Disks<'_>) -> usize {
         let synced = self.all_reached(self.chain.live(), Stage::Sync, disks);
-        synced.max(self.place_of(self.own.sync_ack))
+        let own = self.place_of(self.own.sync_ack).max(self.place_of(self.pledged));
+        synced.max(own)
     }
 
     /// The version that is the oldest from now on, if the oldest has retired.

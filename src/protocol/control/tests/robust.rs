@@ -158,8 +158,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn claim()(ballot in ballot(), admission in admission(), accept: bool) -> Claim {
-        Claim { ballot, admission, accept }
+    fn claim()(
+        ballot in ballot(), admission in admission(), accept: bool, number: u32, hash: u64,
+    ) -> Claim {
+        Claim { ballot, admission, accept, newest: PlacementTag { number, hash } }
     }
 }
 

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::super::Worker;
 use super::super::timers::Timer;
 use super::Collect;
+use super::members::taking_part;
 use crate::protocol::message::RoundMessage;
 use crate::protocol::rounds::{Cut, CutId, Rounds};
 use crate::protocol::step::{Effect, Event};
@@ -78,7 +79,7 @@ impl Worker {
     /// Whether every member can be asked: else a round would only wait.
     pub(super) fn can_ask_all(&self) -> bool {
         self.view.as_ref().is_some_and(|view| {
-            view.members().into_iter().all(|member| {
+            taking_part(view).all(|member| {
                 let id = view.ids.get(member);
                 id.is_some_and(|&id| id == view.me || self.peers.reachable(id))
             })
@@ -146,10 +147,11 @@ impl Worker {
         drive.waiting = match stage {
             Stage::Surveying => {
                 let live = view.live().iter();
-                live.flat_map(|version| version.home_names(partition)).cloned().collect()
+                let homes = live.flat_map(|version| version.home_names(partition));
+                homes.filter(|name| !view.is_removed(name)).cloned().collect()
             }
             Stage::Opening | Stage::Draining | Stage::Closing => {
-                view.members().into_iter().cloned().collect()
+                taking_part(&view).cloned().collect()
             }
         };
         self.arm(now.mono.after_millis(ASK_AGAIN_MS), Timer::Round(partition));

@@ -29,8 +29,15 @@ use crate::types::{NodeId, NodeName, Now, Partition, RoundNumber};
 /// partition's, which has two bytes.
 const JOINED: &[u8] = b"joined";
 
+/// Those who have a part in every round: the members of all live versions. One that was removed by force
+/// has none; its disk is fenced.
+pub(super) fn taking_part(view: &View) -> impl Iterator<Item = &NodeName> {
+    view.members().into_iter().filter(|name| !view.is_removed(name))
+}
+
 impl Worker {
-    /// Whether a driver asks for a step of a round and lacks a version that is known here.
+    /// Whether a driver asks for a step of a round, and a version that is known here may be unknown to it: a
+    /// rival has the same number.
     pub(in crate::protocol::worker) fn is_driven_without_all(
         &self,
         theirs: PlacementTag,
@@ -38,7 +45,7 @@ impl Worker {
     ) -> bool {
         let asks = matches!(message, RoundMessage::Open { .. } | RoundMessage::Drain(..));
         let newest = self.view.as_ref().map(|view| view.newest().tag());
-        asks && newest.is_some_and(|newest| theirs.number < newest.number)
+        asks && newest.is_some_and(|newest| theirs != newest)
     }
 
     /// Whether something is left, or may be, of a partition that this node is no home of.
@@ -54,7 +61,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         self.mark_joined(view, out);
-        let members: BTreeSet<NodeName> = view.members().into_iter().cloned().collect();
+        let members: BTreeSet<NodeName> = taking_part(view).cloned().collect();
         let driven: Vec<Partition> = self.collect.drives.keys().copied().collect();
         for partition in driven {
             let Some(drive) = self.collect.drives.get_mut(&partition) else { continue };
