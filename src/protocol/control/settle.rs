@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::claim::begin_anew;
+use super::claim::{Anew, begin_anew};
 use super::clocks;
 use super::founding::{Cluster, FOUNDED_KEY, NotAdopted, PROMISE_KEY, Standing, Step};
 use super::rejection::RejectionCode;
@@ -72,8 +72,9 @@ impl Control {
                 let standing = cluster.standing(&self.identity.name, self.identity.id);
                 if let Standing::Claimant(before) = standing {
                     let partitions = cluster.first.partitions;
-                    let me = self.identity.id;
-                    changes.extend(begin_anew(me, before, partitions, self.now.wall));
+                    let (id, since) = (self.identity.id, self.now.wall);
+                    changes.extend(begin_anew(id, before, partitions, since));
+                    self.claims.anew = Some(Anew { id, before, since });
                 }
                 self.write(changes, Pending::Found(cluster));
             }
