@@ -68,7 +68,8 @@ impl World {
         self.trace.say(self.time, Some(at), || format!("comes back: {why}"));
         let meta = self.nodes[at].disk.entries(Space::Meta);
         let durable: Vec<_> = meta.map(|(key, value)| (key.clone(), value.clone())).collect();
-        if was_removed(&durable, self.nodes[at].id) {
+        let holds_nothing = self.nodes[at].disk.len(Space::Records) == 0;
+        if was_removed(&durable, self.nodes[at].id) || holds_nothing {
             self.count(FaultKind::SetAside);
         } else if self.observer.is_lost(at) {
             self.count(FaultKind::OldSnapshot);

@@ -452,7 +452,9 @@ impl Worker {
             return;
         };
         let tags = |view: &View| view.live().iter().map(Version::tag).collect::<Vec<_>>();
-        let moved = tags(&before) != tags(&view);
+        // A version that names this node may be known before it is known that this disk has the name.
+        let mine = |view: &View| view.ids.get(&view.name) == Some(&view.me);
+        let moved = tags(&before) != tags(&view) || mine(&before) != mine(&view);
         self.view = Some(view.clone());
         self.routes.clear();
         self.change.take(&view);
