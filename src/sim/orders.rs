@@ -175,7 +175,8 @@ impl World {
                 worker.waiting == Waiting::default()
                     && [worker.acked, worker.synced].iter().all(|tag| *tag == newest)
             };
-            if own.iter().flatten().all(done) {
+            let why = process.brain.mind().and_then(|mind| mind.control.not_ready());
+            if own.iter().flatten().all(done) && why.is_none() {
                 continue;
             }
             let waits = process.brain.mind().map(|mind| {
@@ -183,7 +184,6 @@ impl World {
                 let acked = process.view.as_ref().and_then(|view| view.all_acked);
                 format!("{:?} {} {acked:?} {:?}", report.live, report.all_acked, report.waits)
             });
-            let why = process.brain.mind().and_then(|mind| mind.control.not_ready());
             found.push(format!("node-{at} waits: {waits:?}, {why:?}; its own: {own:?}"));
         }
         found

@@ -22,22 +22,27 @@ pub fn was_removed(durable: &[(Bytes, Bytes)], id: NodeId) -> bool {
 }
 
 impl Control {
-    /// This disk has no place any more: it was replaced, or removed.
+    /// This disk has no place any more: it was replaced, or removed. A removed one waits until a majority of
+    /// those who are left know of it: nobody else may, and without one of those who agreed they could
+    /// agree on nothing more.
     pub(super) fn cast_out(&mut self, admission: &Admission) {
         if !admission.removes() {
             return self.stop(fenced(admission));
         }
+        if self.is_disowned() {
+            self.set_aside(fenced(admission));
+        }
+    }
+
+    /// This disk was removed, and a majority knows: its contents count no more.
+    pub(super) fn set_aside(&mut self, sentence: String) {
         if self.claims.departs {
             let name = &self.identity.name;
             let sentence = format!("{name} has left the cluster, and nothing is left to deliver");
+            self.stopped = true;
             return self.effects.push(ControlEffect::Decommissioned(sentence));
         }
-        self.set_aside(fenced(admission));
-    }
-
-    /// This disk was removed: its contents count no more.
-    pub(super) fn set_aside(&mut self, sentence: String) {
-        if self.claims.departs || std::mem::replace(&mut self.claims.forgetting, true) {
+        if std::mem::replace(&mut self.claims.forgetting, true) {
             return;
         }
         self.log(Level::Warn, sentence.clone());

@@ -251,12 +251,20 @@ impl Control {
         }
     }
 
+    /// Whether a majority has said so.
+    pub(super) fn is_disowned(&self) -> bool {
+        let Some(cluster) = self.founding.cluster() else { return !self.disowned_by.is_empty() };
+        let fenced = matches!(self.founding.standing(), Some(Standing::Fenced(_)));
+        // Two, at least, where this node knows nothing of it itself.
+        let enough = if fenced { cluster.majority() } else { cluster.majority().max(2) };
+        self.disowned_by.len() >= enough
+    }
+
     /// The node at an address says that the cluster knows another disk under our name, or none.
     pub(super) fn disowned(&mut self, by: SocketAddr, rejection: Rejection) {
         let Rejection { code, sentence } = rejection;
         self.disowned_by.insert(by);
-        let members = self.founding.cluster().map_or(0, |cluster| cluster.ids.len());
-        if members == 0 || self.disowned_by.len() > (members / 2).max(1) {
+        if self.is_disowned() {
             return match code {
                 RejectionCode::Removed => self.set_aside(sentence),
                 _ => self.stop(sentence),
