@@ -1,5 +1,6 @@
 //! Making a placement version: the plan is durable with it, and made anew if a rival stays instead.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{Change, Member, Placement, PlanRefused, ZONE_BYTES_MAX};
 use crate::protocol::step::{self, Space};
-use crate::types::NodeName;
+use crate::types::{Mono, NodeId, NodeName};
 
 /// Where the plan of the last version that this node has made is stored.
 pub(super) const PLAN_KEY: &[u8] = b"control/plan";
@@ -40,6 +41,8 @@ pub(super) struct Works {
     pub(super) planning: bool,
     pub(super) order: Option<Ordered>,
     pub(super) stillness: Stillness,
+    /// Nodes whose names were removed, and that are there again: since when, without a break.
+    pub(super) returned: BTreeMap<NodeId, Mono>,
     pub(super) behind: Behind,
     pub(super) mistakes: Mistakes,
 }

@@ -13,6 +13,10 @@ use super::state::Control;
 use crate::protocol::placement::{Change, LIVE_MAX, Member, Placement};
 use crate::types::{Mono, NodeId, NodeName};
 
+/// A node whose name has left, or was removed, joins again once it has been there for so many times
+/// `membership.settle`: a supervisor may start it again just before it is told not to.
+const RETURN_SETTLES: u64 = 6;
+
 /// Since when the same nodes have been there.
 #[derive(Default)]
 pub(super) struct Stillness {
@@ -34,6 +38,7 @@ impl Control {
         let changing = self.ring.as_ref().is_some_and(|ring| ring.chain.live().len() > 1);
         if !changing && self.works.plan.is_none() {
             self.clear_away();
+            self.note_returned();
             if self.config.auto_join {
                 self.admit_guests(&newest);
             }
@@ -103,6 +108,23 @@ impl Control {
         }
     }
 
+    /// Notes which nodes are there again whose names were removed.
+    fn note_returned(&mut self) {
+        let Some(cluster) = self.founding.cluster() else { return };
+        let there = self.peers.iter().filter(|(_, peer)| peer.is_reachable());
+        let there =
+            there.filter(|(_, peer)| cluster.removed.contains(&peer.record.descriptor.name));
+        let (now, before) = (self.now.mono, &self.works.returned);
+        let returned = there.map(|(id, _)| (id, before.get(&id).copied().unwrap_or(now))).collect();
+        self.works.returned = returned;
+    }
+
+    /// Whether a node is there again only since a short while.
+    fn returned_lately(&self, id: NodeId) -> bool {
+        let wait = self.config.settle_ms.saturating_mul(1000 * RETURN_SETTLES);
+        self.works.returned.get(&id).is_some_and(|at| self.now.mono.micros_since(*at) < wait)
+    }
+
     /// Makes members of the nodes that are there and are none: first each gets its name, then one version
     /// names them all.
     fn admit_guests(&mut self, newest: &Placement) {
@@ -116,6 +138,7 @@ impl Control {
                 continue;
             }
             match cluster.ids.get(name) {
+                None if self.returned_lately(id) => {}
                 None => guests.push((name.clone(), id)),
                 Some(present) if *present == id => joins.push(as_member(peer)),
                 Some(_) => {}
