@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::args::Target;
 use super::exit::{Coded, Exit};
-use crate::client::{Client, Error, Options};
+use crate::client::{Client, Error, ErrorKind, Options};
 use crate::proto::StatusResponse;
 
 /// A node that does not answer within this is told as not answering.
@@ -39,7 +39,7 @@ pub fn client(target: &Target) -> anyhow::Result<Client> {
 /// one before it has failed or is slow.
 ///
 /// # Errors
-/// If none does: the reason that tells most.
+/// If none does: the reason that tells most. What is refused is no fault of the nodes.
 pub async fn ask_any<T, Called>(
     client: &Client,
     ask: impl Fn(Client, String) -> Called,
@@ -67,6 +67,9 @@ where
             // It is slow, or its task has failed.
             Some(Err(_)) | None => {}
         }
+    }
+    if let Some(error) = told.take_if(|error| error.kind() == ErrorKind::Refused) {
+        return Err(error.into());
     }
     let places = addresses.join(", ");
     let answered = told.as_ref().is_some_and(Error::is_an_answer);
