@@ -172,7 +172,7 @@ pub struct MemberStatus {
     pub incarnation: u64,
     /// How long it has been in this state, as seen here.
     pub since_ms: u64,
-    /// Whether the placement names it.
+    /// Whether a live version of the placement names it, and this is its disk.
     pub home: bool,
     /// Its failure domain, as it says; empty if it has none, or was never heard of.
     pub zone: String,

@@ -214,7 +214,10 @@ async fn the_status_tells_how_far_a_change_is() {
     let change = client.status(&server.address).await.unwrap().change.unwrap();
     assert_eq!((change.live.len(), change.reads.as_str()), (2, "1:aa"));
     assert_eq!((change.members, change.acked, change.synced, change.reading), (4, 4, 2, 0));
-    assert_eq!((change.waits[0].remedy.as_str(), change.waits[0].reachable), ("start node-3", false));
+    assert_eq!(
+        (change.waits[0].remedy.as_str(), change.waits[0].reachable),
+        ("start node-3", false)
+    );
     let left = change.left.unwrap();
     assert_eq!((left.operations, left.reads, left.partitions, left.hints), (1, 2, 3, 4));
 }

@@ -30,7 +30,7 @@ pub struct Row {
     pub grade: Grade,
     /// Its name.
     pub name: String,
-    /// Whether a disk of this name has a place, and so may be home to something.
+    /// Whether it may be home to something.
     pub home: bool,
     /// What is wrong with it, in phrases.
     pub troubles: Vec<String>,

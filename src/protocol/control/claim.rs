@@ -258,7 +258,10 @@ impl Control {
         }
         if claim.admission.number > number {
             let digests = self.digests();
-            return self.say(from, ControlMessage::Digest(digests));
+            self.say(from, ControlMessage::Digest(digests));
+            // It asks again at its next turn, rather than when it takes its messages for lost.
+            let (number, ballot) = (claim.admission.number, claim.ballot);
+            return self.rule(from, Box::new(Verdict { number, ballot, ruling: Ruling::NotYet }));
         }
         if !cluster.follows(&claim.admission) {
             let name = claim.admission.name.to_string();
@@ -319,7 +322,10 @@ impl Control {
                 Progress::Waiting
             }
             Ruling::NotYet => {
-                let sentence = format!("{by} waits itself for a majority to confirm its disk");
+                let sentence = format!(
+                    "{by} cannot vote yet: no majority has confirmed its disk, or it lacks the admission \
+                     before"
+                );
                 self.claims.said = Some((sentence, self.now.mono));
                 // The others may suffice; if not, it is asked again at the next turn.
                 self.claims.begun = None;
