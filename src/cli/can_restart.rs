@@ -16,9 +16,9 @@ use crate::proto::{RingMember, RingResponse, StatusResponse};
 /// May a node be stopped now: does every range keep a majority of live, whole copies without it?
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Every member is asked. A copy counts if its node answers, is ready, rebuilds nothing, and knows the same
-placement as the others: what is not known for certain counts as no. While the ring changes the answer is no:
-new homes are not whole, and the change would wait for the node.
+Every member is asked. A copy counts if its node answers, is ready, rebuilds nothing, and knows the
+same placement as the others: what is not known for certain counts as no. While the ring changes the
+answer is no: new homes are not whole, and the change would wait for the node.
 
 Exit codes: 0 it may, 4 it may not, or too little is known.
 

@@ -31,8 +31,12 @@ pub struct Answer<T> {
 /// # Errors
 /// If the addresses are none.
 pub fn client(target: &Target) -> anyhow::Result<Client> {
-    // Who is asked speaks for itself: nobody else is asked in its stead.
-    target.client(Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() })
+    target.client(impatient())
+}
+
+/// How a client behaves that gives up soon. Who is asked speaks for itself: nobody else is asked in its stead.
+pub fn impatient() -> Options {
+    Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() }
 }
 
 /// The answer of the first node that gives one. They are asked in their order, each as soon as the
@@ -68,7 +72,7 @@ where
             Some(Err(_)) | None => {}
         }
     }
-    if let Some(error) = told.take_if(|error| error.kind() == ErrorKind::Refused) {
+    if let Some(error) = told.take_if(|error| is_refused(error)) {
         return Err(error.into());
     }
     let places = addresses.join(", ");
@@ -76,6 +80,11 @@ where
     let what = if answered { "can tell at" } else { "answers at" };
     let message = format!("no node {what} {places}");
     Err(Coded { exit: Exit::Degraded, message, source: told.map(Into::into) }.into())
+}
+
+/// Whether it is the question that is at fault, and no node.
+fn is_refused(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid)
 }
 
 /// How the node at an address sees itself and the cluster.

@@ -39,12 +39,12 @@ pub struct ChangeArgs {
 /// What a change of the ring would move, and how safe the data is meanwhile
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Nothing is changed. COPIES counts whole copies of partitions on living members: the fewest of any partition,
-if nobody else fails meanwhile and nobody comes back. A copy that moves is given up by its old home only when
-all new ones are whole.
+Nothing is changed. COPIES counts whole copies of partitions on living members: the fewest of any
+partition, if nobody else fails meanwhile and nobody comes back. A copy that moves is given up by its
+old home only when all new ones are whole.
 
-Exit codes: 0 so it would be, 1 the change cannot be made, 4 some partition would have fewer copies than
---at-least.
+Exit codes: 0 so it would be, 1 the change cannot be made, 4 some partition would have fewer copies
+than --at-least.
 
 Examples:
   coterie plan --join node-3,node-4

@@ -108,7 +108,12 @@ impl UnderWay {
             format!("{} {}", term::grouped(count), if count == 1 { one } else { more })
         });
         let told: Vec<String> = told.collect();
-        if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
+        let some_are_away = self.waits.iter().any(|held| !held.reachable);
+        match (told.is_empty(), some_are_away) {
+            (false, _) => told.join(", "),
+            (true, false) => "nothing".to_owned(),
+            (true, true) => "nothing, where somebody answers".to_owned(),
+        }
     }
 
     /// Whom it waits for, a line each.

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::args::Show;
 use super::exit::{Coded, Exit};
-use super::nodes::{ask_any, ask_each, client, status_of};
+use super::nodes::{ask_any, ask_each, client, impatient, status_of};
 use super::plan::{ChangeArgs, PlanDocument, print as print_plan};
 use super::term::{self, Output};
 use crate::client::{Client, Error, Options};
@@ -31,12 +31,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Carry out a change of the ring
 #[derive(Args, Debug)]
 #[command(after_help = "\
-What to change is said by the flags of `coterie plan`, or by the file that `coterie plan -o json` printed. It is
-planned once more, shown, and applied to exactly the version that the plan was made on: if somebody has changed
-the ring since, nothing is changed. Reads and writes go on meanwhile.
+What to change is said by the flags of `coterie plan`, or by the file that `coterie plan -o json`
+printed. It is planned once more, shown, and applied to exactly the version that the plan was made
+on: if somebody has changed the ring since, nothing is changed. Reads and writes go on meanwhile.
 
-Exit codes: 0 it has begun, or with --wait is done, 1 it was refused, 2 the flags make no sense, 4 no node can
-take it, or it is not done in time, 5 nobody knows whether it has begun.
+Exit codes: 0 it has begun, or with --wait is done, 1 it was refused, 2 the flags make no sense,
+4 no node can take it, or it is not done in time, 5 nobody knows whether it has begun.
 
 Examples:
   coterie apply --join node-3,node-4
@@ -61,11 +61,12 @@ pub struct ApplyArgs {
 /// Take a live node out of the ring, with all that it holds
 #[derive(Args, Debug)]
 #[command(after_help = "\
-It hands over what it holds, and serves until that is done; then its process ends with exit code 0. `coterie plan
---leave NAME` shows beforehand what moves, and whether anything would have too few copies.
+It hands over what it holds, and serves until that is done; then its process ends with exit code 0.
+`coterie plan --leave NAME` shows beforehand what moves, and how many copies there are meanwhile.
+Started again, it joins anew.
 
-Exit codes: 0 it has begun, or with --wait its process has ended, 1 it was refused, 3 there is no such member,
-4 no node can take it, or it is not done in time, 5 nobody knows whether it has begun.
+Exit codes: 0 it has begun, or with --wait its process has ended, 1 it was refused, 3 there is no
+such member, 4 no node can take it, or it is not done in time, 5 nobody knows whether it has begun.
 
 Examples:
   coterie decommission node-4
@@ -83,12 +84,13 @@ pub struct DecommissionArgs {
 /// Give a dead node up, with its disk
 #[derive(Args, Debug)]
 #[command(after_help = "\
-What only it held is lost: nothing, if a majority of the homes of every range lives. If only its disk is lost,
-start it with an empty data folder instead: it gets its copies back. A node that lives is decommissioned. A
-removed node that comes back is told so, sets its data aside, and joins anew.
+What only it held is lost: nothing, if a majority of the homes of every range lives. If only its
+disk is lost, start it with an empty data folder instead: it gets its copies back. A node that lives
+is decommissioned. A removed node that comes back is told so, sets its data aside, and joins anew.
 
-Exit codes: 0 it is nobody any more, or with --wait the ring has healed, 1 it was refused, 3 there is no such
-member, 4 no majority of members is there, or it is not done in time, 5 nobody knows whether it is removed.
+Exit codes: 0 it is removed, or with --wait the ring has changed, too, 1 it was refused, 3 there is
+no such member, 4 no majority of members is there, or it is not done in time, 5 nobody knows whether
+it is removed.
 
 Examples:
   coterie remove node-4 --force
@@ -141,7 +143,8 @@ pub async fn apply(args: ApplyArgs) -> anyhow::Result<Exit> {
     };
     let agreed = client.apply(&taker.address, asked).await?;
     let document = Some(PlanDocument::new(&plan));
-    follow(&args.show, &args.wait, &agreed, document, Goal::version(&agreed.tag)).await
+    let order = Order { show: &args.show, wait: &args.wait, taker: &taker, agreed: &agreed };
+    order.follow(document, &Goal::version(&agreed.tag)).await
 }
 
 /// Runs `decommission`.
@@ -152,7 +155,8 @@ pub async fn decommission(args: DecommissionArgs) -> anyhow::Result<Exit> {
     let (client, taker) = taker(&args.show, &args.name).await?;
     let agreed = client.decommission(&taker.address, &args.name).await.map_err(unless_unknown)?;
     let goal = Goal::version(&agreed.tag).without(&args.name, taker.address_of(&args.name));
-    follow(&args.show, &args.wait, &agreed, None, goal).await
+    let order = Order { show: &args.show, wait: &args.wait, taker: &taker, agreed: &agreed };
+    order.follow(None, &goal).await
 }
 
 /// Runs `remove`.
@@ -166,7 +170,8 @@ pub async fn remove(args: RemoveArgs) -> anyhow::Result<Exit> {
     let asked = RemoveRequest { name: name.clone(), force, accept_loss };
     let agreed = client.remove(&taker.address, asked).await.map_err(unless_unknown)?;
     let goal = Goal::version(&agreed.tag).without(name, String::new());
-    follow(&args.show, &args.wait, &agreed, None, goal).await
+    let order = Order { show: &args.show, wait: &args.wait, taker: &taker, agreed: &agreed };
+    order.follow(None, &goal).await
 }
 
 /// There being no such member is a finding of its own.
@@ -215,32 +220,51 @@ async fn taker(show: &Show, leaving: &str) -> anyhow::Result<(Client, Taker)> {
     Ok((show.target.client(options)?, taker))
 }
 
-/// Tells that it has begun, or waits until it is done.
-async fn follow(
-    show: &Show,
-    wait: &WaitArgs,
-    agreed: &OrderResponse,
-    plan: Option<PlanDocument<'_>>,
-    goal: Goal,
-) -> anyhow::Result<Exit> {
-    let OrderResponse { name, tag } = agreed;
-    if show.output == Output::Text {
-        match tag.as_str() {
-            "" => term::line(format_args!("{name} has it agreed on: the next version follows"))?,
-            tag => term::line(format_args!("{name} has begun it: version {tag}"))?,
+/// An order that has begun.
+struct Order<'a> {
+    show: &'a Show,
+    wait: &'a WaitArgs,
+    taker: &'a Taker,
+    agreed: &'a OrderResponse,
+}
+
+impl Order<'_> {
+    /// Tells that it has begun, or waits until it is done.
+    async fn follow(&self, plan: Option<PlanDocument<'_>>, goal: &Goal) -> anyhow::Result<Exit> {
+        let OrderResponse { name, tag } = self.agreed;
+        let done = self.wait.is_asked();
+        if self.show.output == Output::Text {
+            match tag.as_str() {
+                "" => {
+                    term::line(format_args!("{name} has it agreed on: the next version follows"))?
+                }
+                tag => term::line(format_args!("{name} has begun it: version {tag}"))?,
+            }
+            if !done {
+                term::note("`coterie status --exit-when-healthy` waits until it is done");
+            }
         }
-        if !wait.is_asked() {
-            term::note("`coterie status --exit-when-healthy` waits until it is done");
+        if done {
+            self.wait.until(&self.watchers()?, goal, self.show.output).await?;
         }
+        match self.show.output {
+            Output::Json => term::json(&OrderDocument { told_by: name, tag, done, plan })?,
+            Output::Text if done => term::line("done")?,
+            Output::Text => {}
+        }
+        Ok(Exit::Ok)
     }
-    let done = wait.is_asked();
-    if done {
-        wait.until(&show.target, &goal, show.output).await?;
+
+    /// A client of all members, for those that were named may be the ones that leave.
+    fn watchers(&self) -> anyhow::Result<Client> {
+        let target = &self.show.target;
+        let mut addresses = target.addresses()?;
+        let members = self.taker.knows.members.iter().filter(|_| !target.pinned);
+        for member in members.filter(|member| member.home && !member.client_address.is_empty()) {
+            if !addresses.contains(&member.client_address) {
+                addresses.push(member.client_address.clone());
+            }
+        }
+        Ok(Client::connect(addresses, impatient())?)
     }
-    match show.output {
-        Output::Json => term::json(&OrderDocument { told_by: name, tag, done, plan })?,
-        Output::Text if done => term::line("done")?,
-        Output::Text => {}
-    }
-    Ok(Exit::Ok)
 }

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use crate::cli::args::{self, Target};
+use crate::cli::args;
 use crate::cli::exit::{Coded, Exit};
-use crate::cli::nodes::{ask_any, ask_each, client, status_of};
+use crate::cli::nodes::{ask_any, ask_each, status_of};
 use crate::cli::term::{self, Output};
 use crate::cli::under_way::UnderWay;
 use crate::client::{Client, ErrorKind};
@@ -80,17 +80,16 @@ impl WaitArgs {
     /// If it is not in time.
     pub(super) async fn until(
         &self,
-        target: &Target,
+        client: &Client,
         goal: &Goal,
         output: Output,
     ) -> anyhow::Result<()> {
-        let client = client(target)?;
         let until = Instant::now() + self.timeout;
         let mut told = Told::default();
         loop {
-            let waits = match look(&client).await {
+            let waits = match look(client).await {
                 Ok((status, ring, _)) if goal.is_reached(&status, &ring) => {
-                    if goal.silent.is_empty() || is_silent(&client, &goal.silent).await {
+                    if goal.silent.is_empty() || is_silent(client, &goal.silent).await {
                         return Ok(());
                     }
                     told.tell(output, "its process is ending", "");
