@@ -323,8 +323,7 @@ impl Control {
             }
             Ruling::NotYet => {
                 let sentence = format!(
-                    "{by} cannot vote yet: no majority has confirmed its disk, or it lacks the admission \
-                     before"
+                    "{by} cannot vote yet: a majority has to confirm its disk, and this node to know the ring"
                 );
                 self.claims.said = Some((sentence, self.now.mono));
                 // The others may suffice; if not, it is asked again at the next turn.
