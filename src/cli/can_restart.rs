@@ -91,11 +91,11 @@ fn judge(name: &str, ring: &RingResponse, answers: &[Answer<StatusResponse>]) ->
     let short = u32::try_from(short.count()).unwrap_or(u32::MAX);
     let known = ring.homes.len() == ring.partitions as usize * ring.replicas as usize;
     let said = answers.iter().filter_map(|answer| answer.said.as_ref().ok());
-    let changing = said.filter_map(|status| UnderWay::of(status, [])).next();
+    let changing = said.find_map(|status| UnderWay::of(status, []));
     Verdict {
         name: name.to_owned(),
         can_restart: known && ring.partitions > 0 && short == 0 && changing.is_none(),
-        changing: changing.map(|change| change.from_to()),
+        changing: changing.map(|change| change.way()),
         short,
         partitions: ring.partitions,
         not_counted,

@@ -78,7 +78,7 @@ impl UnderWay {
     }
 
     /// From which version to which, by number.
-    pub fn from_to(&self) -> String {
+    pub fn way(&self) -> String {
         let number = |tag: Option<&String>| {
             let tag = tag.map(String::as_str).unwrap_or_default();
             tag.split(':').next().unwrap_or_default().to_owned()

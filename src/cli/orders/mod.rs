@@ -234,12 +234,11 @@ impl Order<'_> {
         let OrderResponse { name, tag } = self.agreed;
         let done = self.wait.is_asked();
         if self.show.output == Output::Text {
-            match tag.as_str() {
-                "" => {
-                    term::line(format_args!("{name} has it agreed on: the next version follows"))?
-                }
-                tag => term::line(format_args!("{name} has begun it: version {tag}"))?,
-            }
+            let what = match tag.as_str() {
+                "" => "has it agreed on: the next version follows".to_owned(),
+                tag => format!("has begun it: version {tag}"),
+            };
+            term::line(format_args!("{name} {what}"))?;
             if !done {
                 term::note("`coterie status --exit-when-healthy` waits until it is done");
             }

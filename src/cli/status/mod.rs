@@ -206,7 +206,7 @@ fn print_status(asked: &StatusResponse, health: &Health) -> anyhow::Result<()> {
         asked.durability,
     ))?;
     if let Some(change) = &health.change {
-        term::line(format_args!("\nthe ring changes {}: {}", change.from_to(), change.stage()))?;
+        term::line(format_args!("\nthe ring changes {}: {}", change.way(), change.stage()))?;
         term::line(format_args!("  left: {}", change.left()))?;
         for held in change.waits() {
             term::line(format_args!("  waits for {held}"))?;
