@@ -90,7 +90,7 @@ fn judge(name: &str, ring: &RingResponse, answers: &[Answer<StatusResponse>]) ->
     let short = homes.filter(|homes| homes.iter().filter(|home| counts(home)).count() < majority);
     let short = u32::try_from(short.count()).unwrap_or(u32::MAX);
     let known = ring.homes.len() == ring.partitions as usize * ring.replicas as usize;
-    let said = answers.iter().filter_map(|answer| answer.said.as_ref().ok());
+    let mut said = answers.iter().filter_map(|answer| answer.said.as_ref().ok());
     let changing = said.find_map(|status| UnderWay::of(status, []));
     Verdict {
         name: name.to_owned(),

@@ -233,8 +233,8 @@ fn sentences(
     let (down, impaired) = (names(Grade::Down), names(Grade::Impaired));
     let summary = match (down.is_empty(), impaired.is_empty()) {
         (true, true) if change.is_some() => {
-            let from_to = change.map(UnderWay::way).unwrap_or_default();
-            format!("CHANGING: all {} nodes are well, and the ring goes {from_to}", rows.len())
+            let way = change.map(UnderWay::way).unwrap_or_default();
+            format!("CHANGING: all {} nodes are well, and the ring goes {way}", rows.len())
         }
         (true, true) if rows.len() == 1 => "OK: the only node is as it should be".to_owned(),
         (true, true) => format!("OK: all {} nodes are as they should be", rows.len()),
