@@ -19,6 +19,9 @@ use crate::types::NodeName;
 /// Names in one change: each member may leave or be changed twice, and as many may join.
 const NAMES_MAX: usize = 4 * MEMBERS_MAX;
 
+/// What a node that was not heard of is taken to weigh: as much as one whose configuration says nothing of it.
+const WEIGHT_UNHEARD: u32 = 100;
+
 /// A change, and the names that join in it without having been heard of.
 pub(super) struct Asked {
     pub(super) change: Change,
@@ -115,7 +118,11 @@ pub(super) fn parse(
         if said.is_none() {
             unheard.push(name.clone());
         }
-        joins.push(Member { name, zone: zone.unwrap_or_default(), weight: weight.unwrap_or(1) });
+        joins.push(Member {
+            name,
+            zone: zone.unwrap_or_default(),
+            weight: weight.unwrap_or(WEIGHT_UNHEARD),
+        });
     }
     let replicas = match asked.replicas {
         0 => None,

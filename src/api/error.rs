@@ -109,6 +109,26 @@ pub(super) fn plan_refused(refused: &PlanRefused) -> Status {
     Status::with_error_details(Code::FailedPrecondition, refused.to_string(), details)
 }
 
+/// The status of an operator's order that was refused; nothing was begun.
+pub(super) fn order_refused(name: &str, code: Code, message: String) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(name, ERROR_DOMAIN, nothing_begun());
+    Status::with_error_details(code, message, details)
+}
+
+/// The status of an operator's order that may have been carried out, or may yet be. Given once more, it is
+/// refused where it was.
+pub(super) fn order_unknown(message: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([
+        ("outcome".to_owned(), "unknown".to_owned()),
+        ("retry".to_owned(), "safe".to_owned()),
+    ]);
+    details.set_error_info("NO_ANSWER", ERROR_DOMAIN, metadata);
+    let message = format!("{message}; outcome unknown: it may yet be carried out");
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
 /// The status of an answer that does not fit its question: a defect of this node.
 pub(super) fn defect(what: &str) -> Status {
     tracing::error!(what, "a request met a defect");

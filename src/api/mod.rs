@@ -24,6 +24,7 @@ mod error;
 mod health;
 mod inspection;
 mod kv;
+mod orders;
 mod request;
 mod scan;
 mod token;

@@ -9,14 +9,16 @@ use super::args::Show;
 use super::exit::{Coded, Exit};
 use super::nodes::{Answer, ask_any, ask_each, client, status_of};
 use super::term::{self, Output};
+use super::under_way::UnderWay;
 use crate::client::Client;
 use crate::proto::{RingMember, RingResponse, StatusResponse};
 
 /// May a node be stopped now: does every range keep a majority of live, whole copies without it?
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Every member is asked. A copy counts if its node answers, is ready, rebuilds nothing, and knows the same
-placement as the others: what is not known for certain counts as no.
+Every member is asked. A copy counts if its node answers, is ready, rebuilds nothing, and knows the
+same placement as the others: what is not known for certain counts as no. While the ring changes the
+answer is no: new homes are not whole, and the change would wait for the node.
 
 Exit codes: 0 it may, 4 it may not, or too little is known.
 
@@ -36,6 +38,8 @@ pub struct CanRestartArgs {
 struct Verdict {
     name: String,
     can_restart: bool,
+    /// The change of the ring that is under way, if one is.
+    changing: Option<String>,
     /// Partitions that would be left without a majority of live, whole copies.
     short: u32,
     partitions: u32,
@@ -86,9 +90,12 @@ fn judge(name: &str, ring: &RingResponse, answers: &[Answer<StatusResponse>]) ->
     let short = homes.filter(|homes| homes.iter().filter(|home| counts(home)).count() < majority);
     let short = u32::try_from(short.count()).unwrap_or(u32::MAX);
     let known = ring.homes.len() == ring.partitions as usize * ring.replicas as usize;
+    let mut said = answers.iter().filter_map(|answer| answer.said.as_ref().ok());
+    let changing = said.find_map(|status| UnderWay::of(status, []));
     Verdict {
         name: name.to_owned(),
-        can_restart: known && ring.partitions > 0 && short == 0,
+        can_restart: known && ring.partitions > 0 && short == 0 && changing.is_none(),
+        changing: changing.map(|change| change.way()),
         short,
         partitions: ring.partitions,
         not_counted,
@@ -124,6 +131,10 @@ fn print(verdict: &Verdict, ring: &RingResponse) -> anyhow::Result<()> {
             "yes: without {name}, every range keeps {majority} live, whole copies, a majority of N = {}",
             ring.replicas
         ))?;
+    } else if let Some(from_to) = &verdict.changing {
+        term::line(format_args!(
+            "no: the ring changes {from_to}; `coterie status` shows how far it is"
+        ))?;
     } else {
         term::line(format_args!(
             "no: without {name}, {} of {} would have fewer than {majority} live, whole copies left",
@@ -134,7 +145,8 @@ fn print(verdict: &Verdict, ring: &RingResponse) -> anyhow::Result<()> {
     for (name, why) in &verdict.not_counted {
         term::line(format_args!("  {name} {why}"))?;
     }
-    if !verdict.can_restart && !verdict.not_counted.is_empty() {
+    let passes = !verdict.not_counted.is_empty() || verdict.changing.is_some();
+    if !verdict.can_restart && passes {
         term::line("`coterie status --exit-when-healthy` waits until all are well")?;
     }
     Ok(())
@@ -143,7 +155,7 @@ fn print(verdict: &Verdict, ring: &RingResponse) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Counters;
+    use crate::proto::{Change, Counters};
 
     /// Four members; two partitions, of a, b, c and of b, c, d.
     fn ring() -> RingResponse {
@@ -200,6 +212,15 @@ mod tests {
             let verdict = judged("a", &[("b", Ok(status))]);
             assert_eq!((verdict.can_restart, verdict.short), (false, 1), "{verdict:?}");
         }
+    }
+
+    #[test]
+    fn nobody_may_go_while_the_ring_changes() {
+        let live = vec!["1:0a".to_owned(), "2:0b".to_owned()];
+        let change = Some(Change { live, ..Change::default() });
+        let verdict = judged("a", &[("b", Ok(StatusResponse { change, ..well() }))]);
+        assert_eq!((verdict.can_restart, verdict.short), (false, 0));
+        assert_eq!(verdict.changing.as_deref(), Some("from version 1 to 2"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   get · set · delete · scan · import · export                  client
 //!   status · members · ring · locate · explain · hints · repair  every node, each for itself: nodes
 //!   plan · can-restart                                           what a change would come to
+//!   apply · decommission · remove                                an order, to one node: orders
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
@@ -31,6 +32,7 @@ mod kv;
 mod latency;
 mod local;
 mod nodes;
+mod orders;
 mod plan;
 mod repair;
 mod ring;
@@ -42,6 +44,7 @@ mod sim;
 mod status;
 mod term;
 mod transfer;
+mod under_way;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -92,6 +95,9 @@ enum Command {
     Ring(ring::RingArgs),
     Balance(balance::BalanceArgs),
     Plan(plan::PlanArgs),
+    Apply(orders::ApplyArgs),
+    Decommission(orders::DecommissionArgs),
+    Remove(orders::RemoveArgs),
     CanRestart(can_restart::CanRestartArgs),
     Locate(ring::LocateArgs),
     Explain(explain::ExplainArgs),
@@ -145,6 +151,9 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Ring(args) => on_one_thread(ring::ring(args)),
         Command::Balance(args) => balance::balance(&args),
         Command::Plan(args) => on_one_thread(plan::plan(args)),
+        Command::Apply(args) => on_one_thread(orders::apply(args)),
+        Command::Decommission(args) => on_one_thread(orders::decommission(args)),
+        Command::Remove(args) => on_one_thread(orders::remove(args)),
         Command::CanRestart(args) => on_one_thread(can_restart::can_restart(args)),
         Command::Locate(args) => on_one_thread(ring::locate(args)),
         Command::Explain(args) => on_one_thread(explain::explain(args)),

@@ -1,7 +1,9 @@
 //! `plan`: what a change of the ring would come to.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::args::Show;
 use super::exit::Exit;
@@ -37,17 +39,18 @@ pub struct ChangeArgs {
 /// What a change of the ring would move, and how safe the data is meanwhile
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Nothing is changed. COPIES counts whole copies of partitions on living members: the fewest of any partition,
-if nobody else fails meanwhile and nobody comes back. A copy that moves is given up by its old home only when
-all new ones are whole.
+Nothing is changed. COPIES counts whole copies of partitions on living members: the fewest of any
+partition, if nobody else fails meanwhile and nobody comes back. A copy that moves is given up by its
+old home only when all new ones are whole.
 
-Exit codes: 0 so it would be, 1 the change cannot be made, 4 some partition would have fewer copies than
---at-least.
+Exit codes: 0 so it would be, 1 the change cannot be made, 4 some partition would have fewer copies
+than --at-least.
 
 Examples:
   coterie plan --join node-3,node-4
   coterie plan --join node-3 --leave node-0                  a replacement, in one change
   coterie plan --leave node-2 --at-least 2 -o json           for scripts
+  coterie plan --join node-3 -o json > plan.json && coterie apply plan.json
   coterie plan --join node-3 --partition-bytes 50000000 --rate 20000000
   coterie plan --replicas 5                                  N from 3 to 5
   coterie plan --weight node-1=200 --zone node-1=east")]
@@ -67,8 +70,9 @@ pub struct PlanArgs {
     show: Show,
 }
 
+/// A plan for programs.
 #[derive(Serialize)]
-struct PlanDocument<'a> {
+pub struct PlanDocument<'a> {
     told_by: &'a str,
     parent: &'a str,
     tag: &'a str,
@@ -85,6 +89,14 @@ struct PlanDocument<'a> {
     moves: Vec<MoveDocument<'a>>,
 }
 
+/// What `-o json` prints, and `coterie apply` takes.
+#[derive(Serialize)]
+struct PlanFile<'a> {
+    #[serde(flatten)]
+    plan: PlanDocument<'a>,
+    change: ChangeDocument,
+}
+
 #[derive(Serialize)]
 struct StageDocument {
     copies_min: u32,
@@ -97,6 +109,46 @@ struct MoveDocument<'a> {
     to: &'a str,
     partitions: u32,
     bytes: u64,
+}
+
+/// What is asked for, so that a plan's file says what it is a plan of.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChangeDocument {
+    join: Vec<String>,
+    leave: Vec<String>,
+    weight: BTreeMap<String, u32>,
+    zone: BTreeMap<String, String>,
+    replicas: u32,
+    new_zone: Vec<String>,
+}
+
+impl From<RingChange> for ChangeDocument {
+    fn from(change: RingChange) -> Self {
+        Self {
+            join: change.joins,
+            leave: change.leaves,
+            weight: change.weights.into_iter().map(|new| (new.name, new.weight)).collect(),
+            zone: change.zones.into_iter().map(|new| (new.name, new.zone)).collect(),
+            replicas: change.replicas,
+            new_zone: change.new_zones,
+        }
+    }
+}
+
+impl From<ChangeDocument> for RingChange {
+    fn from(change: ChangeDocument) -> Self {
+        let weights = change.weight.into_iter();
+        let zones = change.zone.into_iter();
+        Self {
+            joins: change.join,
+            leaves: change.leave,
+            weights: weights.map(|(name, weight)| NewWeight { name, weight }).collect(),
+            zones: zones.map(|(name, zone)| NewZone { name, zone }).collect(),
+            replicas: change.replicas,
+            new_zones: change.new_zone,
+        }
+    }
 }
 
 /// `NAME=WEIGHT`.
@@ -145,7 +197,10 @@ pub async fn plan(args: PlanArgs) -> anyhow::Result<Exit> {
     };
     let plan = ask_any(&client(&args.show.target)?, ask).await?;
     match args.show.output {
-        Output::Json => term::json(&PlanDocument::new(&plan))?,
+        Output::Json => {
+            let change = asked.change.unwrap_or_default().into();
+            term::json(&PlanFile { plan: PlanDocument::new(&plan), change })?;
+        }
         Output::Text => print(&plan)?,
     }
     let fewest = stages(&plan).into_iter().map(|stage| stage.copies_min).min().unwrap_or(0);
@@ -163,7 +218,11 @@ fn moved(plan: &PlanResponse) -> (u64, u64) {
     plan.moves.iter().fold((0, 0), add)
 }
 
-fn print(plan: &PlanResponse) -> anyhow::Result<()> {
+/// What a change would come to, for people.
+///
+/// # Errors
+/// If standard output is closed.
+pub fn print(plan: &PlanResponse) -> anyhow::Result<()> {
     let members = term::count(plan.members.into(), "member");
     term::line(format_args!(
         "version {} of {members}, N = {}, follows on {}, as {} knows it",
@@ -208,7 +267,8 @@ fn print(plan: &PlanResponse) -> anyhow::Result<()> {
 }
 
 impl<'a> PlanDocument<'a> {
-    fn new(plan: &'a PlanResponse) -> Self {
+    /// Of what a node has answered.
+    pub fn new(plan: &'a PlanResponse) -> Self {
         let [before, during, after] = stages(plan).map(|stage| StageDocument {
             copies_min: stage.copies_min,
             unwritable: stage.unwritable,

@@ -3,10 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::api::backend::HintsHeld;
+use crate::protocol::control::ChangeReport;
 use crate::protocol::placement::View;
 
-/// The placement, with the homes of each partition.
-pub(super) fn ring(view: &View) -> Value {
+/// The newest placement, with the homes of each partition, and how far a change is.
+pub(super) fn ring(view: &View, change: &ChangeReport) -> Value {
     let version = view.newest();
     let placement = &version.placement;
     let members = placement.members.iter().zip(placement.loads()).map(|(member, load)| {
@@ -30,6 +31,7 @@ pub(super) fn ring(view: &View) -> Value {
         "hash": format!("{:016x}", placement.tag.hash),
         "replicas": placement.replicas,
         "partitions": placement.partitions,
+        "change": change,
         "members": members.collect::<Vec<_>>(),
         "homes": homes.collect::<Vec<_>>(),
     })

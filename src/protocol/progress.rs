@@ -3,6 +3,8 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 use super::message::PlacementTag;
 
 /// How far a worker has come in a change of the ring. Each tag is of a version that was live in the
@@ -26,13 +28,13 @@ pub struct Progress {
 }
 
 /// What a change of the ring waits for in a worker, or in a node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     /// Writes and strict reads that began before the newest version was known here.
     pub ops: u64,
     /// Reads of an older version than the one to be read.
     pub reads: u64,
-    /// Exchanges: a partition with a home, each, that have not come to their end.
+    /// Partitions that are not known to be at all homes that the version gives them.
     pub exchanges: u64,
     /// Targets whose hints are not known to have reached all homes.
     pub hints: u64,

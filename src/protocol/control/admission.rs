@@ -127,7 +127,7 @@ pub(super) enum Ruling {
     Outbid(Ballot),
     /// It has heard this disk, whose place is claimed, only lately.
     Lives(NodeId),
-    /// It cannot vote yet: nobody has confirmed that it forgot nothing.
+    /// It cannot vote yet: nobody has confirmed that it forgot nothing, or it lacks the admission before.
     NotYet,
 }
 

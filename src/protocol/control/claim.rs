@@ -273,7 +273,10 @@ impl Control {
         }
         if claim.admission.number > number {
             let digests = self.digests();
-            return self.say(from, ControlMessage::Digest(digests));
+            self.say(from, ControlMessage::Digest(digests));
+            // It asks again at its next turn, rather than when it takes its messages for lost.
+            let (number, ballot) = (claim.admission.number, claim.ballot);
+            return self.rule(from, Box::new(Verdict { number, ballot, ruling: Ruling::NotYet }));
         }
         if !cluster.follows(&claim.admission) {
             let name = claim.admission.name.to_string();

@@ -86,7 +86,7 @@ pub struct MemberReport {
     pub streams: usize,
     /// How far its clock is ahead of ours, if it was read.
     pub clock_ahead_ms: Option<i64>,
-    /// Whether the placement names it, with this id.
+    /// Whether a live version of the placement names it, and this is its disk.
     pub home: bool,
     /// Whether it is this node.
     pub me: bool,
@@ -214,7 +214,7 @@ impl Control {
         };
         for (name, id) in expected {
             if !members.iter().any(|member| member.name == name.as_str()) {
-                members.push(unheard(&name, id));
+                members.push(MemberReport { home: self.is_named(&name), ..unheard(&name, id) });
             }
         }
         members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -252,6 +252,7 @@ impl Control {
     fn describe(&self, record: &PeerRecord) -> MemberReport {
         let descriptor = &record.descriptor;
         let cluster = self.founding.cluster();
+        let present = cluster.is_some_and(|c| c.ids.get(&descriptor.name) == Some(&descriptor.id));
         MemberReport {
             name: descriptor.name.to_string(),
             id: descriptor.id.to_string(),
@@ -267,7 +268,7 @@ impl Control {
             reachable: false,
             streams: 0,
             clock_ahead_ms: None,
-            home: cluster.is_some_and(|c| c.ids.get(&descriptor.name) == Some(&descriptor.id)),
+            home: present && self.is_named(&descriptor.name),
             me: false,
         }
     }
@@ -297,7 +298,7 @@ fn unheard(name: &crate::types::NodeName, id: Option<NodeId>) -> MemberReport {
         reachable: false,
         streams: 0,
         clock_ahead_ms: None,
-        home: id.is_some(),
+        home: false,
         me: false,
     }
 }

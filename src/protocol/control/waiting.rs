@@ -1,12 +1,13 @@
 //! Who holds a change of the ring up, since when, and what ends that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::ring::Stage;
 use super::state::Control;
 use crate::protocol::message::PlacementTag;
+use crate::protocol::progress::Waiting;
 use crate::types::{Mono, NodeName, Now};
 
 /// Since when each member has held up which version at which stage.
@@ -21,8 +22,18 @@ pub struct ChangeReport {
     pub reads: String,
     /// The newest version that all members have acknowledged.
     pub all_acked: String,
+    /// How many members the live versions have together.
+    pub members: usize,
+    /// How many of those have acknowledged the newest version, or were removed.
+    pub acked: usize,
+    /// How many have brought what they held to its homes, or were removed.
+    pub synced: usize,
+    /// How many ask it only when they read, or were removed.
+    pub reading: usize,
     /// Whom the change waits for.
     pub waits: Vec<Waits>,
+    /// What this node itself has still to do.
+    pub left: Waiting,
 }
 
 /// A member for which a change waits.
@@ -59,11 +70,22 @@ impl Control {
                 remedy: remedy(name, *stage, reachable),
             }
         });
+        let members: BTreeSet<&NodeName> =
+            live.iter().flat_map(|version| &version.members).map(|member| &member.name).collect();
+        let reached = |stage| {
+            let newest = |name: &&&NodeName| ring.reached(name, stage, disks) >= live.len() - 1;
+            members.iter().filter(newest).count()
+        };
         ChangeReport {
             live: ring.chain.tags().into_iter().map(tag_text).collect(),
             reads: tag_text(live[ring.reads(disks)].tag),
             all_acked: tag_text(live[ring.all_acked(disks)].tag),
+            members: members.len(),
+            acked: reached(Stage::Ack),
+            synced: reached(Stage::Sync),
+            reading: reached(Stage::SyncAck),
             waits: waits.collect(),
+            left: ring.progress.waiting,
         }
     }
 

@@ -177,7 +177,7 @@ impl Worker {
             return refuse(Refusal::PlacementOld, out);
         }
         // Whoever is no member takes part in no round: what it sends might outlive one.
-        if !view.name_of(sender.from).is_some_and(|name| !view.versions_of(name).is_empty()) {
+        if view.name_of(sender.from).is_none_or(|name| view.versions_of(name).is_empty()) {
             return refuse(Refusal::NotMine, out);
         }
         let home = self.is_home(partition);

@@ -106,6 +106,23 @@ fn three_that_start_together_join_in_one_change() {
     assert_eq!(newest(&world, 0).number, 2, "one version for all");
 }
 
+/// Between two admissions lie a few round trips and syncs, and at most a proposer's turn: not the time after
+/// which it takes its messages for lost.
+#[test]
+fn a_disk_that_lacks_the_admission_before_holds_the_next_one_up_by_a_turn_at_most() {
+    const TURN_MS: u64 = 1_500;
+    let mut world = founded(63, 3);
+    (1..3).for_each(|slow| world.nodes[slow].persist_delay = 50_000);
+    let settle_ms = world.nodes[0].config.settle_ms;
+    let names = ["node-3", "node-4", "node-5"].map(name);
+    for name in &names {
+        add(&mut world, name.as_str());
+    }
+    let all_in = |w: &World| w.report(0).admissions.len() == names.len();
+    let took = world.run_until(CHANGE_MS, all_in).unwrap();
+    assert!(took < settle_ms + 3 * 2 * TURN_MS, "{took} ms");
+}
+
 #[test]
 fn with_automatic_joining_off_a_node_waits_for_an_operator() {
     let mut world = founded(62, 3);
