@@ -24,8 +24,17 @@ use rand::RngExt;
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     given: Vec<Move>,
+    /// The live versions as who has come furthest has ever seen them, and how far that is.
+    furthest: Option<(Far, Vec<Arc<Placement>>)>,
     /// By number, the version that somebody reads, or has read.
     read: BTreeMap<u32, PlacementTag>,
+}
+
+/// How far a view is: what is the oldest live version, what is read, and the newest.
+type Far = (PlacementTag, PlacementTag, PlacementTag);
+
+fn far(view: &View) -> Far {
+    (view.oldest().tag(), view.reads().tag(), view.newest().tag())
 }
 
 impl World {
@@ -126,12 +135,14 @@ impl World {
         }
     }
 
-    /// The live versions, as who has come furthest sees them.
-    fn furthest_view(&self, new: &View) -> Vec<Arc<Placement>> {
-        let views = self.nodes.iter().filter_map(|node| node.process.as_ref()?.view.as_deref());
-        let rank = |view: &&View| (view.oldest().tag(), view.reads().tag(), view.newest().tag());
-        let furthest = views.chain([new]).max_by_key(rank).unwrap_or(new);
-        furthest.live().iter().map(|version| version.placement.clone()).collect()
+    /// The live versions, as who has come furthest has seen them.
+    fn furthest_view(&mut self, new: &View) -> Vec<Arc<Placement>> {
+        let live = || new.live().iter().map(|version| version.placement.clone()).collect();
+        let furthest = self.orders.furthest.get_or_insert_with(|| (far(new), live()));
+        if far(new) > furthest.0 {
+            *furthest = (far(new), live());
+        }
+        furthest.1.clone()
     }
 
     /// Members that come by themselves are counted when a version first names them.

@@ -126,6 +126,8 @@ pub struct Worker {
     putting: HashMap<Key, u32, Seeded>,
     /// What an op that is being stepped wants left in cells of this node afterwards.
     later: Vec<(CellId, cells::Task)>,
+    /// Of ops under way: who refused a record because this node was behind.
+    behind: Vec<(OpKey, usize)>,
     timers: Timers,
 
     peers: peers::Peers,
@@ -264,6 +266,7 @@ impl Worker {
             last_op: 0,
             putting: HashMap::with_hasher(hashing),
             later: Vec::new(),
+            behind: Vec::new(),
             timers: Timers::default(),
             peers: peers::Peers::default(),
             sessions: pass::Sessions::default(),
@@ -468,6 +471,7 @@ impl Worker {
             }
         }
         self.change_taken(now, &view, out);
+        self.spread_caught_up(now, out);
         if moved {
             self.heed_members(now, &view, out);
             self.replay_to_all(now);
@@ -585,6 +589,7 @@ impl Worker {
                 Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
                 Timer::Sync(session) => self.sync_resume(now, session, out),
                 Timer::Lost => self.lost_due(now, out),
+                Timer::Behind(op, ask) => self.spread_still_behind(now, op, ask, out),
                 Timer::Change => self.change_due(now, out),
                 Timer::Leave => self.leave_due(now, out),
                 Timer::Collect => self.sweep_due(now, out),

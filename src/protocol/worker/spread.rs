@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::cells::{CellId, Incoming, Task, Waiter};
 use super::route::{Needed, Route, Target};
+use super::timers::Timer;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
@@ -219,7 +220,7 @@ impl Worker {
                     spread.ask(at, node, false, versions);
                 }
                 Some(node) if self.peers.reachable(node) => {
-                    self.spread_send(now, op, spread, at, node, None, versions, out);
+                    self.spread_send(now, op, spread, at, node, false, versions, out);
                 }
                 _ => self.spread_hint(now, op, spread, at, out),
             }
@@ -238,11 +239,24 @@ impl Worker {
         spread: &mut Spread,
         target: usize,
         node: NodeId,
-        hint_for: Option<NodeName>,
+        hint: bool,
         versions: Versions,
         out: &mut Vec<Effect>,
     ) {
-        let ask = spread.ask(target, node, hint_for.is_some(), versions);
+        let ask = spread.ask(target, node, hint, versions);
+        self.spread_post(now, op, spread, ask, out);
+    }
+
+    fn spread_post(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        spread: &Spread,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        let Asked { target, node, hint, .. } = spread.asked[ask];
+        let hint_for = hint.then(|| spread.route.targets[target].name.clone());
         let (key, record) = (spread.key.clone(), self.to_send(spread));
         let round = spread.round;
         let message =
@@ -290,8 +304,7 @@ impl Worker {
             let name = route.view.name_of(node);
             let versions = name.map_or(Versions::NONE, |name| route.view.versions_of(name));
             let versions = versions.and(route.targets[target].versions);
-            let hint_for = Some(route.targets[target].name.clone());
-            self.spread_send(now, op, spread, target, node, hint_for, versions, out);
+            self.spread_send(now, op, spread, target, node, true, versions, out);
         }
     }
 
@@ -396,6 +409,12 @@ impl Worker {
                     self.drop_own_hints(now, op, ask, hash, out);
                 }
             }
+            // It waits for this node to hear of what it has heard of, and takes the record then.
+            WriteAnswer::Refused(Refusal::PlacementOld) => {
+                self.behind.push((op, ask));
+                let due = now.mono.after_micros(self.config.tuning.replica_timeout);
+                self.arm(due, Timer::Behind(op, ask));
+            }
             WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
                     spread.hints_full |= refusal == Refusal::HintsFull;
@@ -428,6 +447,32 @@ impl Worker {
             names.map(|name| CellId::hint(name, route.partition, &spread.key)).collect();
         for cell in cells {
             self.with_view(now, cell, Task::DropHint(hash), out);
+        }
+    }
+
+    /// A view was taken: whoever refused a record because this node was behind is asked again.
+    pub(super) fn spread_caught_up(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (op, ask) in std::mem::take(&mut self.behind) {
+            self.with_spread(op, out, |worker, spread, out| {
+                if spread.asked[ask].state.is_open() {
+                    worker.spread_post(now, op, spread, ask, out);
+                }
+            });
+        }
+    }
+
+    /// This node has not caught up in a replica's time: somebody else is asked.
+    pub(super) fn spread_still_behind(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        let waiting = self.behind.len();
+        self.behind.retain(|behind| *behind != (op, ask));
+        if self.behind.len() < waiting {
+            self.spread_failed(now, op, ask, out);
         }
     }
 
