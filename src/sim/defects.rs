@@ -20,6 +20,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::KeepActorAfterRestart
         | Defect::KeepActorAfterRefusal
         | Defect::KeepActorAfterLoss
+        | Defect::KeepActorAfterMove
         | Defect::LoneSibling
         | Defect::AnswerOnlyMissing => &[C1, C2, C3],
         Defect::FoundWithoutAll => &[M],
@@ -32,23 +33,19 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::SkipLeaf => &[C6],
         Defect::KeepLateRead | Defect::TreeBeforeCommit => &[D4],
         Defect::CountRebuilding => &[C4, C8, R],
-        Defect::RetireEarly | Defect::BareTrackers => &[],
         Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
-        Defect::SkipOlderVersion | Defect::SyncEarly | Defect::KeepActorAfterMove => &[C1, C2, C3],
+        Defect::SkipOlderVersion | Defect::SyncEarly => &[C1, C2, C3, C4, C8, R, S, Z, M],
+        Defect::RetireEarly | Defect::BareTrackers => &[C1, C2, C3, C4, C8, D1, R, S, Z, M],
     }
 }
 
 /// Mistakes that the seeds of this budget do not meet. Each has a story or a test of its own rule.
-const TOLD: [Defect; 5] = [
-    // The worker's tests of ring changes.
-    Defect::SkipOlderVersion,
-    Defect::SyncEarly,
+const TOLD: [Defect; 1] = [
+    // The worker's test of tenures: the writes of a new home rest on what the old ones hold, and so does what
+    // it would have forgotten.
     Defect::KeepActorAfterMove,
-    // The control core's tests of them.
-    Defect::RetireEarly,
-    Defect::BareTrackers,
 ];
 
 /// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every

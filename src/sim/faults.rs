@@ -145,24 +145,31 @@ pub(super) struct Plan {
     kinds: Vec<Kind>,
 }
 
+/// Whom a plan is drawn for.
+pub(super) struct Cast {
+    pub(super) nodes: usize,
+    /// The first so many nodes.
+    pub(super) founders: usize,
+    /// Whether whole disks may be lost.
+    pub(super) disks: bool,
+    /// Whether nodes join and leave.
+    pub(super) moves: bool,
+    /// Just these kinds, and then often; else random ones.
+    pub(super) theme: Option<&'static [Kind]>,
+}
+
 impl Plan {
-    /// Draws a plan for so many nodes, the first of which are founders, of random kinds, or of just these, and then often. `disks` says
-    /// whether whole disks may be lost.
-    pub(super) fn draw(
-        nodes: usize,
-        founders: usize,
-        disks: bool,
-        span: Span,
-        theme: Option<&[Kind]>,
-        rng: &mut ChaCha8Rng,
-    ) -> Self {
+    /// Draws a plan.
+    pub(super) fn draw(cast: &Cast, span: Span, rng: &mut ChaCha8Rng) -> Self {
+        let &Cast { nodes, founders, disks, moves, theme } = cast;
         let (faults, kinds, late) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut plan = Self { faults, span, victim: None, late, kinds };
         let length = span.heal - span.begin;
         // Who is no founder comes when it is told to, or at the end.
         plan.late.extend((founders..nodes).filter(|_| disks));
         for kind in KINDS {
-            if matches!(kind, Kind::Wipe | Kind::Restore) && !disks {
+            let lacks_disks = matches!(kind, Kind::Wipe | Kind::Restore) && !disks;
+            if lacks_disks || matches!(kind, Kind::Ring | Kind::Remove) && !moves {
                 continue;
             }
             let drawn = rng.random_ratio(1, kind.odds());

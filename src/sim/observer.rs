@@ -207,12 +207,15 @@ impl Observer {
     }
 
     pub(super) fn set_live(&mut self, live: &[Arc<Placement>]) {
-        for version in live {
-            if !self.ever.iter().any(|known| known.tag == version.tag) {
-                self.ever.push(version.clone());
-            }
-        }
+        live.iter().for_each(|version| self.note_version(version));
         self.live = live.to_vec();
+    }
+
+    /// Somebody holds a version, which may be a rival of others.
+    pub(super) fn note_version(&mut self, version: &Arc<Placement>) {
+        if !self.ever.iter().any(|known| known.tag == version.tag) {
+            self.ever.push(version.clone());
+        }
     }
 
     /// A node is no member any more.

@@ -116,6 +116,7 @@ impl World {
             self.observer.violate(Check::M, self.time, what);
         }
         for version in view.live() {
+            self.observer.note_version(&version.placement);
             let name = &self.nodes[at].name;
             if version.placement.parent == 0 && version.tag() != self.observer.founded().tag {
                 let what = format!("{name} holds another first version than its founders'");
