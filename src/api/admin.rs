@@ -10,9 +10,10 @@ use tonic::{Request, Response, Status};
 
 use super::backend::{Backend, HintsHeld, MemberStatus, NodeStatus};
 use super::request::{Fields, timeout};
-use super::{error, inspection};
+use super::{changes, error, inspection, orders};
 use crate::proto;
 use crate::proto::admin_server::Admin;
+use crate::protocol::control::{ChangeReport, Order, Waits};
 use crate::protocol::op::{Action, Failure, Reason};
 use crate::protocol::placement::{Placement, View};
 use crate::protocol::step::{ReadFailed, RepairReport, Stats};
@@ -71,7 +72,45 @@ impl<B: Backend> Admin for AdminService<B> {
         _: Request<proto::RingRequest>,
     ) -> Result<Response<proto::RingResponse>, Status> {
         let view = self.view()?;
-        Ok(Response::new(ring(view.name.to_string(), &view.placement)))
+        Ok(Response::new(ring(view.name.to_string(), &view.newest().placement)))
+    }
+
+    async fn plan(
+        &self,
+        request: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        let view = self.view()?;
+        let told = changes::plan(request.into_inner(), &view, &self.backend.status())?;
+        Ok(Response::new(told))
+    }
+
+    async fn apply(
+        &self,
+        request: Request<proto::ApplyRequest>,
+    ) -> Result<Response<proto::OrderResponse>, Status> {
+        let view = self.view()?;
+        let within = timeout(request.metadata(), orders::ANSWER_WITHIN);
+        let order = orders::apply(request.into_inner(), &view, &self.backend.status())?;
+        orders::give(&self.backend, order, within).await.map(Response::new)
+    }
+
+    async fn decommission(
+        &self,
+        request: Request<proto::DecommissionRequest>,
+    ) -> Result<Response<proto::OrderResponse>, Status> {
+        let within = timeout(request.metadata(), orders::ANSWER_WITHIN);
+        let order = Order::Decommission(orders::name(&request.into_inner().name)?);
+        orders::give(&self.backend, order, within).await.map(Response::new)
+    }
+
+    async fn remove(
+        &self,
+        request: Request<proto::RemoveRequest>,
+    ) -> Result<Response<proto::OrderResponse>, Status> {
+        let within = timeout(request.metadata(), orders::ANSWER_WITHIN);
+        let proto::RemoveRequest { name, force, accept_loss } = request.into_inner();
+        let order = Order::Remove { name: orders::name(&name)?, force, accept_loss };
+        orders::give(&self.backend, order, within).await.map(Response::new)
     }
 
     async fn locate(
@@ -134,9 +173,9 @@ fn ring(name: String, placement: &Placement) -> proto::RingResponse {
 }
 
 fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse {
-    let partition = key.partition(view.partitions());
+    let (partition, version) = (key.partition(view.partitions()), view.newest());
     let place = |member: &u16| {
-        let name = view.member_name(*member).as_str();
+        let name = version.member_name(*member).as_str();
         let known = status.members.iter().find(|known| known.name == name);
         proto::Place {
             name: name.to_owned(),
@@ -147,9 +186,9 @@ fn locate(view: &View, key: &Key, status: &NodeStatus) -> proto::LocateResponse 
     proto::LocateResponse {
         name: view.name.to_string(),
         partition: partition.0.into(),
-        placement_number: view.placement.tag.number,
-        homes: view.homes(partition).iter().map(place).collect(),
-        fallbacks: view.fallbacks(partition).iter().map(place).collect(),
+        placement_number: version.tag().number,
+        homes: version.homes(partition).iter().map(place).collect(),
+        fallbacks: version.fallbacks(partition).iter().map(place).collect(),
     }
 }
 
@@ -180,9 +219,38 @@ fn repair(report: &RepairReport) -> proto::Repair {
     }
 }
 
+fn change(report: ChangeReport) -> proto::Change {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let wait = |Waits { name, stage, version, since_ms, reachable, remedy }| proto::Wait {
+        name,
+        stage,
+        version,
+        since_ms,
+        reachable,
+        remedy,
+    };
+    proto::Change {
+        live: report.live,
+        reads: report.reads,
+        all_acked: report.all_acked,
+        members: count(report.members),
+        acked: count(report.acked),
+        synced: count(report.synced),
+        reading: count(report.reading),
+        waits: report.waits.into_iter().map(wait).collect(),
+        left: Some(proto::Left {
+            operations: report.left.ops,
+            reads: report.left.reads,
+            partitions: report.left.exchanges,
+            hints: report.left.hints,
+        }),
+    }
+}
+
 fn status(status: NodeStatus) -> proto::StatusResponse {
     proto::StatusResponse {
         repair: Some(repair(&status.repair)),
+        change: Some(change(status.change)),
         node_id: status.node_id,
         name: status.name,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::calls::Calls;
 use crate::metrics::Page;
+use crate::protocol::control::{Agreed, ChangeReport, Order, Refusal};
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
@@ -60,6 +61,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// What this node's own disk keeps for others; counting ends soon after `limit`.
     fn hints(&self, limit: Duration) -> impl Future<Output = Result<HintsHeld, ReadFailed>> + Send;
+
+    /// Gives an operator's order to this node; ends once it is agreed on, or refused.
+    fn order(&self, order: Order) -> impl Future<Output = Result<Agreed, Refusal>> + Send;
 
     /// How this node sees itself and the cluster.
     fn status(&self) -> NodeStatus;
@@ -137,6 +141,8 @@ pub struct NodeStatus {
     pub stats: Stats,
     /// How whole this node's copies are.
     pub repair: RepairReport,
+    /// How far a change of the ring is.
+    pub change: ChangeReport,
     /// The highest synced commit.
     pub synced: u64,
     /// Since the process started.
@@ -166,7 +172,7 @@ pub struct MemberStatus {
     pub incarnation: u64,
     /// How long it has been in this state, as seen here.
     pub since_ms: u64,
-    /// Whether the placement names it.
+    /// Whether a live version of the placement names it, and this is its disk.
     pub home: bool,
     /// Its failure domain, as it says; empty if it has none, or was never heard of.
     pub zone: String,

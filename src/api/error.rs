@@ -19,6 +19,7 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use crate::proto::ERROR_DOMAIN;
 use crate::protocol::context::ContextError;
 use crate::protocol::op::{Action, Failure, Reason};
+use crate::protocol::placement::PlanRefused;
 use crate::types::NodeName;
 
 /// What can be told of a reason alone.
@@ -101,6 +102,33 @@ pub(super) fn unread(message: &str) -> Status {
     Status::with_error_details(Code::Internal, message, details)
 }
 
+/// The status of a change of the ring that cannot be made as the ring is; nothing was begun.
+pub(super) fn plan_refused(refused: &PlanRefused) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info("PLAN_REFUSED", ERROR_DOMAIN, nothing_begun());
+    Status::with_error_details(Code::FailedPrecondition, refused.to_string(), details)
+}
+
+/// The status of an operator's order that was refused; nothing was begun.
+pub(super) fn order_refused(name: &str, code: Code, message: String) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(name, ERROR_DOMAIN, nothing_begun());
+    Status::with_error_details(code, message, details)
+}
+
+/// The status of an operator's order that may have been carried out, or may yet be. Given once more, it is
+/// refused where it was.
+pub(super) fn order_unknown(message: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    let metadata = HashMap::from([
+        ("outcome".to_owned(), "unknown".to_owned()),
+        ("retry".to_owned(), "safe".to_owned()),
+    ]);
+    details.set_error_info("NO_ANSWER", ERROR_DOMAIN, metadata);
+    let message = format!("{message}; outcome unknown: it may yet be carried out");
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
 /// The status of an answer that does not fit its question: a defect of this node.
 pub(super) fn defect(what: &str) -> Status {
     tracing::error!(what, "a request met a defect");
@@ -180,6 +208,7 @@ fn told(reason: Reason) -> Told {
         Reason::CoordinatorSilent => ("COORDINATOR_SILENT", Code::Unavailable, soon),
         Reason::StoreRefused => ("STORE_REFUSED", Code::Unavailable, later),
         Reason::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable, at_once),
+        Reason::NotMember => ("NOT_MEMBER", Code::Unavailable, at_once),
         Reason::NotConfirmed => ("NOT_CONFIRMED", Code::Unavailable, soon),
         Reason::Overloaded => ("OVERLOADED", Code::ResourceExhausted, soon),
         Reason::RequestIdReused => ("REQUEST_ID_REUSED", Code::FailedPrecondition, None),

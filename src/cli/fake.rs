@@ -221,6 +221,34 @@ impl Admin for Server {
         Err(unplaced())
     }
 
+    async fn plan(
+        &self,
+        _: Request<proto::PlanRequest>,
+    ) -> Result<Response<proto::PlanResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn apply(
+        &self,
+        _: Request<proto::ApplyRequest>,
+    ) -> Result<Response<proto::OrderResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn decommission(
+        &self,
+        _: Request<proto::DecommissionRequest>,
+    ) -> Result<Response<proto::OrderResponse>, Status> {
+        Err(unplaced())
+    }
+
+    async fn remove(
+        &self,
+        _: Request<proto::RemoveRequest>,
+    ) -> Result<Response<proto::OrderResponse>, Status> {
+        Err(unplaced())
+    }
+
     async fn locate(
         &self,
         _: Request<proto::LocateRequest>,

@@ -7,6 +7,8 @@
 //!   local · demo · bench      nodes as child processes: cluster
 //!   get · set · delete · scan · import · export                  client
 //!   status · members · ring · locate · explain · hints · repair  every node, each for itself: nodes
+//!   plan · can-restart                                           what a change would come to
+//!   apply · decommission · remove                                an order, to one node: orders
 //! ```
 //!
 //! Data goes to standard output, everything else to standard error. A reader that goes away
@@ -14,7 +16,9 @@
 
 mod address_book;
 mod args;
+mod balance;
 mod bench;
+mod can_restart;
 mod cluster;
 mod completions;
 mod demo;
@@ -28,6 +32,8 @@ mod kv;
 mod latency;
 mod local;
 mod nodes;
+mod orders;
+mod plan;
 mod repair;
 mod ring;
 mod scan;
@@ -38,6 +44,7 @@ mod sim;
 mod status;
 mod term;
 mod transfer;
+mod under_way;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -86,6 +93,12 @@ enum Command {
     Status(status::StatusArgs),
     Members(status::MembersArgs),
     Ring(ring::RingArgs),
+    Balance(balance::BalanceArgs),
+    Plan(plan::PlanArgs),
+    Apply(orders::ApplyArgs),
+    Decommission(orders::DecommissionArgs),
+    Remove(orders::RemoveArgs),
+    CanRestart(can_restart::CanRestartArgs),
     Locate(ring::LocateArgs),
     Explain(explain::ExplainArgs),
     Hints(hints::HintsArgs),
@@ -136,6 +149,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Status(args) => on_one_thread(status::status(args)),
         Command::Members(args) => on_one_thread(status::members(args)),
         Command::Ring(args) => on_one_thread(ring::ring(args)),
+        Command::Balance(args) => balance::balance(&args),
+        Command::Plan(args) => on_one_thread(plan::plan(args)),
+        Command::Apply(args) => on_one_thread(orders::apply(args)),
+        Command::Decommission(args) => on_one_thread(orders::decommission(args)),
+        Command::Remove(args) => on_one_thread(orders::remove(args)),
+        Command::CanRestart(args) => on_one_thread(can_restart::can_restart(args)),
         Command::Locate(args) => on_one_thread(ring::locate(args)),
         Command::Explain(args) => on_one_thread(explain::explain(args)),
         Command::Hints(args) => on_one_thread(hints::hints(args)),

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::args::Target;
 use super::exit::{Coded, Exit};
-use crate::client::{Client, Error, Options};
+use crate::client::{Client, Error, ErrorKind, Options};
 use crate::proto::StatusResponse;
 
 /// A node that does not answer within this is told as not answering.
@@ -31,15 +31,19 @@ pub struct Answer<T> {
 /// # Errors
 /// If the addresses are none.
 pub fn client(target: &Target) -> anyhow::Result<Client> {
-    // Who is asked speaks for itself: nobody else is asked in its stead.
-    target.client(Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() })
+    target.client(impatient())
+}
+
+/// How a client behaves that gives up soon. Who is asked speaks for itself: nobody else is asked in its stead.
+pub fn impatient() -> Options {
+    Options { timeout: ANSWER_WITHIN, pinned: true, ..Options::default() }
 }
 
 /// The answer of the first node that gives one. They are asked in their order, each as soon as the
 /// one before it has failed or is slow.
 ///
 /// # Errors
-/// If none does: the reason that tells most.
+/// If none does: the reason that tells most. What is refused is no fault of the nodes.
 pub async fn ask_any<T, Called>(
     client: &Client,
     ask: impl Fn(Client, String) -> Called,
@@ -68,11 +72,19 @@ where
             Some(Err(_)) | None => {}
         }
     }
+    if let Some(error) = told.take_if(|error| is_refused(error)) {
+        return Err(error.into());
+    }
     let places = addresses.join(", ");
     let answered = told.as_ref().is_some_and(Error::is_an_answer);
     let what = if answered { "can tell at" } else { "answers at" };
     let message = format!("no node {what} {places}");
     Err(Coded { exit: Exit::Degraded, message, source: told.map(Into::into) }.into())
+}
+
+/// Whether it is the question that is at fault, and no node.
+fn is_refused(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Refused | ErrorKind::Invalid)
 }
 
 /// How the node at an address sees itself and the cluster.

@@ -133,7 +133,7 @@ pub(super) async fn status(
     limit: Duration,
 ) -> Result<proto::StatusResponse, Error> {
     let message = proto::StatusRequest {};
-    ask(channel, address, limit, message, |mut admin, request| async move {
+    ask(channel, address, limit, message, Effect::Reads, |mut admin, request| async move {
         admin.status(request).await
     })
     .await
@@ -145,6 +145,7 @@ pub(super) async fn ask<M, R, Called>(
     address: &str,
     limit: Duration,
     message: M,
+    effect: Effect,
     call: impl FnOnce(AdminClient<Channel>, Request<M>) -> Called,
 ) -> Result<R, Error>
 where
@@ -159,7 +160,8 @@ where
         Ok(answer) => answer,
         Err(_) => Err(silent(limit)),
     };
-    answer.map(Response::into_inner).map_err(|status| Error::from_status(status, address, false))
+    let writes = effect == Effect::Writes;
+    answer.map(Response::into_inner).map_err(|status| Error::from_status(status, address, writes))
 }
 
 /// The status of an attempt that brought nothing in time. Its source tells it from a status that

@@ -64,6 +64,8 @@ pub struct Settings {
     pub storage: Storage,
     /// `[limits]`
     pub limits: Limits,
+    /// `[membership]`
+    pub membership: Membership,
     /// `[clock]`
     pub clock: ClockSettings,
     /// `[timeouts]`
@@ -190,6 +192,15 @@ pub struct Limits {
     pub record_bytes: usize,
     /// Requests that the node works on at a time.
     pub in_flight: usize,
+}
+
+/// How nodes become members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Whether nodes that appear become members by themselves.
+    pub auto_join: bool,
+    /// They do once no node has come or gone for this long.
+    pub settle: Duration,
 }
 
 /// What is expected of clocks.
@@ -383,6 +394,8 @@ impl Settings {
             replicas: self.replication.replicas,
             partitions: self.replication.partitions,
             skew_ms_max: u64::try_from(self.clock.max_skew.as_millis()).unwrap_or(u64::MAX),
+            auto_join: self.membership.auto_join,
+            settle_ms: u64::try_from(self.membership.settle.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -406,6 +419,10 @@ impl Settings {
                 record_cache: layers.get::<Size>("storage.record_cache").0,
             },
             limits: Limits::of(layers),
+            membership: Membership {
+                auto_join: layers.get("membership.auto_join"),
+                settle: duration(layers, "membership.settle", seconds(2), seconds(3600)),
+            },
             clock: ClockSettings {
                 max_skew: duration(layers, "clock.max_skew", seconds(1), seconds(3600)),
             },

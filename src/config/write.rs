@@ -54,6 +54,8 @@ impl Settings {
         all.extend(self.advertise_literals());
         all.extend(self.bootstrap_literals());
         all.extend([
+            ("membership.auto_join", self.membership.auto_join.to_string()),
+            ("membership.settle", quoted(&duration_text(self.membership.settle))),
             ("replication.replicas", self.replication.replicas.to_string()),
             ("replication.partitions", self.replication.partitions.to_string()),
             ("storage.durability", quoted(durability(self.storage.durability))),

@@ -259,6 +259,8 @@ impl<C: ControlCore> Driver<C> {
             ControlEffect::Log(Level::Info, line) => tracing::info!("{line}"),
             ControlEffect::Stop(reason) => self.outlet.stop(reason),
             ControlEffect::ComeBack(reason) => self.outlet.come_back(reason),
+            ControlEffect::Decommissioned(reason) => self.outlet.decommissioned(reason),
+            ControlEffect::Answer(id, answer) => self.outlet.answer(id, answer),
         }
     }
 

@@ -35,7 +35,7 @@ pub use clock::SystemClock;
 pub use driver::{Gossip, Options};
 pub use seeds::Seed;
 
-use crate::protocol::control::{ConnId, ControlEffect, ControlInput};
+use crate::protocol::control::{Agreed, ConnId, ControlEffect, ControlInput, OrderId, Refusal};
 use crate::protocol::placement::View;
 use crate::protocol::step::{Change, Conditions};
 use crate::types::{Mono, NodeId, Now};
@@ -83,6 +83,10 @@ pub trait Outlet: Send + Sync + 'static {
     fn stop(&self, reason: String);
     /// The node must stop, and start again from its folder at once; and why.
     fn come_back(&self, reason: String);
+    /// The node has left the ring: it must stop, and has done what it was told to.
+    fn decommissioned(&self, reason: String);
+    /// An operator's order was carried out, or refused.
+    fn answer(&self, id: OrderId, answer: Result<Agreed, Refusal>);
 }
 
 /// What comes to the thread from others.

@@ -74,6 +74,12 @@ impl Outlet for Log {
     fn come_back(&self, reason: String) {
         self.stop(reason);
     }
+    fn decommissioned(&self, reason: String) {
+        self.stop(reason);
+    }
+    fn answer(&self, id: OrderId, answer: Result<Agreed, Refusal>) {
+        self.note(format!("answer: {id:?} {answer:?}"));
+    }
     fn stop(&self, reason: String) {
         self.note(format!("stop: {reason}"));
     }

@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 
 use crate::api::backend::HintsHeld;
+use crate::protocol::control::ChangeReport;
 use crate::protocol::placement::View;
 
-/// The placement, with the homes of each partition.
-pub(super) fn ring(view: &View) -> Value {
-    let placement = &view.placement;
+/// The newest placement, with the homes of each partition, and how far a change is.
+pub(super) fn ring(view: &View, change: &ChangeReport) -> Value {
+    let version = view.newest();
+    let placement = &version.placement;
     let members = placement.members.iter().zip(placement.loads()).map(|(member, load)| {
         json!({
             "name": member.name,
@@ -19,7 +21,8 @@ pub(super) fn ring(view: &View) -> Value {
     });
     let table = placement.table.chunks(usize::from(placement.replicas)).enumerate();
     let homes = table.map(|(partition, homes)| {
-        let names: Vec<&str> = homes.iter().map(|&home| view.member_name(home).as_str()).collect();
+        let names: Vec<&str> =
+            homes.iter().map(|&home| version.member_name(home).as_str()).collect();
         json!({ "partition": partition, "homes": names })
     });
     json!({
@@ -28,6 +31,7 @@ pub(super) fn ring(view: &View) -> Value {
         "hash": format!("{:016x}", placement.tag.hash),
         "replicas": placement.replicas,
         "partitions": placement.partitions,
+        "change": change,
         "members": members.collect::<Vec<_>>(),
         "homes": homes.collect::<Vec<_>>(),
     })

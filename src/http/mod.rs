@@ -6,7 +6,7 @@
 //! | `/readyz` | 200 if the node serves, 503 with why not; quorums do not matter |
 //! | `/metrics` | everything that the node counts, for Prometheus |
 //! | `/debug/gossip` | the cluster as this node sees it: JSON, or a table for people |
-//! | `/debug/ring` | who owns what: JSON, or a table |
+//! | `/debug/ring` | who owns what, and how far a change of that is: JSON, or a table |
 //! | `/debug/hints` | what this node keeps for others, counted on its disk: JSON, or a table |
 //!
 //! Requests are small, or refused before they are read.
@@ -45,7 +45,7 @@ coterie: the admin port of a node
 /readyz         200 if the node serves requests, else 503 and why not
 /metrics        everything that the node counts, for Prometheus
 /debug/gossip   the cluster as this node sees it, and where the views of nodes differ
-/debug/ring     the placement: who owns how much, and the homes of every partition
+/debug/ring     the placement: who owns how much, the homes of every partition, and who holds a change up
 /debug/hints    what this node keeps for others, counted on its disk
                 JSON; a table with ?format=text or Accept: text/plain
 ";
@@ -138,7 +138,7 @@ async fn ring<B: Backend>(
     headers: HeaderMap,
 ) -> Response {
     match backend.view() {
-        Some(view) => written(&debug::ring(&view), asked, &headers),
+        Some(view) => written(&debug::ring(&view, &backend.status().change), asked, &headers),
         None => unavailable("the cluster is not founded yet: nobody owns anything\n"),
     }
 }

@@ -9,7 +9,9 @@ use super::start::{Cores, Start};
 use crate::api::backend::MemberStatus;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
-use crate::protocol::control::{Control, ControlEffect, ControlInput, MemberReport, MemberState};
+use crate::protocol::control::{
+    ChangeReport, Control, ControlEffect, ControlInput, MemberReport, MemberState,
+};
 #[cfg(any(test, feature = "seeded-defects"))]
 use crate::protocol::defect::Defect;
 use crate::protocol::step::{Effect, Input, RepairReport, Stats};
@@ -123,6 +125,10 @@ impl Reports for Control {
 
     fn began_anew(&self) -> Option<(Wall, NodeId)> {
         Control::began_anew(self)
+    }
+
+    fn change(&self, now: Now) -> ChangeReport {
+        self.change_report(now)
     }
 
     fn gossip_report(&self, now: Now) -> serde_json::Value {

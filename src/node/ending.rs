@@ -25,6 +25,7 @@ struct Inner {
     comes_back: AtomicBool,
     reason: Mutex<Option<String>>,
     token: CancellationToken,
+    left: CancellationToken,
 }
 
 impl Ending {
@@ -45,6 +46,17 @@ impl Ending {
     pub fn come_back(&self, reason: impl Into<String>) {
         self.0.comes_back.store(true, Ordering::SeqCst);
         self.fail(reason);
+    }
+
+    /// The node has left the ring for good, and stops as if it were told to.
+    pub fn leave(&self, reason: &str) {
+        tracing::info!("{reason}: this node stops");
+        self.0.left.cancel();
+    }
+
+    /// Waits until it has left the ring.
+    pub async fn left(&self) {
+        self.0.left.cancelled().await;
     }
 
     /// Whether it is to start again, unless it has failed for another reason before.

@@ -16,7 +16,7 @@ use crate::api::calls::Calls;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::metrics::{Page, process};
-use crate::protocol::control::Identity;
+use crate::protocol::control::{Agreed, ChangeReport, Identity, Order, Refusal};
 use crate::protocol::op::{Failure, Op, Outcome};
 use crate::protocol::placement::View;
 use crate::protocol::quorum::Consistency;
@@ -45,6 +45,11 @@ pub trait Reports {
     /// Since when this disk has been rebuilt, and the id of the one that it replaces.
     fn began_anew(&self) -> Option<(Wall, NodeId)> {
         None
+    }
+
+    /// How far a change of the ring is.
+    fn change(&self, _: Now) -> ChangeReport {
+        ChangeReport::default()
     }
 
     /// Everything that the gossip shows.
@@ -177,8 +182,12 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         inspect::hints(self.0.store.clone(), limit).await
     }
 
+    async fn order(&self, order: Order) -> Result<Agreed, Refusal> {
+        self.0.node.orders.give(order, &self.0.node.mailbox).await
+    }
+
     fn cluster(&self) -> Option<(ClusterId, u16)> {
-        self.0.node.host.view().map(|view| (view.cluster, view.placement.partitions))
+        self.0.node.host.view().map(|view| (view.cluster, view.partitions()))
     }
 
     fn status(&self) -> NodeStatus {
@@ -186,12 +195,12 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         let (not_ready, view, stats) =
             (self.not_ready(), shared.node.host.view(), shared.node.host.stats());
         let now = shared.node.clock.now();
-        let (members, anew) = {
+        let (members, anew, change) = {
             let core = self.core();
-            (core.members(now), core.began_anew())
+            (core.members(now), core.began_anew(), core.change(now))
         };
         let rebuilding = rebuilding(stats.partitions_rebuilding, anew, &members, now);
-        let placement = view.as_ref().map(|view| &view.placement);
+        let placement = view.as_ref().map(|view| &view.newest().placement);
         NodeStatus {
             node_id: shared.about.id.to_string(),
             name: shared.about.name.to_string(),
@@ -210,6 +219,7 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
             members,
             stats,
             repair: shared.node.host.repair_report(),
+            change,
             synced: shared.node.committer.synced().0,
             uptime_ms: shared.node.clock.uptime_ms(),
         }

@@ -34,6 +34,7 @@ use crate::protocol::control::ControlInput;
 use crate::protocol::message::{Envelope, Message, PlacementTag};
 use crate::protocol::op::{Action, Failure, Op, Outcome, Reason};
 use crate::protocol::placement::View;
+use crate::protocol::progress::Progresses;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{
     Change, Conditions, Effect, Event, Input, MergedPage, Page, ReadFailed, RepairReport, Space,
@@ -109,6 +110,8 @@ struct Inner<C> {
     view: RwLock<Option<Arc<View>>>,
     /// Every worker has been told of a view.
     told: AtomicBool,
+    /// How far the workers have come in a change of the ring.
+    progress: Mutex<Progresses>,
     /// When the timers' task will wake, in microseconds; zero while it does.
     armed: AtomicU64,
     rearm: Notify,
@@ -155,7 +158,7 @@ impl<C: DataCore> Host<C> {
     #[must_use]
     pub fn new(around: Surroundings, cores: Vec<C>) -> Self {
         assert!(cores.len().is_power_of_two(), "{} workers: not a power of two", cores.len());
-        let traces = around.traces.clone();
+        let (traces, workers) = (around.traces.clone(), cores.len());
         let slot = |core: C| Slot {
             next: AtomicU64::new(core.next_timer().map_or(NEVER, |next| next.0)),
             state: Mutex::new(State {
@@ -173,6 +176,7 @@ impl<C: DataCore> Host<C> {
             workers: cores.into_iter().map(slot).collect(),
             view: RwLock::default(),
             told: AtomicBool::new(false),
+            progress: Mutex::new(Progresses::new(workers)),
             armed: AtomicU64::new(NEVER),
             rearm: Notify::new(),
             queued: Notify::new(),
@@ -314,7 +318,7 @@ impl<C: DataCore> Host<C> {
             Ok(mut known) => *known = Some(view.clone()),
             Err(_) => return self.0.around.ending.defect("the view's lock is poisoned"),
         }
-        let tag = view.placement.tag;
+        let tag = view.newest().tag();
         for index in 0..self.0.workers.len() {
             self.turn(index, |turn| {
                 turn.state.placement = tag;
@@ -426,7 +430,7 @@ impl<C: DataCore> Host<C> {
     }
 
     fn partitions(&self) -> Option<u16> {
-        self.0.view.read().ok()?.as_ref().map(|view| view.placement.partitions)
+        self.0.view.read().ok()?.as_ref().map(|view| view.partitions())
     }
 
     fn index(&self, partition: Partition) -> usize {
@@ -553,6 +557,13 @@ impl<C: DataCore> Turn<'_, C> {
             }
             Effect::Reachable(peer, reachable) => {
                 around.control.input(ControlInput::Answering(peer, reachable));
+            }
+            Effect::Progress(progress) => {
+                if let Ok(mut told) = self.host.0.progress.lock()
+                    && let Some(progress) = told.told(self.index, progress)
+                {
+                    around.control.input(ControlInput::Progress(progress));
+                }
             }
             Effect::Event(event) => self.host.log(&event),
         }

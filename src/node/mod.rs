@@ -23,6 +23,7 @@ pub mod host;
 mod host_tests;
 mod inspect;
 mod metrics;
+mod orders;
 mod ports;
 mod run;
 mod spans;

@@ -131,6 +131,7 @@ async fn live<C: Cores>(
 
     tokio::select! {
         () = shutdown => tracing::info!("stopping: taking no new requests"),
+        () = node.ending().left() => {}
         () = node.ending().failed() => {}
     }
     ready.abort();

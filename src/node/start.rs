@@ -12,12 +12,13 @@ use super::ending::Ending;
 use super::handle::{About, Beats, NodeHandle, Reports};
 use super::host::{DataCore, Host, Surroundings};
 use super::metrics::Meters;
+use super::orders::Orders;
 use super::wires::{Completions, News, Switchboard, tell_news};
 use crate::config::{Seed as ConfiguredSeed, Settings};
 use crate::gossip::{ControlCore, Gossip, Mailbox, Options, Outlet, Seed, SystemClock};
 use crate::peers::{Inbox, Limits, Peers};
 use crate::protocol::control::{self, ControlInput, Identity};
-use crate::store::{self, Committer, DataFolder, Loss, Opened, Store, StoreOptions};
+use crate::store::{self, Begin, Committer, DataFolder, Loss, Opened, Store, StoreOptions};
 use crate::telemetry::Traces;
 use crate::types::{Boot, LANES, NodeId, Now, Stamp};
 
@@ -97,11 +98,40 @@ impl Prepared {
         let (mut opened, loss) = store::open_anew(&node.data, name, &options, &begin)?;
         let prefix = control::META_PREFIX;
         let meta = store::scan_meta(&*opened.store, prefix).context("reading the data folder")?;
+        if control::was_removed(&meta, opened.folder.id()) {
+            return Self::begin_empty(settings, opened, &options, &begin);
+        }
         // A disk that has forgotten something says so before it is known under another id.
         if let Some(id) = control::goes_on_as(&meta).filter(|id| *id != opened.folder.id()) {
             opened.folder.become_disk(id)?;
         }
         Ok(Self { opened, meta, loss })
+    }
+
+    /// The disk was removed from its cluster: what it holds counts no more, and is set aside.
+    fn begin_empty(
+        settings: &Settings,
+        opened: Opened,
+        options: &StoreOptions,
+        begin: Begin<'_>,
+    ) -> anyhow::Result<Self> {
+        let before = opened.folder.id();
+        let aside = store::set_aside(opened)?;
+        let (node, name) = (&settings.node, &settings.node.name);
+        // That nothing is there is no loss: it was meant.
+        let (mut opened, _) = store::open_anew(&node.data, name, options, begin)?;
+        if opened.folder.id() == before {
+            opened.folder.become_disk(NodeId(rand::random()))?;
+        }
+        let prefix = control::META_PREFIX;
+        let meta = store::scan_meta(&*opened.store, prefix).context("reading the data folder")?;
+        tracing::warn!(
+            "the disk {before} of this node was removed from its cluster: what it held is kept in {} and \
+             is used no more; the node begins anew as the disk {}",
+            aside.display(),
+            opened.folder.id()
+        );
+        Ok(Self { opened, meta, loss: None })
     }
 }
 
@@ -198,6 +228,7 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
             peers,
             committer,
             mailbox: mailbox.clone(),
+            orders: Orders::default(),
             notes: AtomicU64::new(1),
             news,
             synced: Arc::default(),

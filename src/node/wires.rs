@@ -18,9 +18,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::ending::Ending;
 use super::host::{Commits, DataCore, Host};
+use super::orders::Orders;
 use crate::gossip::{ControlCore, Mail, Mailbox, Outlet, SystemClock};
 use crate::peers::{Inbox, Peers};
-use crate::protocol::control::{ConnId, ControlInput};
+use crate::protocol::control::{Agreed, ConnId, ControlInput, OrderId, Refusal};
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
 use crate::protocol::step::{Change, CommitId, Conditions, Input};
@@ -185,6 +186,7 @@ pub(super) struct Switchboard<W, K> {
     pub(super) peers: Peers,
     pub(super) committer: Arc<Committer>,
     pub(super) mailbox: Mailbox,
+    pub(super) orders: Orders,
     /// How many notes were kept.
     pub(super) notes: AtomicU64,
     pub(super) news: mpsc::UnboundedSender<News>,
@@ -215,7 +217,7 @@ impl<W: DataCore, K: ControlCore> Inbox for Switchboard<W, K> {
 
 impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
     fn send(&self, to: NodeId, message: Bytes) {
-        let placement = self.host.view().map(|view| view.placement.tag).unwrap_or_default();
+        let placement = self.host.view().map(|view| view.newest().tag()).unwrap_or_default();
         let (synced, message) = (self.committer.announced(), Message::Control(message));
         let envelope = Envelope { from: self.me, placement, synced, trace: None, message };
         if let Some(wake) = self.peers.send(to, &envelope) {
@@ -264,6 +266,14 @@ impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
 
     fn come_back(&self, reason: String) {
         self.ending.come_back(reason);
+    }
+
+    fn decommissioned(&self, reason: String) {
+        self.ending.leave(&reason);
+    }
+
+    fn answer(&self, id: OrderId, answer: Result<Agreed, Refusal>) {
+        self.orders.answer(id, answer);
     }
 }
 

@@ -9,7 +9,9 @@
 //!                │ claim     whose disk it is   │
 //!   broken ─────▶│ peers     who can be reached │──▶ reachability
 //!   commits ────▶│ marks     who forgot what    │──▶ notes, stop
-//!   timers ─────▶│ clocks, views                │──▶ view, conditions
+//!   progress ───▶│ ring      what is live, read │──▶ view
+//!   orders ─────▶│ steward, operator            │──▶ answers
+//!   timers ─────▶│ clocks, views                │──▶ conditions
 //!                └──────────────────────────────┘
 //! ```
 //!
@@ -26,16 +28,23 @@ mod exchange;
 mod founding;
 mod gossip;
 mod marks;
+mod operator;
 mod peers;
+mod plan;
+mod proposals;
 mod rejection;
 mod report;
+mod ring;
 mod settle;
 mod state;
+mod steward;
 mod streams;
 mod swim;
 #[cfg(test)]
 mod tests;
+mod versions;
 mod views;
+mod waiting;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -45,15 +54,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::placement::View;
+use super::progress::Progress;
 use super::step::{Change, Conditions};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 
 pub use self::claim::{forget, goes_on_as};
+pub use self::operator::{Agreed, Order, Refusal};
+pub use self::proposals::was_removed;
 pub use self::rejection::Stranger;
 pub use self::report::{GossipReport, MemberReport, Queued, TrackersReport, Traffic};
 pub use self::state::{Control, ControlError, META_PREFIX};
 pub use self::views::{Difference, Says};
+pub use self::waiting::{ChangeReport, Waits};
 pub use self::wire::{MemberState, Trackers};
+
+/// A driver's name for one order of an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OrderId(pub u64);
 
 /// A driver's name for one stream to or from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +114,10 @@ pub struct ControlConfig {
     pub partitions: u16,
     /// How far clocks may differ, in milliseconds.
     pub skew_ms_max: u64,
+    /// Whether nodes that appear become members by themselves.
+    pub auto_join: bool,
+    /// They do once nobody has come or gone for this long, in milliseconds.
+    pub settle_ms: u64,
 }
 
 /// What the control core is told.
@@ -124,6 +145,10 @@ pub enum ControlInput {
     Answering(NodeId, bool),
     /// Changes of [`ControlEffect::Persist`] are durable; the numbers come in order.
     Persisted(u64),
+    /// How far all workers have come with the live placement versions.
+    Progress(Progress),
+    /// An operator wants something; answered by [`ControlEffect::Answer`].
+    Order(OrderId, Order),
     /// The node begins to stop.
     Draining,
     /// A timer may be due: see `Control::next_timer`.
@@ -164,6 +189,10 @@ pub enum ControlEffect {
     /// The node must stop, and start again from its folder at once: it has forgotten something, and
     /// goes on as another disk, whose id is durable (see [`goes_on_as`]). The sentence says why.
     ComeBack(String),
+    /// This node has left the ring for good: its process ends, and has done what it was told to.
+    Decommissioned(String),
+    /// An operator's order was carried out as far as this node can, or refused.
+    Answer(OrderId, Result<Agreed, Refusal>),
 }
 
 /// How urgent a line of the log is.

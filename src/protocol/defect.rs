@@ -61,11 +61,21 @@ pub enum Defect {
     DeleteHintOnAnyAck,
     /// Show a recent record as it was before the newest commit, while more are on their way.
     LagRecent,
+    /// Write to the homes of the newest live placement version only.
+    SkipOlderVersion,
+    /// Say that all was brought to a new version as soon as it is known.
+    SyncEarly,
+    /// Go on under the same actor after a partition was gained or given up.
+    KeepActorAfterMove,
+    /// Retire a placement version once the next one is synced, while others still read it.
+    RetireEarly,
+    /// Let trackers count by the number of a placement version, whatever its hash.
+    BareTrackers,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -93,5 +103,10 @@ impl Defect {
         Self::CountHomeAndHint,
         Self::DeleteHintOnAnyAck,
         Self::LagRecent,
+        Self::SkipOlderVersion,
+        Self::SyncEarly,
+        Self::KeepActorAfterMove,
+        Self::RetireEarly,
+        Self::BareTrackers,
     ];
 }

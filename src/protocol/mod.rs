@@ -10,6 +10,7 @@ pub mod message;
 mod meta;
 pub mod op;
 pub mod placement;
+pub mod progress;
 pub mod quorum;
 pub mod record;
 pub mod rounds;

@@ -155,6 +155,13 @@ pub enum Reason {
         "strict requests wait until a majority of members has answered this node since its start"
     )]
     NotConfirmed,
+    /// Strict requests are served by members of the newest placement version: nobody waits for the reads
+    /// of others before an older one retires.
+    #[error(
+        "this node is no member of the ring, or about to leave it, and serves no strict requests: ask \
+         a member"
+    )]
+    NotMember,
 }
 
 impl Op {

@@ -8,35 +8,48 @@
 //! The first version is a pure function of the founders: a consistent-hash ring, walked from the
 //! start of each partition's arc; distinct zones first; every member gets its exact share of
 //! what zones, weights and N allow (see `share`). The table is part of a version, so that
-//! later versions can change as little of it as they must.
+//! later versions change as little of it as they must (see `succession` and `steal`).
 //!
-//! Invariants of a [`Placement`], kept by [`Placement::found`] and checked by
-//! [`Placement::decode`]: members are sorted by name and distinct; `1 ≤ replicas ≤ members`;
-//! `table.len() = partitions · replicas`; the homes of a partition are distinct members;
+//! Invariants of a [`Placement`], kept by [`Placement::found`] and [`Placement::next`] and checked
+//! by [`Placement::decode`]: members are sorted by name and distinct;
+//! `replicas = min(wanted, members) ≥ 1`; `table.len() = partitions · replicas`; the homes of a partition are distinct members;
 //! `tag.hash` is the hash of the encoding.
 
+mod fair;
+mod first;
+mod plan;
+#[cfg(test)]
+mod plan_tests;
 mod ring;
 mod share;
+mod steal;
+mod succession;
+#[cfg(test)]
+mod succession_tests;
 #[cfg(test)]
 mod tests;
 mod view;
+mod zoning;
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use self::ring::Ring;
-use self::share::{Shares, Zone, deal};
-pub use self::view::View;
+use self::first::first_table;
+pub use self::plan::{Move, Plan, Stage};
+pub use self::succession::{Change, PlanRefused};
+pub use self::view::{LIVE_MAX, Version, Versions, View};
 use super::codec::{DecodeError, Reader, Write};
 use super::message::PlacementTag;
 use crate::types::{ClusterId, NodeName, Partition};
 
 /// The version of the encoding.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Members of one placement: ten times what the ring is made for; bounds what a peer can send.
 pub const MEMBERS_MAX: usize = 1024;
 /// Longest zone name, in bytes: as long as a node's.
 pub const ZONE_BYTES_MAX: usize = 63;
+/// The greatest N that can be asked for: a write waits for a majority of them.
+pub const REPLICAS_MAX: u8 = 15;
 
 /// A member of a placement version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +80,10 @@ pub struct Placement {
     pub parent: u64,
     /// Sorted by name.
     pub members: Vec<Member>,
-    /// Home replicas a partition; at most as many as members.
+    /// Home replicas a partition: the least of `wanted` and the number of members.
     pub replicas: u8,
+    /// N as the operator wants it: met as soon as there are as many members.
+    pub wanted: u8,
     /// Q: how many partitions the ring has.
     pub partitions: u16,
     /// For each partition, `replicas` indexes into `members`, in order of preference.
@@ -89,18 +104,17 @@ impl Placement {
         for member in &mut members {
             member.weight = member.weight.max(1);
         }
-        let replicas = replicas.min(u8::try_from(members.len()).unwrap_or(u8::MAX));
+        let wanted = replicas;
+        let replicas = met(wanted, members.len());
         let table = first_table(&members, replicas, partitions);
-        let mut placement = Self {
-            tag: PlacementTag { number: 1, hash: 0 },
-            parent: 0,
-            members,
-            replicas,
-            partitions,
-            table,
-        };
-        placement.tag.hash = xxh3_64(&placement.encode());
-        placement
+        let tag = PlacementTag { number: 1, hash: 0 };
+        Self { tag, parent: 0, members, replicas, wanted, partitions, table }.hashed()
+    }
+
+    /// The same, with the hash that its encoding has.
+    fn hashed(mut self) -> Self {
+        self.tag.hash = xxh3_64(&self.encode());
+        self
     }
 
     /// The homes of a partition: indexes of members, in order of preference.
@@ -138,7 +152,7 @@ impl Placement {
         let mut out = vec![FORMAT];
         out.extend_from_slice(&self.tag.number.to_le_bytes());
         out.extend_from_slice(&self.parent.to_le_bytes());
-        out.push(self.replicas);
+        out.push(self.wanted);
         out.extend_from_slice(&self.partitions.to_le_bytes());
         out.varint(self.members.len() as u64);
         for member in &self.members {
@@ -163,7 +177,7 @@ impl Placement {
             other => return Err(DecodeError::Version(other)),
         }
         let (number, parent) = (r.u32()?, r.u64()?);
-        let (replicas, partitions) = (r.u8()?, r.u16()?);
+        let (wanted, partitions) = (r.u8()?, r.u16()?);
         let count = r.count(6)?;
         let mut members: Vec<Member> = Vec::with_capacity(count.min(MEMBERS_MAX));
         for _ in 0..count {
@@ -175,8 +189,8 @@ impl Placement {
             }
             members.push(member);
         }
-        let shape = number > 0 && replicas > 0 && partitions > 0 && count <= MEMBERS_MAX;
-        if !shape || usize::from(replicas) > count {
+        let replicas = met(wanted, count);
+        if number == 0 || replicas == 0 || partitions == 0 || count > MEMBERS_MAX {
             return Err(DecodeError::Malformed("placement"));
         }
         let mut table = Vec::with_capacity(usize::from(partitions) * usize::from(replicas));
@@ -192,7 +206,7 @@ impl Placement {
         }
         r.end()?;
         let tag = PlacementTag { number, hash: xxh3_64(bytes) };
-        Ok(Self { tag, parent, members, replicas, partitions, table })
+        Ok(Self { tag, parent, members, replicas, wanted, partitions, table })
     }
 
     /// The id of the cluster of this name whose first version this is.
@@ -204,58 +218,7 @@ impl Placement {
     }
 }
 
-/// The table of the first version, taken from the ring.
-fn first_table(members: &[Member], replicas: u8, partitions: u16) -> Vec<u16> {
-    let ring = Ring::new(members);
-    let mut names: Vec<&str> = members.iter().map(|member| member.zone.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let zone_of = |member: &Member| names.binary_search(&member.zone.as_str()).unwrap_or(0);
-    let zone_of: Vec<usize> = members.iter().map(zone_of).collect();
-    // For each zone, its members' indexes: an item of a zone's ring is an index into these.
-    let mut nodes: Vec<Vec<u16>> = vec![Vec::new(); names.len()];
-    let mut place = Vec::with_capacity(members.len());
-    for (index, &zone) in (0u16..).zip(&zone_of) {
-        place.push(u16::try_from(nodes[zone].len()).unwrap_or(u16::MAX));
-        nodes[zone].push(index);
-    }
-    let weights = |of: &Vec<u16>| of.iter().map(|&m| members[usize::from(m)].weight).collect();
-    let zones: Vec<Zone> = nodes.iter().map(|of| Zone { weights: weights(of) }).collect();
-    let shares = Shares::new(&zones, replicas, partitions);
-
-    let zone_ring =
-        ring.map(names.len(), |member| u16::try_from(zone_of[usize::from(member)]).ok());
-    let extras =
-        deal(&zone_ring, &vec![shares.extras; usize::from(partitions)], shares.extra.clone());
-    let mut homes: Vec<Vec<u16>> = vec![Vec::new(); usize::from(partitions)];
-    for (zone, room) in shares.nodes.into_iter().enumerate() {
-        let need = |extras: &Vec<u16>| {
-            shares.base[zone] + u8::from(extras.iter().any(|&z| usize::from(z) == zone))
-        };
-        let needs: Vec<u8> = extras.iter().map(need).collect();
-        let inside = ring.map(nodes[zone].len(), |member| {
-            (zone_of[usize::from(member)] == zone).then(|| place[usize::from(member)])
-        });
-        for (homes, items) in homes.iter_mut().zip(deal(&inside, &needs, room)) {
-            homes.extend(items.into_iter().map(|item| nodes[zone][usize::from(item)]));
-        }
-    }
-    let mut table = Vec::with_capacity(homes.len() * usize::from(replicas));
-    for (partition, homes) in (0..partitions).zip(&homes) {
-        table.extend(in_order(ring.walk(partition, partitions), homes, &zone_of));
-    }
-    table
-}
-
-/// Homes in order of preference: clockwise, distinct zones first.
-fn in_order(walk: ring::Walk<'_>, homes: &[u16], zone_of: &[usize]) -> Vec<u16> {
-    let clockwise: Vec<u16> =
-        walk.filter(|member| homes.contains(member)).take(homes.len()).collect();
-    let round = |at: usize| {
-        let zone = zone_of[usize::from(clockwise[at])];
-        clockwise[..at].iter().filter(|&&before| zone_of[usize::from(before)] == zone).count()
-    };
-    let mut order: Vec<usize> = (0..clockwise.len()).collect();
-    order.sort_by_key(|&at| round(at));
-    order.into_iter().map(|at| clockwise[at]).collect()
+/// How many replicas a partition has where so many are wanted: no member holds two.
+fn met(wanted: u8, members: usize) -> u8 {
+    wanted.min(u8::try_from(members).unwrap_or(u8::MAX))
 }

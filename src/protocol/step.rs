@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::message::{DataMessage, PlacementTag};
 use super::op::{Failure, Op, Outcome};
 use super::placement::View;
+use super::progress::Progress;
 use super::quorum::Consistency;
 use super::record::Record;
 use crate::types::{Key, Mono, NodeId, NodeName, Partition, Stamp, TraceContext, Wall};
@@ -194,6 +195,9 @@ pub enum Effect {
     ScanReply(Ticket, Result<MergedPage, Failure>),
     /// A peer has timed out several times in a row, or has answered again after that.
     Reachable(NodeId, bool),
+    /// How far the worker has come in a change of the ring. Told when it has moved; every worker
+    /// tells it at least once after its first view.
+    Progress(Progress),
     /// Something worth telling an operator, or a reader of a simulator's trace.
     Event(Event),
 }
@@ -314,6 +318,8 @@ pub struct Stats {
     pub rounds_open: u64,
     /// For how long the oldest of them has been open, in microseconds; 0 if none is.
     pub round_age_micros_max: u64,
+    /// Partitions that this node has given up, and of which records are left to be dropped.
+    pub partitions_leaving: u64,
 }
 
 /// How whole a node's copies are.
@@ -369,6 +375,7 @@ impl Stats {
             records_collected,
             rounds_open,
             round_age_micros_max,
+            partitions_leaving,
         } = of;
         self.gets += gets;
         self.puts += puts;
@@ -401,6 +408,7 @@ impl Stats {
         self.rounds_over += rounds_over;
         self.records_collected += records_collected;
         self.rounds_open += rounds_open;
+        self.partitions_leaving += partitions_leaving;
         self.round_age_micros_max = self.round_age_micros_max.max(*round_age_micros_max);
     }
 }

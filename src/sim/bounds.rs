@@ -47,7 +47,8 @@ impl World {
     /// What is left once every client has its answer and every hint is delivered.
     pub(super) fn check_rest(&mut self) {
         let mut found = Vec::new();
-        for node in &self.nodes {
+        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| !self.observer.is_gone(*at));
+        for (_, node) in nodes {
             let (stats, stored) = (node.stats(), node.disk.len(Space::Hints) as u64);
             if stats.in_flight > 0 {
                 found.push(format!("{} never ends {} ops", node.name, stats.in_flight));

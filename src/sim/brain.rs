@@ -121,9 +121,10 @@ impl World {
     fn start_control(&mut self, at: usize, number: u64, seed: u64) {
         let now = self.nodes[at].clock.now(self.time);
         let members = &self.nodes[..self.config.nodes];
-        let founders: Vec<_> = members.iter().map(|node| node.name.clone()).collect();
+        let founders = members[..self.config.founders].iter();
+        let founders: Vec<_> = founders.map(|node| node.name.clone()).collect();
         let seeds: Vec<SocketAddr> = members.iter().map(|node| node.address).collect();
-        let placement = self.observer.placement();
+        let placement = self.observer.founded();
         let member = placement.members.iter().find(|m| m.name == self.nodes[at].name);
         let (zone, weight) = member.map_or((String::new(), 1), |m| (m.zone.clone(), m.weight));
         let node = &self.nodes[at];
@@ -138,6 +139,8 @@ impl World {
             replicas: placement.replicas,
             partitions: placement.partitions,
             skew_ms_max: self.config.tuning.skew_ms_max,
+            auto_join: self.config.auto_join,
+            settle_ms: 2_000,
         };
         let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
         let identity = Identity {
@@ -193,11 +196,10 @@ impl World {
                 self.commit(at, Source::Note, changes, Stamp::default());
             }
             ControlEffect::View(view) => {
-                let number = view.placement.tag.number;
+                let number = view.newest().tag().number;
                 self.trace.say(self.time, Some(at), || format!("holds placement {number}"));
-                if view.placement.tag != self.observer.placement().tag {
-                    let what = format!("node-{at} holds another placement than its founders'");
-                    self.observer.violate(Check::M, self.time, what);
+                if !self.is_twin(at) {
+                    self.view_seen(at, &view);
                 }
                 if let Some(process) = &mut self.nodes[at].process {
                     process.view = Some(view.clone());
@@ -219,6 +221,11 @@ impl World {
                 self.twin_stops();
             }
             ControlEffect::ComeBack(why) => self.come_back(at, &why),
+            ControlEffect::Decommissioned(why) => self.decommissioned(at, why),
+            ControlEffect::Answer(order, answer) => {
+                self.trace.say(self.time, Some(at), || format!("answers {order:?}: {answer:?}"));
+                self.order_answered(order, answer.as_ref().err());
+            }
             ControlEffect::Stop(why) => {
                 // A lost disk goes on as another, and a copied folder is gone: nothing justifies it.
                 let what = format!("node-{at} stops itself: {why}");
@@ -278,12 +285,7 @@ impl World {
     }
 
     fn view_of(&self, at: usize) -> Arc<View> {
-        let node = &self.nodes[at];
-        let ids: BTreeMap<_, _> = self.nodes.iter().map(|n| (n.name.clone(), n.id)).collect();
-        let boot = node.process.as_ref().map_or(Boot(0), |process| process.boot);
-        let placement = self.observer.placement().clone();
-        let cluster = placement.cluster_id(CLUSTER);
-        Arc::new(View::new(node.id, node.name.clone(), boot, cluster, placement, ids))
+        self.oracle_view(at, self.observer.founded().cluster_id(CLUSTER))
     }
 
     fn tell_reachability(&mut self, at: usize, peer: NodeId, up: bool) {

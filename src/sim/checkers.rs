@@ -36,7 +36,8 @@ impl World {
 
     /// How many hints are on all disks.
     pub(super) fn hints_left(&self) -> usize {
-        self.nodes.iter().map(|node| node.disk.len(Space::Hints)).sum()
+        let nodes = self.nodes.iter().enumerate().filter(|(at, _)| !self.observer.is_gone(*at));
+        nodes.map(|(_, node)| node.disk.len(Space::Hints)).sum()
     }
 
     /// How many records homes have exchanged because they differed, since they started.

@@ -94,6 +94,9 @@ impl Observer {
         // that it holds counts until it has been merged from the other homes.
         let trusted = nodes.iter().enumerate().filter(|(_, other)| !other.is_set_back);
         for (at, other) in trusted {
+            if self.is_gone(at) {
+                continue;
+            }
             for owner in nodes {
                 let hint_for = (owner.name != other.name).then(|| owner.name.clone());
                 let there = Place { hint_for, ..place.clone() };

@@ -9,7 +9,7 @@ use super::disk::Disk;
 use super::observer::Check;
 use super::tally::FaultKind;
 use super::world::{Event, World};
-use crate::protocol::control::goes_on_as;
+use crate::protocol::control::{goes_on_as, was_removed};
 use crate::protocol::lost::LOST_PREFIX;
 use crate::protocol::step::Space;
 use crate::types::NodeId;
@@ -66,7 +66,12 @@ impl World {
     /// A control core has found that its disk has forgotten something.
     pub(super) fn come_back(&mut self, at: usize, why: &str) {
         self.trace.say(self.time, Some(at), || format!("comes back: {why}"));
-        if self.observer.is_lost(at) {
+        let meta = self.nodes[at].disk.entries(Space::Meta);
+        let durable: Vec<_> = meta.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let holds_nothing = self.nodes[at].disk.len(Space::Records) == 0;
+        if was_removed(&durable, self.nodes[at].id) || holds_nothing {
+            self.count(FaultKind::SetAside);
+        } else if self.observer.is_lost(at) {
             self.count(FaultKind::OldSnapshot);
         } else {
             let what = format!("node-{at} goes on as another disk, and none was lost: {why}");
@@ -80,9 +85,21 @@ impl World {
     pub(super) fn take_up_disk(&mut self, at: usize) {
         let meta = self.nodes[at].disk.entries(Space::Meta);
         let durable: Vec<_> = meta.map(|(key, value)| (key.clone(), value.clone())).collect();
+        if was_removed(&durable, self.nodes[at].id) {
+            return self.set_aside(at);
+        }
         if let Some(id) = goes_on_as(&durable).filter(|id| *id != self.nodes[at].id) {
             self.rename_disk(at, id);
         }
+    }
+
+    /// The disk was removed from the cluster: what it holds counts no more, and the node begins anew.
+    fn set_aside(&mut self, at: usize) {
+        let id = NodeId(self.rng.random());
+        self.trace.say(self.time, Some(at), || format!("its disk is set aside; it is {id} now"));
+        self.nodes[at].disk = self.nodes[at].disk.emptied();
+        self.nodes[at].generation = 0;
+        self.rename_disk(at, id);
     }
 
     fn rename_disk(&mut self, at: usize, id: NodeId) {
@@ -98,6 +115,7 @@ impl World {
         let lost = |node: &super::node::SimNode| {
             node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(LOST_PREFIX)).count()
         };
-        self.nodes[..self.config.nodes].iter().map(lost).sum()
+        let nodes = self.nodes[..self.config.nodes].iter().enumerate();
+        nodes.filter(|(at, _)| !self.observer.is_gone(*at)).map(|(_, node)| lost(node)).sum()
     }
 }

@@ -17,6 +17,7 @@ use super::describe;
 use super::disk::DiskWeather;
 use super::network::Weather;
 use super::observer::Place;
+use super::ring::Move;
 use super::tally::FaultKind;
 use super::world::{Event, World};
 use crate::protocol::step::Space;
@@ -54,6 +55,8 @@ pub(super) enum Fault {
     Twin(usize),
     /// So many requests reach a node at once.
     Overload(usize, usize),
+    /// The ring is to change.
+    Ring(Move),
 }
 
 /// The shape of a partition.
@@ -91,9 +94,11 @@ pub(super) enum Kind {
     Overload,
     RoughStart,
     Twin,
+    Ring,
+    Remove,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 19] = [
     Kind::Twin,
     Kind::Kill,
     Kind::PowerLoss,
@@ -111,6 +116,8 @@ const KINDS: [Kind; 17] = [
     Kind::Restore,
     Kind::Overload,
     Kind::RoughStart,
+    Kind::Ring,
+    Kind::Remove,
 ];
 
 /// When a plan has its faults, in the world's time.
@@ -138,21 +145,31 @@ pub(super) struct Plan {
     kinds: Vec<Kind>,
 }
 
+/// Whom a plan is drawn for.
+pub(super) struct Cast {
+    pub(super) nodes: usize,
+    /// The first so many nodes.
+    pub(super) founders: usize,
+    /// Whether whole disks may be lost.
+    pub(super) disks: bool,
+    /// Whether nodes join and leave.
+    pub(super) moves: bool,
+    /// Just these kinds, and then often; else random ones.
+    pub(super) theme: Option<&'static [Kind]>,
+}
+
 impl Plan {
-    /// Draws a plan for so many nodes, of random kinds, or of just these, and then often. `disks` says
-    /// whether whole disks may be lost.
-    pub(super) fn draw(
-        nodes: usize,
-        disks: bool,
-        span: Span,
-        theme: Option<&[Kind]>,
-        rng: &mut ChaCha8Rng,
-    ) -> Self {
+    /// Draws a plan.
+    pub(super) fn draw(cast: &Cast, span: Span, rng: &mut ChaCha8Rng) -> Self {
+        let &Cast { nodes, founders, disks, moves, theme } = cast;
         let (faults, kinds, late) = (Vec::new(), Vec::new(), BTreeSet::new());
         let mut plan = Self { faults, span, victim: None, late, kinds };
         let length = span.heal - span.begin;
+        // Who is no founder comes when it is told to, or at the end.
+        plan.late.extend((founders..nodes).filter(|_| disks));
         for kind in KINDS {
-            if matches!(kind, Kind::Wipe | Kind::Restore) && !disks {
+            let lacks_disks = matches!(kind, Kind::Wipe | Kind::Restore) && !disks;
+            if lacks_disks || matches!(kind, Kind::Ring | Kind::Remove) && !moves {
                 continue;
             }
             let drawn = rng.random_ratio(1, kind.odds());
@@ -169,7 +186,7 @@ impl Plan {
             let mean = rng.random_range(length / 24..=rarest);
             let mut at = span.begin + rng.random_range(0..=mean);
             while at < span.heal {
-                plan.draw_one(kind, nodes, span.near_a_burst(at, rng), rng);
+                plan.draw_one(kind, (nodes, founders), span.near_a_burst(at, rng), rng);
                 at += rng.random_range(mean / 4..=mean * 2);
             }
         }
@@ -209,7 +226,13 @@ impl Plan {
         }
     }
 
-    fn draw_one(&mut self, kind: Kind, nodes: usize, at: Time, rng: &mut ChaCha8Rng) {
+    fn draw_one(
+        &mut self,
+        kind: Kind,
+        (nodes, founders): (usize, usize),
+        at: Time,
+        rng: &mut ChaCha8Rng,
+    ) {
         let node = rng.random_range(0..nodes);
         let (moment, spell) = (20 * MS / self.span.pace, 10 * SECOND / self.span.pace);
         let short = at + rng.random_range(moment..=spell);
@@ -274,8 +297,44 @@ impl Plan {
                 self.push(short + rng.random_range(0..spell / 10), Fault::Start(victim));
             }
             Kind::Twin => self.push(at, Fault::Twin(node)),
+            Kind::Ring => self.draw_moves((nodes, founders), at, rng),
+            Kind::Remove => {
+                let victim = *self.victim.get_or_insert(node);
+                self.push(at, Fault::Kill(victim));
+                // Whoever gives such an order tries again until the dead is known to be dead.
+                for attempt in 0..4 {
+                    let after = attempt * spell / 4 + rng.random_range(0..spell / 4);
+                    self.push(at + after, Fault::Ring(Move::Remove(victim)));
+                }
+                self.push(at + spell + rng.random_range(0..spell), Fault::Start(victim));
+            }
             Kind::Overload => self.push(at, Fault::Overload(node, rng.random_range(12..=24))),
             Kind::ClockOffset | Kind::RoughStart => {}
+        }
+    }
+
+    /// Somebody joins, leaves or gets another share; often someone is killed midway, and sometimes two give
+    /// orders at once.
+    fn draw_moves(&mut self, (nodes, founders): (usize, usize), at: Time, rng: &mut ChaCha8Rng) {
+        let (moment, spell) = (20 * MS / self.span.pace, 10 * SECOND / self.span.pace);
+        let orders = if rng.random_ratio(1, 4) { 2 } else { 1 };
+        for _ in 0..orders {
+            let any = rng.random_range(0..nodes);
+            let guest = if founders < nodes { rng.random_range(founders..nodes) } else { any };
+            let what = match rng.random_range(0..5) {
+                0..2 => Move::Join(guest),
+                2..4 => Move::Leave(any),
+                _ => Move::Reweigh(any, rng.random_range(1..=4)),
+            };
+            self.push(at + rng.random_range(0..moment), Fault::Ring(what));
+            if rng.random_ratio(1, 2) {
+                let (Move::Join(at_heart) | Move::Leave(at_heart)) = what else { continue };
+                let other = rng.random_range(0..nodes);
+                let victim = if rng.random_ratio(1, 2) { at_heart } else { other };
+                let soon = at + rng.random_range(0..spell / 4);
+                self.push(soon, Fault::Kill(victim));
+                self.push(soon + rng.random_range(moment..spell / 4), Fault::Start(victim));
+            }
         }
     }
 
@@ -308,8 +367,9 @@ impl Kind {
             | Self::ClockJump
             | Self::ClockStrobe => 2,
             Self::ClockOffset | Self::Damage | Self::Overload | Self::RoughStart => 4,
+            Self::Ring => 3,
             Self::Wipe | Self::Restore => 6,
-            Self::Twin => 8,
+            Self::Twin | Self::Remove => 8,
         }
     }
 
@@ -326,6 +386,8 @@ impl Kind {
             | Self::Damage
             | Self::Wipe
             | Self::Restore
+            | Self::Ring
+            | Self::Remove
             | Self::RoughStart => false,
             Self::Network
             | Self::Full
@@ -436,6 +498,7 @@ impl World {
             Fault::Wipe(node) => self.wipe(*node),
             Fault::Snapshot(node) => self.snapshot(*node),
             Fault::Restore(node) => _ = self.restore(*node),
+            Fault::Ring(what) => self.move_ring(*what),
         }
     }
 

@@ -164,7 +164,9 @@ impl World {
         };
         self.trace.say(self.time, Some(node), line);
         if let Outcome::Written(receipt) = &outcome {
-            self.observer.acknowledged(self.time, &self.nodes, node, &record.op, receipt);
+            let versions = self.versions_to_hold(receipt.placement);
+            let (time, nodes) = (self.time, &self.nodes);
+            self.observer.acknowledged(time, nodes, node, &record.op, receipt, &versions);
         }
         self.schedule(WAY, Event::Answer { attempt, outcome: Some(outcome) });
     }
@@ -254,7 +256,8 @@ fn is_worth_a_retry(failure: &Failure, action: &Action) -> bool {
         | Reason::StoreRefused
         | Reason::Overloaded
         | Reason::ShuttingDown
-        | Reason::NotConfirmed => true,
+        | Reason::NotConfirmed
+        | Reason::NotMember => true,
         Reason::Context(_)
         | Reason::RequestIdReused
         | Reason::TooManySiblings

@@ -24,6 +24,7 @@ use crate::protocol;
 use crate::protocol::control::ControlInput;
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
+use crate::protocol::progress::Progresses;
 use crate::protocol::step::{
     Change, CommitId, Conditions, Effect, Input, Page, ReadFailed, Space, Stats, Token,
 };
@@ -76,9 +77,10 @@ pub(super) struct Process {
     recovered: Stamp,
     armed: Option<Time>,
     todo: VecDeque<Todo>,
+    /// How far its workers have come in a change of the ring.
+    pub(super) progress: Progresses,
 }
 
-#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack")]
 enum Todo {
     Worker(usize, Input),
     Control(ControlInput),
@@ -144,7 +146,7 @@ impl SimNode {
 impl World {
     /// Starts a process on a node.
     pub(super) fn start(&mut self, at: usize) {
-        if self.nodes[at].process.is_some() {
+        if self.nodes[at].process.is_some() || self.ring.is_removed(at) {
             return;
         }
         let (boot, seed): (u64, u64) = (self.rng.random(), self.rng.random());
@@ -177,6 +179,7 @@ impl World {
             recovered: clock,
             armed: None,
             todo: VecDeque::new(),
+            progress: Progresses::new(self.config.workers),
         };
         self.nodes[at].process = Some(process);
         let found = self.nodes[at].disk.number().0;
@@ -387,6 +390,14 @@ impl World {
                     process.todo.push_back(Todo::Reachable(peer, up));
                 }
             }
+            Effect::Progress(progress) => {
+                if let Some(process) = &mut self.nodes[at].process
+                    && let Some(progress) = process.progress.told(worker, progress)
+                {
+                    self.ring_progress(at, progress);
+                    self.control(at, ControlInput::Progress(progress));
+                }
+            }
             Effect::Event(event) => {
                 self.counts.rounds +=
                     u64::from(matches!(event, protocol::step::Event::RoundOver(..)));
@@ -412,7 +423,7 @@ impl World {
         }
         let envelope = Envelope {
             from: node.id,
-            placement: view.placement.tag,
+            placement: view.newest().tag(),
             synced: node.disk.announced(),
             trace,
             message,

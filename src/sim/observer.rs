@@ -107,12 +107,22 @@ pub(super) struct Place {
 
 /// Sees everything.
 pub(super) struct Observer {
-    placement: Arc<Placement>,
+    founded: Arc<Placement>,
+    /// The live versions, oldest first.
+    live: Vec<Arc<Placement>>,
+    /// All versions that there ever were.
+    ever: Vec<Arc<Placement>>,
+    /// How many nodes there are, beside a process on a copied folder.
+    nodes: usize,
+    /// Nodes that are no members any more: what is on their disks is of another time.
+    gone: BTreeSet<usize>,
     contents: BTreeMap<(Key, Dot), u128>,
     /// The writes that were made for a request.
     written: BTreeMap<RequestId, BTreeSet<Dot>>,
-    /// All that a node has ever durably held of a key for a home slot, or what superseded it.
-    held: BTreeMap<(Key, usize, usize), VersionVector>,
+    /// All that a node has ever durably held of a key for a home, or what superseded it.
+    held: BTreeMap<Key, BTreeMap<(NodeName, usize), VersionVector>>,
+    /// Writes that were acknowledged.
+    acked: BTreeSet<(Key, Dot)>,
     /// When a hint of a key was first durable.
     hinted: BTreeMap<Key, Time>,
     /// Copies that the world has damaged: their past is no measure.
@@ -157,12 +167,17 @@ impl Place {
 }
 
 impl Observer {
-    pub(super) fn new(placement: Arc<Placement>) -> Self {
+    pub(super) fn new(placement: Arc<Placement>, nodes: usize) -> Self {
         Self {
-            placement,
+            founded: placement.clone(),
+            live: vec![placement.clone()],
+            ever: vec![placement],
+            nodes,
+            gone: BTreeSet::new(),
             contents: BTreeMap::new(),
             written: BTreeMap::new(),
             held: BTreeMap::new(),
+            acked: BTreeSet::new(),
             hinted: BTreeMap::new(),
             damaged: BTreeSet::new(),
             ever_damaged: BTreeSet::new(),
@@ -174,13 +189,71 @@ impl Observer {
         }
     }
 
+    /// The newest version.
     pub(super) fn placement(&self) -> &Arc<Placement> {
-        &self.placement
+        &self.live[self.live.len() - 1]
+    }
+
+    /// The only version that ever had this number; none if there were rivals.
+    pub(super) fn version(&self, number: u32) -> Option<Arc<Placement>> {
+        let mut named = self.ever.iter().filter(|version| version.tag.number == number);
+        let only = named.next()?;
+        named.next().is_none().then(|| only.clone())
+    }
+
+    /// The first version.
+    pub(super) fn founded(&self) -> &Arc<Placement> {
+        &self.founded
+    }
+
+    pub(super) fn set_live(&mut self, live: &[Arc<Placement>]) {
+        live.iter().for_each(|version| self.note_version(version));
+        self.live = live.to_vec();
+    }
+
+    /// Somebody holds a version, which may be a rival of others.
+    pub(super) fn note_version(&mut self, version: &Arc<Placement>) {
+        if !self.ever.iter().any(|known| known.tag == version.tag) {
+            self.ever.push(version.clone());
+        }
+    }
+
+    /// A node is no member any more.
+    pub(super) fn node_gone(&mut self, node: usize) {
+        self.set_gone(node, true);
+    }
+
+    /// Whether a node is no member from now on.
+    pub(super) fn set_gone(&mut self, node: usize, gone: bool) {
+        if gone {
+            self.gone.insert(node);
+        } else {
+            self.gone.remove(&node);
+        }
+    }
+
+    /// The live versions, oldest first.
+    pub(super) fn live(&self) -> &[Arc<Placement>] {
+        &self.live
+    }
+
+    /// Whether a node is no member any more.
+    pub(super) fn is_gone(&self, node: usize) -> bool {
+        self.gone.contains(&node)
+    }
+
+    /// How many of these are homes of a key, in the version in which the fewest are.
+    pub(super) fn homes_among(&self, names: &[NodeName], key: &Key) -> usize {
+        let among = |version: &Arc<Placement>| {
+            let homes = home_names(version, key.partition(version.partitions));
+            homes.filter(|home| names.contains(home)).count()
+        };
+        self.ever.iter().map(among).min().unwrap_or(0)
     }
 
     /// The names of a partition's homes, in order.
     pub(super) fn homes(&self, partition: Partition) -> Vec<NodeName> {
-        let placement = &self.placement;
+        let placement = self.placement();
         let homes = placement.homes(partition).iter();
         homes.map(|at| placement.members[usize::from(*at)].name.clone()).collect()
     }
@@ -324,7 +397,7 @@ impl Observer {
         let before = before.as_ref().and_then(|bytes| place.open(bytes));
         let after = change.value.as_ref().and_then(|bytes| place.open(bytes));
         if let Some(record) = &after {
-            self.note_held(node, &place, record);
+            self.note_held(nodes, node, &place, record);
         }
         let was_damaged =
             place.hint_for.is_none() && self.damaged.remove(&(node, change.key.clone()));
@@ -333,6 +406,9 @@ impl Observer {
         // What an older state of a disk holds may be set aside, to be rebuilt from the other homes.
         let set_aside = after.is_none() && self.lost.contains(&node);
         if grows || was_damaged || set_aside {
+            return;
+        }
+        if after.is_none() && self.is_given_up(time, nodes, names, node, &place, &before) {
             return;
         }
         if after.is_none() && self.is_collected(time, nodes, node, &place, &before) {
@@ -379,15 +455,50 @@ impl Observer {
         }
     }
 
-    fn note_held(&mut self, node: usize, place: &Place, record: &Record) {
-        let owner = match &place.hint_for {
-            Some(target) => target.clone(),
-            None => self.placement.members[node].name.clone(),
+    /// Whether a node drops its copy of a partition of which it is no home, as far as it has heard, or a
+    /// hint for one that is none. What it held was acknowledged elsewhere, or not at all: some home
+    /// has to know each acknowledged write by then.
+    fn is_given_up(
+        &mut self,
+        time: Time,
+        nodes: &[SimNode],
+        names: &BTreeMap<NodeName, usize>,
+        node: usize,
+        place: &Place,
+        before: &Record,
+    ) -> bool {
+        let owner = place.hint_for.as_ref().unwrap_or(&nodes[node].name);
+        let homes: BTreeSet<&NodeName> =
+            self.live.iter().flat_map(|version| home_names(version, place.partition)).collect();
+        let view = nodes[node].process.as_ref().and_then(|process| process.view.as_ref());
+        let heard = view.into_iter().flat_map(|view| view.live());
+        let mut heard = heard.flat_map(|version| version.home_names(place.partition));
+        if heard.any(|home| home == owner) {
+            return false;
+        }
+        let knows = |&at: &usize| {
+            let own = held_at(&nodes[at], &place.own());
+            self.collected.known(at, &place.key, own)
         };
-        let Some(slot) = self.homes(place.partition).iter().position(|home| *home == owner) else {
-            return;
-        };
-        self.held.entry((place.key.clone(), slot, node)).or_default().join(record.seen());
+        let known = homes.iter().filter_map(|home| names.get(*home)).filter_map(knows);
+        let known = known.fold(Record::default(), |sum, record| sum.merge(&record));
+        let acked = |dot: Dot| self.acked.contains(&(place.key.clone(), dot));
+        let mut dots = before.siblings().iter().map(|sibling| sibling.dot);
+        if let Some(dot) = dots.find(|&dot| acked(dot) && !known.seen().covers(dot)) {
+            let what = format!(
+                "node-{node} gives up {} of {}, which was acknowledged and which no home holds",
+                describe::dot(dot),
+                describe::key(&place.key),
+            );
+            self.violate(Check::D1, time, what);
+        }
+        true
+    }
+
+    fn note_held(&mut self, nodes: &[SimNode], node: usize, place: &Place, record: &Record) {
+        let owner = place.hint_for.as_ref().unwrap_or(&nodes[node].name);
+        let of_key = self.held.entry(place.key.clone()).or_default();
+        of_key.entry((owner.clone(), node)).or_default().join(record.seen());
     }
 
     /// An acknowledgement leaves a node.
@@ -398,24 +509,43 @@ impl Observer {
         node: usize,
         op: &Op,
         receipt: &Receipt,
+        versions: &[Arc<Placement>],
     ) {
-        let partition = op.partition(self.placement.partitions);
-        let replicas = usize::from(self.placement.replicas);
+        self.acked.insert((op.key.clone(), receipt.dot));
+        for version in versions {
+            self.acknowledged_in(time, nodes, node, op, receipt, version);
+        }
+    }
+
+    fn acknowledged_in(
+        &mut self,
+        time: Time,
+        nodes: &[SimNode],
+        node: usize,
+        op: &Op,
+        receipt: &Receipt,
+        version: &Placement,
+    ) {
+        let partition = op.partition(version.partitions);
+        let replicas = usize::from(version.replicas);
+        let homes: Vec<&NodeName> = home_names(version, partition).collect();
         let mut needed = op.consistency.of(replicas);
         if op.strict {
             needed = needed.max(Consistency::Quorum.of(replicas));
         }
         let mut tally = Tally::default();
-        let of_key = (op.key.clone(), 0, 0)..=(op.key.clone(), usize::MAX, usize::MAX);
-        for (&(_, slot, holder), seen) in self.held.range(of_key) {
-            if seen.covers(receipt.dot) {
-                tally.ack(slot, nodes[holder].id);
+        let past = self.held.get(&op.key);
+        let is_member = |at: &usize| version.member(&nodes[*at].name).is_some();
+        let past = past.into_iter().flatten().filter(|((_, at), _)| is_member(at));
+        for ((owner, holder), _) in past.filter(|(_, seen)| seen.covers(receipt.dot)) {
+            if let Some(slot) = homes.iter().position(|home| *home == owner) {
+                tally.ack(slot, nodes[*holder].id);
             }
         }
-        for (slot, home) in self.homes(partition).into_iter().enumerate() {
-            let members = &nodes[..self.placement.members.len()];
-            for (at, holder) in members.iter().enumerate() {
-                let hint_for = (holder.name != home).then(|| home.clone());
+        for (slot, &home) in homes.iter().enumerate() {
+            for at in (0..self.nodes).filter(is_member) {
+                let holder = &nodes[at];
+                let hint_for = (holder.name != *home).then(|| home.clone());
                 let place = Place { hint_for, partition, key: op.key.clone() };
                 let covers = |record: &Record| record.seen().covers(receipt.dot);
                 let counts = !op.strict || place.hint_for.is_none();
@@ -454,6 +584,11 @@ impl Observer {
             self.violate(Check::M, time, what);
         }
     }
+}
+
+/// The homes of a partition in a version, in order.
+fn home_names(version: &Placement, partition: Partition) -> impl Iterator<Item = &NodeName> {
+    version.homes(partition).iter().map(|&home| &version.members[usize::from(home)].name)
 }
 
 /// What a node durably holds at a place: its own record, or a hint.

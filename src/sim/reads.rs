@@ -74,7 +74,8 @@ fn written_over<'a>(observer: &Observer, op: &'a OpRecord) -> Vec<(Dot, &'a Vers
 fn is_owed(observer: &Observer, read: &OpRecord, write: &OpRecord) -> bool {
     let Some(receipt) = write.receipt() else { return false };
     let n = usize::from(observer.placement().replicas);
-    let overlap = receipt.homes.len() + taking_part(&read.op, n) > n;
+    let acknowledged = observer.homes_among(&receipt.homes, read.key());
+    let overlap = acknowledged + taking_part(&read.op, n) > n;
     let before = write.ended.is_some_and(|ended| ended < read.invoked);
     overlap && before && !observer.was_hinted(read.key(), read.ended.unwrap_or(0))
 }

@@ -18,7 +18,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use super::clock::{NodeClock, Time};
-use super::faults::{Fault, Kind, Plan, Span};
+use super::faults::{Cast, Fault, Kind, Plan, Span};
 use super::history::End;
 use super::observer::Check;
 use super::report::{FAILURES_MAX, Report, RunStats, Summary};
@@ -165,8 +165,14 @@ impl Runner {
         let length = draw_length(pace, &mut world.rng);
         let mut workload = Workload::draw(length, &mut world.rng);
         let span = Span { begin, heal: begin + length, pace, beat: workload.beat() };
-        let disks = world.config.control;
-        let mut plan = Plan::draw(world.nodes.len(), disks, span, theme(options), &mut world.rng);
+        let cast = Cast {
+            nodes: world.nodes.len(),
+            founders: world.config.founders,
+            disks: world.config.control,
+            moves: !is_still(options),
+            theme: theme(options),
+        };
+        let mut plan = Plan::draw(&cast, span, &mut world.rng);
         if plan.victim.is_some() {
             // A good copy in memory would hide the damage on disk from the reads that mend it.
             world.config.tuning.recent_bytes_max = 0;
@@ -202,7 +208,8 @@ impl Runner {
         let late = self.world.network.last_arrival().max(healed);
         self.until(late + self.world.paced(LATE), |_| false);
         let drained = self.until(late + self.world.paced(DRAIN_MAX), |runner| {
-            runner.world.hints_left() == 0 && runner.world.partitions_lost() == 0
+            let world = &runner.world;
+            world.hints_left() == 0 && world.partitions_lost() == 0 && world.is_ring_still()
         });
         if self.exhausted {
             return;
@@ -370,6 +377,9 @@ impl Runner {
             DRAIN_MAX / SECOND
         );
         self.world.observer.violate(Check::C6, self.world.time, what);
+        for what in self.world.ring_waits() {
+            self.world.observer.violate(Check::M, self.world.time, what);
+        }
     }
 
     fn violate_divergence(&mut self) {
@@ -429,12 +439,39 @@ impl Runner {
     }
 }
 
+/// Whether nobody joins or leaves: a mistake that has nothing to do with that is met sooner without.
+#[cfg(any(test, feature = "seeded-defects"))]
+fn is_still(options: &RunOptions) -> bool {
+    use crate::protocol::defect::Defect;
+    let of_the_ring = |defect| {
+        matches!(
+            defect,
+            Defect::SkipOlderVersion
+                | Defect::SyncEarly
+                | Defect::RetireEarly
+                | Defect::BareTrackers
+                | Defect::KeepActorAfterMove
+        )
+    };
+    options.defect.is_some_and(|defect| !of_the_ring(defect))
+}
+
+#[cfg(not(any(test, feature = "seeded-defects")))]
+fn is_still(_: &RunOptions) -> bool {
+    false
+}
+
 /// The kinds of faults that bring a mistake out, where few seeds have them together by chance.
 #[cfg(any(test, feature = "seeded-defects"))]
 fn theme(options: &RunOptions) -> Option<&'static [Kind]> {
     use crate::protocol::defect::Defect;
     match options.defect? {
         Defect::CountRebuilding => Some(&[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Damage]),
+        Defect::SkipOlderVersion
+        | Defect::SyncEarly
+        | Defect::RetireEarly
+        | Defect::BareTrackers
+        | Defect::KeepActorAfterMove => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
         Defect::KeepActorAfterLoss => Some(&[Kind::Pause, Kind::Cut, Kind::Damage]),
         _ => None,
     }
@@ -453,14 +490,19 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let replicas = if drawn >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
     let nodes = options.limits.nodes.unwrap_or(drawn).clamp(usize::from(replicas), drawn);
     let recent_bytes_max = *[0, 250, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
+    let control = rng.random_ratio(1, 2);
+    let still = is_still(options);
+    let joiners = if still { 0 } else { rng.random_range(0..=2) };
     WorldConfig {
         seed,
-        nodes,
+        nodes: nodes + joiners,
+        founders: nodes,
+        auto_join: !still && rng.random_ratio(1, 2),
         replicas,
         partitions: *[16, 32, 64, 128, 256].get(rng.random_range(0..5)).unwrap_or(&16),
         workers: rng.random_range(1..=2),
         pace: if rng.random_ratio(1, 100) { 1 } else { PACE },
-        control: rng.random_ratio(1, 2),
+        control,
         tuning: Tuning {
             recent_bytes_max,
             sync_interval: ROUND,

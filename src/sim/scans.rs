@@ -154,7 +154,8 @@ impl World {
     fn missed(&self, scan: &ScanRecord, page: &MergedPage, op: &OpRecord) -> Option<String> {
         let receipt = op.receipt()?;
         let replicas = usize::from(self.config.replicas);
-        let overlap = receipt.homes.len() + scan.consistency.of(replicas) > replicas;
+        let acknowledged = self.observer.homes_among(&receipt.homes, op.key());
+        let overlap = acknowledged + scan.consistency.of(replicas) > replicas;
         if !overlap || op.ended.is_none_or(|ended| ended >= scan.invoked) {
             return None;
         }

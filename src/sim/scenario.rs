@@ -84,6 +84,8 @@ impl Scenario {
         WorldConfig {
             seed: 1,
             nodes,
+            founders: nodes,
+            auto_join: false,
             replicas: 3,
             partitions: 16,
             workers: 1,

@@ -198,7 +198,7 @@ impl World {
         let Some(process) = &node.process else { return };
         let Some(mind) = process.brain.mind() else { return };
         let Some(&mine) = mind.streams.get(&to) else { return };
-        let placement = process.view.as_ref().map(|view| view.placement.tag).unwrap_or_default();
+        let placement = process.view.as_ref().map(|view| view.newest().tag()).unwrap_or_default();
         let envelope = Envelope {
             from: node.id,
             placement,

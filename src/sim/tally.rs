@@ -71,11 +71,21 @@ pub enum FaultKind {
     ClockStrobe,
     /// A request was refused because too much was under way.
     Overload,
+    /// A node began to join.
+    Join,
+    /// A member began to leave.
+    Leave,
+    /// A dead member was removed.
+    Remove,
+    /// A member got another share.
+    Reweigh,
+    /// A node found that its disk was removed, and began anew.
+    SetAside,
 }
 
 impl FaultKind {
     /// All of them, in order.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 36] = [
         Self::Kill,
         Self::Restart,
         Self::Pause,
@@ -107,6 +117,11 @@ impl FaultKind {
         Self::ClockJump,
         Self::ClockStrobe,
         Self::Overload,
+        Self::Join,
+        Self::Leave,
+        Self::Remove,
+        Self::Reweigh,
+        Self::SetAside,
     ];
 
     /// In words, for a table.
@@ -144,13 +159,24 @@ impl FaultKind {
             Self::ClockJump => "clock jumps",
             Self::ClockStrobe => "clock strobes",
             Self::Overload => "requests refused as overload",
+            Self::Join => "joins",
+            Self::Leave => "leaves",
+            Self::Remove => "removals",
+            Self::Reweigh => "changes of weight",
+            Self::SetAside => "removed disks set aside",
         }
     }
 }
 
 /// How often each kind took effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FaultCounts([u64; FaultKind::ALL.len()]);
+
+impl Default for FaultCounts {
+    fn default() -> Self {
+        Self([0; FaultKind::ALL.len()])
+    }
+}
 
 impl FaultCounts {
     /// A kind took effect.

@@ -27,6 +27,8 @@ use super::history::History;
 use super::network::{Fate, Network, Weather};
 use super::node::{Member, News, SimNode};
 use super::observer::Observer;
+use super::orders::Orders;
+use super::ring::Ring;
 use super::streams::{Frame, Streams};
 use super::tally::{FaultCounts, FaultKind};
 use super::trace::{Trace, TraceMode};
@@ -126,6 +128,10 @@ struct Scheduled {
 pub(super) struct WorldConfig {
     pub(super) seed: u64,
     pub(super) nodes: usize,
+    /// The first so many of them are the founders; the others may join.
+    pub(super) founders: usize,
+    /// Whether nodes that appear become members by themselves.
+    pub(super) auto_join: bool,
     pub(super) replicas: u8,
     pub(super) partitions: u16,
     pub(super) workers: usize,
@@ -179,6 +185,8 @@ pub(super) struct World {
     /// From a process of a node, to a node.
     pub(super) parked: Vec<(usize, u64, usize, Bytes)>,
     pub(super) streams: Streams,
+    pub(super) ring: Ring,
+    pub(super) orders: Orders,
 }
 
 impl PartialEq for Scheduled {
@@ -206,7 +214,7 @@ impl World {
     pub(super) fn new(config: WorldConfig) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let members = Member::make(config.nodes, &mut rng);
-        let placement = super::brain::placement(&config, &members, &mut rng);
+        let placement = super::brain::placement(&config, &members[..config.founders], &mut rng);
         let nodes: Vec<SimNode> =
             members.iter().map(|m| SimNode::new(m.clone(), config.pace)).collect();
         Self {
@@ -218,7 +226,9 @@ impl World {
             // One more place, for a process on a copied folder.
             network: Network::new(config.nodes + 1, Weather::calm()),
             trace: Trace::new(config.trace, config.nodes),
-            observer: Observer::new(placement),
+            ring: Ring::new(placement.clone(), config.nodes),
+            orders: Orders::default(),
+            observer: Observer::new(placement, config.nodes),
             history: History::default(),
             counts: Counts::default(),
             took_effect: FaultCounts::default(),

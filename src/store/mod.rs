@@ -40,7 +40,9 @@ pub use self::folder::{DataFolder, FolderError};
 pub use self::journal::JournalError;
 pub use self::mark::{Mark, MarkError};
 pub use self::memory::MemoryStore;
-pub use self::open::{Amnesia, Begin, Loss, OpenError, Opened, open, open_anew, scan_meta};
+pub use self::open::{
+    Amnesia, Begin, Loss, OpenError, Opened, open, open_anew, scan_meta, set_aside,
+};
 pub use self::point::{COMMIT_KEY, CommitPoint};
 pub use crate::protocol::step::{Change, Page, Space};
 

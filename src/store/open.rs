@@ -218,6 +218,20 @@ pub fn open_anew(
     Ok((Opened { folder, store: Arc::new(store), recovered, mark }, Some(loss)))
 }
 
+/// Sets everything that a folder holds aside, for good; says where it is now. The folder then opens
+/// as one that has lost everything: see [`open_anew`].
+///
+/// # Errors
+/// [`OpenError::Aside`]; nothing was changed, or it is not known to be durable.
+pub fn set_aside(opened: Opened) -> Result<PathBuf, OpenError> {
+    let Opened { folder, store, .. } = opened;
+    drop(store);
+    let (engine, aside) = (folder.engine(), folder.aside());
+    let moved = std::fs::rename(&engine, &aside).and_then(|()| sync_folder_of(&aside));
+    moved.map_err(|source| OpenError::Aside { folder: engine, source })?;
+    Ok(aside)
+}
+
 fn open_folder(folder: DataFolder, options: &StoreOptions) -> Result<Opened, OpenError> {
     let amnesia = |loss| OpenError::Amnesia(Amnesia { folder: folder.path().into(), loss });
     let mark = match Mark::open(&folder.mark()) {

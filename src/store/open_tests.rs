@@ -378,6 +378,19 @@ fn a_folder_that_lost_writes_goes_on_as_another_disk_with_what_is_left() {
 }
 
 #[test]
+fn a_folder_that_is_set_aside_keeps_its_records_and_goes_on_as_an_empty_disk() {
+    let node = Node::with(12, Durability::Fsync);
+    let folder = node.killed_later();
+    let aside = set_aside(reopen(folder.path()).unwrap()).unwrap();
+    let kept = FjallStore::open(&aside, &OPTIONS).unwrap();
+    assert_eq!(kept.scan(Space::Records, b"", b"", usize::MAX).unwrap().entries.len(), 12);
+    let (opened, loss) = open_anew(folder.path(), &name(), &OPTIONS, &begin).unwrap();
+    assert!(loss.is_some());
+    assert_eq!(opened.folder.id(), NEXT);
+    assert!(opened.store.scan(Space::Records, b"", b"", usize::MAX).unwrap().entries.is_empty());
+}
+
+#[test]
 fn a_crash_while_a_folder_becomes_another_disk_is_made_good_at_the_next_start() {
     let node = Node::with(12, Durability::Fsync);
     for (at, (damage, _)) in DAMAGES.into_iter().enumerate() {

@@ -319,10 +319,15 @@ impl Cluster {
         why
     }
 
-    /// Hints held by all nodes; none if one does not answer.
+    /// The nodes that run.
+    pub fn running(&self) -> impl Iterator<Item = usize> {
+        (0..self.len()).filter(|node| self.nodes[*node].1.is_some())
+    }
+
+    /// Hints held by all nodes that run; none if one does not answer.
     pub async fn hints_held(&self) -> Option<u64> {
         let mut held = 0;
-        for node in 0..self.len() {
+        for node in self.running() {
             held += self.status(node).await?.counters?.hints_held;
         }
         Some(held)

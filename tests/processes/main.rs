@@ -34,6 +34,7 @@ mod notice;
 mod otlp;
 mod pause;
 mod process;
+mod ring;
 mod shutdown;
 mod startup;
 /// The example is a test, too.

@@ -89,6 +89,7 @@ async fn ring_and_hints_are_json_or_tables_as_asked_for() {
     let ring = json("/debug/ring").await;
     assert_eq!((&ring["replicas"], &ring["partitions"]), (&3.into(), &16.into()));
     assert_eq!(ring["homes"].as_array().unwrap().len(), 16);
+    assert_eq!(ring["change"]["waits"], serde_json::json!([]), "{ring}");
     let table = get(&admin, "/debug/ring?format=text", "").await;
     assert!(table.contains("node-2  12"), "{table}");
     let hints = json("/debug/hints").await;

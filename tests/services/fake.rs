@@ -11,6 +11,7 @@ use coterie::api::calls::Calls;
 use coterie::api::{self, Settings};
 use coterie::metrics::Page;
 use coterie::proto::kv_client::KvClient;
+use coterie::protocol::control::{Agreed, Order, Refusal};
 use coterie::protocol::op::{Action, Failure, Op, Outcome, ReadOutcome, Receipt, VisibleSibling};
 use coterie::protocol::placement::{Member, Placement, View};
 use coterie::protocol::quorum::Consistency;
@@ -57,6 +58,10 @@ pub struct State {
     pub scans: usize,
     /// Whether the store cannot be read.
     pub unreadable: bool,
+    /// What was ordered, in order.
+    pub ordered: Vec<Order>,
+    /// What the next order ends with; none: it is never answered.
+    pub order_ends: Option<Result<Agreed, Refusal>>,
     /// Scans of partitions from this one on fail.
     pub scans_fail_from: Option<u16>,
     stamp: u64,
@@ -255,7 +260,7 @@ impl Backend for Fake {
         let hints =
             if damaged { vec![(NodeName::new("node-1").unwrap(), stored.clone())] } else { vec![] };
         let own = if damaged { StoredCopy::Damaged } else { stored };
-        let home = view.homes(partition).contains(&0);
+        let home = view.newest().homes(partition).contains(&0);
         Ok(Inspection { partition, home, rebuilding: damaged, own, hints })
     }
 
@@ -267,6 +272,18 @@ impl Backend for Fake {
         let oldest_write = Some(Wall(1_700_000_000_000));
         let held = TargetHints { target, hints: 3, bytes: 210, damaged: 1, oldest_write };
         Ok(HintsHeld { targets: vec![held], complete: false })
+    }
+
+    async fn order(&self, order: Order) -> Result<Agreed, Refusal> {
+        let ends = {
+            let mut state = self.state.lock().unwrap();
+            state.ordered.push(order);
+            state.order_ends.clone()
+        };
+        match ends {
+            Some(ends) => ends,
+            None => std::future::pending().await,
+        }
     }
 
     fn status(&self) -> NodeStatus {

@@ -8,5 +8,7 @@ mod client;
 mod fake;
 mod follow;
 mod operators;
+mod orders;
+mod plans;
 mod reflection;
 mod scans;

@@ -13,6 +13,13 @@ use coterie::cli::Cli;
 const ELSEWHERE: &[(&str, Kind, &str)] = &[
     ("demo", Kind::Text, "it takes a minute: CI runs it, and `cli::demo::report` tests its words"),
     ("demo", Kind::Json, "the same"),
+    (
+        "apply",
+        Kind::Exit(5),
+        "half a minute of silence: `services::orders` and `cli::exit` test it",
+    ),
+    ("decommission", Kind::Exit(5), "the same"),
+    ("remove", Kind::Exit(5), "the same"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

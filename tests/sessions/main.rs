@@ -11,6 +11,7 @@
 //! A session that is not deterministic is mended in [`session`], where each filter says what it
 //! takes away; nothing else is ever left out.
 
+mod changes;
 #[path = "../processes/cluster.rs"]
 #[expect(dead_code, reason = "shared with the tests of processes, which use the rest")]
 mod cluster;

@@ -60,6 +60,45 @@ async fn who_owns_what_and_who_holds_what() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_change_would_come_to() {
+    let mut cluster = Cluster::start(3).await;
+    let mut session = Session::of(&cluster);
+    for line in [
+        "coterie plan --join node-3",
+        "coterie plan --join node-3 -o json",
+        "coterie plan --join node-3 --partition-bytes 1000000 --rate 2000000 | head -2",
+        "coterie plan --join node-3 --leave node-2 --at-least 4",
+        "coterie plan",
+        "coterie plan --leave node-2",
+        "coterie plan --zone node-1=est",
+        "coterie plan --zone node-1=est -o json",
+        "coterie plan --weight node-1",
+        "coterie can-restart node-1",
+        "coterie can-restart node-1 -o json",
+        "coterie can-restart node-9",
+        "coterie balance | grep -A 4 Weights.1.to.4,",
+        "coterie balance --nodes 3",
+    ] {
+        session.run(line).await;
+    }
+    cluster.kill(2);
+    session.note("node-2 is killed");
+    session.unrecorded("until coterie members | grep -q 'node-2 *down'; do sleep 0.1; done").await;
+    for line in [
+        "coterie can-restart node-1",
+        "coterie can-restart node-1 -o json",
+        "coterie can-restart node-2",
+        "coterie plan --join node-3 --leave node-2",
+    ] {
+        session.run(line).await;
+    }
+    session.is("plan");
+    cluster.spawn(2);
+    cluster.wait_ready().await;
+    cluster.assert_running();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_away_is_told_by_every_command() {
     let mut cluster = Cluster::start(3).await;
     let mut session = Session::of(&cluster);

@@ -33,6 +33,7 @@ const FILTERS: &[(&str, &str)] = &[
     // Columns are as wide as what was in them.
     (r"(\S) {2,}", "$1  "),
     (r"(?m) +$", ""),
+    (r"\((ack|sync|sync-ack) for \d+[smhd]\b", "($1 for [age]"),
     // Ages, and counters of requests that any node may have served.
     (r"(?m)^( node-\d .*?) \d+[smhd]\b", "$1 [age]"),
     (r"(?m)^( node-\d .*\[age\])  \d+  \d+  \d+  (\d+)", "$1  [gets]  [puts]  [failed]  $2"),

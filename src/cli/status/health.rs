@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::cli::hints::has_no_room;
 use crate::cli::term;
-use crate::proto::{MemberStatus, StatusResponse};
+use crate::cli::under_way::UnderWay;
+use crate::proto::{MemberStatus, Repair, StatusResponse};
 
 /// What a member's row starts with; the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -29,6 +30,8 @@ pub struct Row {
     pub grade: Grade,
     /// Its name.
     pub name: String,
+    /// Whether it may be home to something.
+    pub home: bool,
     /// What is wrong with it, in phrases.
     pub troubles: Vec<String>,
     /// Where clients reach it.
@@ -103,6 +106,8 @@ pub struct Health {
     pub summary: String,
     /// The second, in a sentence.
     pub tolerance: String,
+    /// The change of the ring that is under way.
+    pub change: Option<UnderWay>,
     /// Every member, the worst first.
     pub members: Vec<Row>,
 }
@@ -113,12 +118,18 @@ pub type Answers = BTreeMap<String, Option<StatusResponse>>;
 /// Judges a cluster by what `asked` and all others that answer say.
 #[must_use]
 pub fn judge(asked: &StatusResponse, answers: &Answers) -> Health {
-    let mut rows: Vec<Row> =
-        asked.members.iter().map(|member| row(asked, member, answers)).collect();
+    let counts = |member: &&MemberStatus| {
+        // Who has left, or was removed, is remembered for a while.
+        asked.placement_number == 0 || member.home || member.state == "alive"
+    };
+    let members = asked.members.iter().filter(counts);
+    let mut rows: Vec<Row> = members.map(|member| row(asked, member, answers)).collect();
     rows.sort_by(|a, b| (a.grade, &a.name).cmp(&(b.grade, &b.name)));
-    let (summary, tolerance, can_lose_another) = sentences(asked, &rows);
-    let fine = asked.placement_number > 0 && rows.iter().all(|row| row.grade == Grade::Fine);
-    Health { fine, can_lose_another, summary, tolerance, members: rows }
+    let change = UnderWay::of(asked, answers.values().flatten());
+    let (summary, tolerance, can_lose_another) = sentences(asked, &rows, change.as_ref());
+    let well = rows.iter().all(|row| row.grade == Grade::Fine);
+    let fine = asked.placement_number > 0 && well && change.is_none();
+    Health { fine, can_lose_another, summary, tolerance, change, members: rows }
 }
 
 fn row(asked: &StatusResponse, member: &MemberStatus, answers: &Answers) -> Row {
@@ -150,7 +161,7 @@ fn row(asked: &StatusResponse, member: &MemberStatus, answers: &Answers) -> Row 
         }
     }
     let (name, client_address) = (member.name.clone(), member.client_address.clone());
-    Row { grade, name, troubles, client_address, status }
+    Row { grade, name, home: member.home, troubles, client_address, status }
 }
 
 /// Who sees a member, and whether it can reach it. A node says nothing about itself.
@@ -193,7 +204,9 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
         let records = term::count(counters.records_lost, "damaged record");
         troubles.push(format!("has come upon {records} on its disk"));
     }
-    if let Some(repair) = status.repair.as_ref().filter(|repair| repair.rebuilding > 0) {
+    // The sentence of a lost disk says it, and more.
+    let rebuilds = |repair: &&Repair| repair.rebuilding > 0 && status.rebuilding.is_empty();
+    if let Some(repair) = status.repair.as_ref().filter(rebuilds) {
         let partitions = term::count(repair.rebuilding, "partition");
         let from = repair.waits_for.join(", ");
         troubles.push(format!("is rebuilding {partitions}, and waits for {from}"));
@@ -201,7 +214,11 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
     troubles
 }
 
-fn sentences(asked: &StatusResponse, rows: &[Row]) -> (String, String, bool) {
+fn sentences(
+    asked: &StatusResponse,
+    rows: &[Row],
+    change: Option<&UnderWay>,
+) -> (String, String, bool) {
     if asked.placement_number == 0 {
         let because = &asked.not_ready_because;
         return (
@@ -215,6 +232,10 @@ fn sentences(asked: &StatusResponse, rows: &[Row]) -> (String, String, bool) {
     };
     let (down, impaired) = (names(Grade::Down), names(Grade::Impaired));
     let summary = match (down.is_empty(), impaired.is_empty()) {
+        (true, true) if change.is_some() => {
+            let way = change.map(UnderWay::way).unwrap_or_default();
+            format!("CHANGING: all {} nodes are well, and the ring goes {way}", rows.len())
+        }
         (true, true) if rows.len() == 1 => "OK: the only node is as it should be".to_owned(),
         (true, true) => format!("OK: all {} nodes are as they should be", rows.len()),
         (true, false) => format!("DEGRADED: look at {}", impaired.join(", ")),
@@ -224,8 +245,9 @@ fn sentences(asked: &StatusResponse, rows: &[Row]) -> (String, String, bool) {
         }
     };
     let replicas = asked.replicas as usize;
-    let unready = |row: &&Row| row.status.as_ref().is_some_and(|status| !status.ready);
-    let out = down.len() + rows.iter().filter(unready).count();
+    let unready = |row: &Row| row.status.as_ref().is_some_and(|status| !status.ready);
+    let is_out = |row: &&Row| row.home && (row.grade == Grade::Down || unready(row));
+    let out = rows.iter().filter(is_out).count();
     let (tolerance, can_lose) = tolerance(replicas, out);
     (summary, tolerance, can_lose)
 }
@@ -276,7 +298,7 @@ fn tolerance(replicas: usize, out: usize) -> (String, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{Counters, Repair};
+    use crate::proto::{Change, Counters, Left, Wait};
 
     fn member(name: &str) -> MemberStatus {
         MemberStatus {
@@ -370,6 +392,56 @@ mod tests {
         cluster[0].placement_number = 0;
         let health = judge(&cluster[0], &answers(&cluster));
         assert!(!health.fine && health.summary.starts_with("NOT FOUNDED"));
+    }
+
+    #[test]
+    fn a_change_under_way_is_not_fine_and_tells_who_holds_it_up() {
+        let mut cluster = cluster();
+        for status in &mut cluster {
+            let left = Some(Left { partitions: 7, ..Left::default() });
+            let live = vec!["1:0a".to_owned(), "2:0b".to_owned()];
+            let wait = |name: &str, reachable| Wait {
+                name: name.to_owned(),
+                stage: "sync".to_owned(),
+                since_ms: 90_000,
+                reachable,
+                remedy: "start it".to_owned(),
+                ..Wait::default()
+            };
+            let waits = vec![wait("node-1", true), wait("node-2", false)];
+            status.change = Some(Change { live, waits, left, ..Change::default() });
+        }
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine && health.can_lose_another, "{health:?}");
+        assert!(health.summary.starts_with("CHANGING"), "{}", health.summary);
+        assert!(health.summary.ends_with("from version 1 to 2"), "{}", health.summary);
+        let change = health.change.unwrap();
+        assert_eq!(change.left(), "21 partitions to hand over");
+        let away: Vec<String> = change.away().collect();
+        assert_eq!(away, ["node-2 (sync for 90s, cannot be reached): start it"]);
+    }
+
+    #[test]
+    fn who_is_no_member_and_does_not_live_is_not_missed() {
+        let mut cluster = cluster();
+        let mut stranger = member("node-9");
+        (stranger.home, stranger.state, stranger.reachable) = (false, "down".to_owned(), false);
+        cluster[0].members.push(stranger);
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(health.fine && health.members.len() == 3, "{health:?}");
+        // It is about to join: it is looked at, and nothing that is stored depends on it.
+        cluster[0].members[3].state = "alive".to_owned();
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine && health.can_lose_another, "{health:?}");
+    }
+
+    #[test]
+    fn a_lost_disk_is_told_once() {
+        let mut cluster = cluster();
+        cluster[1].rebuilding = "12 partitions are being rebuilt".to_owned();
+        cluster[1].repair = Some(Repair { rebuilding: 12, ..Repair::default() });
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert_eq!(health.members[0].troubles, ["12 partitions are being rebuilt"]);
     }
 
     #[test]

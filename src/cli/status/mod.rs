@@ -25,7 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[command(after_help = "\
 The first two lines are the answers; below them stand the nodes, the worst first.
 
-Exit codes: 0 everything is as it should be, 4 it is not.
+While the ring changes, they are followed by how far that is, and by who holds it up.
+
+Exit codes: 0 everything is as it should be, 4 it is not, or the ring is changing.
 
 Examples:
   coterie status
@@ -203,6 +205,14 @@ fn print_status(asked: &StatusResponse, health: &Health) -> anyhow::Result<()> {
         asked.partitions,
         asked.durability,
     ))?;
+    if let Some(change) = &health.change {
+        term::line(format_args!("\nthe ring changes {}: {}", change.way(), change.stage()))?;
+        term::line(format_args!("  left: {}", change.left()))?;
+        for held in change.waits() {
+            term::line(format_args!("  waits for {held}"))?;
+        }
+        term::line("")?;
+    }
     let mut table =
         table(&["NODE", "", "CLIENTS", "UP", "GETS", "PUTS", "FAILED", "HINTS", "TROUBLES"]);
     for row in &health.members {

@@ -1,8 +1,10 @@
-//! Admissions: how a name gets another disk.
+//! Admissions: how a name gets its first disk, another one, or none any more.
 //!
 //! A *name* is a place on the ring, and an *id* is a disk. Admission number k says that from then on
-//! a name is another id, and that the id which it was, its *predecessor*, is fenced for good. The
-//! admissions of a cluster are one sequence, which every member keeps: with the disks of the founding
+//! a name is another id, and that the id which it was, its *predecessor*, is fenced for good. A name
+//! that was nobody before *enters*: the steward, or an operator, is about to make it a member. One that is
+//! nobody from then on is *removed*: it died and an operator gave it up, or it has left the ring. The
+//! admissions of a cluster are one sequence, which every node keeps: with the disks of the founding
 //! it says what disk each name is now. The placement version does not change.
 //!
 //! *One winner for each number.* Number k is decided by one instance of Paxos's synod (Lamport, *The
@@ -33,16 +35,17 @@
 //! end learns the admission from anybody. The new id serves only when its own admission is durable on
 //! its disk, and by then its markers have been for long.
 //!
-//! *Testimony.* A member votes only if it has not heard the predecessor for a while: at no moment a
-//! live disk is replaced, not even to finish what a dead claimant has begun. Such an admission then
+//! *Testimony.* A member votes only if it has not heard the predecessor for a while, or the predecessor
+//! itself asks to be removed: at no moment a live disk is replaced or removed against its will, not even to finish what a dead claimant has begun. Such an admission then
 //! waits, says for whom, and no other one overtakes it.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::wire::{decode_name, put_u64};
+use super::wire::{decode_name, decode_tag, encode_tag, put_u64};
 use crate::protocol::codec::{DecodeError, Reader, Write};
+use crate::protocol::message::PlacementTag;
 use crate::types::{NodeId, NodeName};
 
 /// Where admissions are stored: this and the number, big-endian.
@@ -52,16 +55,31 @@ pub(super) const VOTE_KEY: &[u8] = b"control/vote";
 /// Admissions of one cluster: a disk replaced every day for eleven years. Bounds what is told.
 pub(super) const ADMISSIONS_MAX: usize = 4096;
 
+/// The disk of a name that has none.
+pub(super) const NOBODY: NodeId = NodeId(0);
+
 /// From this number on, a name is another disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Admission {
     /// From 1.
     pub(super) number: u64,
     pub(super) name: NodeName,
-    /// The disk that the name is from now on.
+    /// The disk that the name is from now on, or [`NOBODY`].
     pub(super) id: NodeId,
-    /// The disk that it was, which is fenced.
+    /// The disk that it was, which is fenced, or [`NOBODY`].
     pub(super) predecessor: NodeId,
+}
+
+impl Admission {
+    /// Whether the name is nobody from now on.
+    pub(super) fn removes(&self) -> bool {
+        self.id == NOBODY
+    }
+
+    /// Whether the name was nobody before.
+    pub(super) fn enters(&self) -> bool {
+        self.predecessor == NOBODY
+    }
 }
 
 /// Orders proposals; never used twice.
@@ -87,6 +105,8 @@ pub(super) struct Claim {
     pub(super) admission: Admission,
     /// Whether a vote is asked for, after a majority has promised to hear nothing older.
     pub(super) accept: bool,
+    /// The newest placement version that the proposer knows.
+    pub(super) newest: PlacementTag,
 }
 
 /// A member's answer to a claim.
@@ -107,7 +127,7 @@ pub(super) enum Ruling {
     Outbid(Ballot),
     /// It has heard this disk, whose place is claimed, only lately.
     Lives(NodeId),
-    /// It cannot vote yet: nobody has confirmed that it forgot nothing.
+    /// It cannot vote yet: nobody has confirmed that it forgot nothing, or it lacks the admission before.
     NotYet,
 }
 
@@ -159,6 +179,10 @@ impl Bid {
 
     pub(super) fn number(&self) -> u64 {
         self.own.number
+    }
+
+    pub(super) fn own(&self) -> &Admission {
+        &self.own
     }
 
     /// How many members agree so far.
@@ -263,11 +287,12 @@ impl Claim {
         self.ballot.encode(out);
         self.admission.encode(out);
         out.bool(self.accept);
+        encode_tag(self.newest, out);
     }
 
     pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let (ballot, admission) = (Ballot::decode(r)?, Admission::decode(r)?);
-        Ok(Self { ballot, admission, accept: r.bool()? })
+        Ok(Self { ballot, admission, accept: r.bool()?, newest: decode_tag(r)? })
     }
 }
 
@@ -347,7 +372,8 @@ mod tests {
                 let accept = asked[claimant].is_some();
                 let own = admission(claimant as u128);
                 let admission = asked[claimant].clone().unwrap_or(own);
-                let claim = Claim { ballot, admission, accept };
+                let newest = PlacementTag::default();
+                let claim = Claim { ballot, admission, accept, newest };
                 let progress = match votes[usize::try_from(member).unwrap()].judge(1, &claim) {
                     Ruling::Promised(before) => bid.promised(by, before, MAJORITY),
                     Ruling::Accepted => bid.accepted(by, MAJORITY),
@@ -367,8 +393,10 @@ mod tests {
     #[test]
     fn a_vote_of_an_earlier_number_is_none_of_a_later_one() {
         let ballot = |round| Ballot { round, boot: 1 };
-        let claim =
-            |round, accept| Claim { ballot: ballot(round), admission: admission(0), accept };
+        let claim = |round, accept| {
+            let (ballot, newest) = (ballot(round), PlacementTag::default());
+            Claim { ballot, admission: admission(0), accept, newest }
+        };
         let mut vote = Vote::default();
         assert_eq!(vote.judge(1, &claim(5, true)), Ruling::Accepted);
         assert_eq!(vote.judge(1, &claim(4, false)), Ruling::Outbid(ballot(5)));

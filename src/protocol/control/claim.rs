@@ -8,6 +8,8 @@
 //! new id in one batch; then, at the next start and before anything else, the folder's identity; then
 //! it claims. A crash in between leaves the old id unused, or is made good at the next start.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use rand::RngExt;
 
@@ -21,6 +23,7 @@ use super::state::{Control, Pending, Timer};
 use super::wire::{ControlMessage, Founded, PeerRecord, Push, put_u64};
 use crate::protocol::codec::{DecodeError, Reader};
 use crate::protocol::lost;
+use crate::protocol::message::PlacementTag;
 use crate::protocol::step::{Change, Space};
 use crate::types::{Mono, NodeId, NodeName, Wall};
 
@@ -62,9 +65,13 @@ pub(super) struct Claims {
     /// An admission is on its way to the disk.
     admitting: bool,
     pub(super) anew: Option<Anew>,
+    /// By name, what this node has proposed: the disk that it is to be, and that it is.
+    pub(super) proposals: BTreeMap<NodeName, (NodeId, NodeId)>,
+    /// This node has left the ring, and gives up its place.
+    pub(super) departs: bool,
     /// Markers and the next id are on their way to the disk.
     pub(super) forgetting: bool,
-    bid: Option<Bid>,
+    pub(super) bid: Option<Bid>,
     /// When the bid began.
     begun: Option<Mono>,
     /// The highest round that was heard of.
@@ -119,7 +126,7 @@ pub fn forget(
     let founded =
         founded.and_then(|(_, value)| whole(value, |r| Ok((r.text()?, Founded::decode(r)?))));
     let cluster = founded.and_then(|(name, record)| Cluster::read(record, &name));
-    let partitions = cluster.map_or(partitions, |cluster| cluster.placement.partitions);
+    let partitions = cluster.map_or(partitions, |cluster| cluster.first.partitions);
     begin_anew(id, before, partitions, since).collect()
 }
 
@@ -130,19 +137,38 @@ pub fn goes_on_as(durable: &[(Bytes, Bytes)]) -> Option<NodeId> {
     whole(value, Anew::decode).map(|anew| anew.id)
 }
 
-/// What is told to a disk that was replaced.
+/// What is told to a disk that was replaced or removed.
 pub(super) fn fenced(admission: &Admission) -> String {
     let Admission { number, name, id, predecessor } = admission;
+    if admission.removes() {
+        return format!(
+            "the disk {predecessor} of {name} was removed from the cluster (admission {number}) and is \
+             fenced for good: its node sets the data folder's contents aside and joins anew"
+        );
+    }
     format!(
         "the disk {predecessor} of {name} was replaced by {id} (admission {number}) and is fenced for \
          good: set its data folder aside, and start {name} with the folder of {id} or an empty one"
     )
 }
 
+/// How a disk that was replaced or removed is turned away.
+pub(super) fn turn_away(admission: &Admission) -> Rejection {
+    let code = if admission.removes() { RejectionCode::Removed } else { RejectionCode::Fenced };
+    code.with(fenced(admission))
+}
+
 impl Control {
     /// If this disk is not that of its name, it asks to be; if it was replaced, it ends.
     pub(super) fn begin_claiming(&mut self) {
         match self.founding.standing() {
+            // Only a disk that began anew, its markers durable, may ask for a place: a guest, whose name
+            // another disk was given meanwhile, has none.
+            Some(Standing::Claimant(present)) if self.claims.anew.is_none() => {
+                let name = &self.identity.name;
+                let why = format!("{name} became the disk {present} before this one entered");
+                self.forget(why);
+            }
             Some(Standing::Claimant(present)) => {
                 let (name, me) = (&self.identity.name, self.identity.id);
                 let sentence = format!(
@@ -153,43 +179,42 @@ impl Control {
                 self.claims.put_off = Some(self.now.mono);
                 self.claim_at_once();
             }
-            Some(Standing::Fenced(admission)) => self.stop(fenced(&admission)),
+            Some(Standing::Fenced(admission)) => self.cast_out(&admission),
             Some(Standing::Member | Standing::Guest) | None => {}
         }
     }
 
-    fn claim_at_once(&mut self) {
+    pub(super) fn claim_at_once(&mut self) {
         self.claims.bid = None;
         self.claims.next = Some(self.now.mono);
         self.arm(0, Timer::Claim);
     }
 
-    /// Makes a bid for the place of this node's name.
+    /// Makes a bid for the place of this node's name, or for what it has proposed.
     pub(super) fn claim(&mut self) {
         if self.claims.next.is_none_or(|next| self.now.mono < next) {
             return;
         }
         self.claims.next = None;
-        let Some(cluster) = self.founding.cluster() else { return };
-        let Some(Standing::Claimant(predecessor)) = self.founding.standing() else {
+        let Some(own) = self.wanted() else {
             self.claims.bid = None;
             return;
         };
-        let (name, id) = (self.identity.name.clone(), self.identity.id);
-        let own = Admission { number: cluster.next_number(), name, id, predecessor };
+        let claims_own = own.id == self.identity.id;
         let next = self.jitter(CLAIM_EVERY_MS, CLAIM_SPREAD_MS);
         self.claims.next = Some(self.now.mono.after_micros(next));
         self.arm(next, Timer::Claim);
         let begun = self.claims.begun.filter(|_| self.claims.bid.is_some());
         let under_way = begun.is_some_and(|at| self.now.mono.micros_since(at) < BID_MICROS);
-        if self.stands_back() || under_way {
+        if (claims_own && self.stands_back()) || under_way {
             return;
         }
         self.claims.begun = Some(self.now.mono);
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
-        self.ask_members(&Claim { ballot, admission: own, accept: false });
+        let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+        self.ask_members(&Claim { ballot, admission: own, accept: false, newest });
     }
 
     /// Whether a member that could be asked may still hear the disk in the place: nobody else's word
@@ -202,17 +227,41 @@ impl Control {
         within(taken, SAID_MICROS) || within(self.claims.put_off, PUT_OFF_MICROS)
     }
 
+    /// Whether someone whose newest placement version is this one lacks what is known here.
+    fn lacks_placement(&self, theirs: PlacementTag) -> bool {
+        let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+        theirs.number < newest.number || (theirs.number == newest.number && theirs != newest)
+    }
+
     fn ask_members(&mut self, claim: &Claim) {
         for id in self.member_ids() {
-            self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
+            if id == self.identity.id {
+                self.claimed(id, claim);
+            } else {
+                self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
+            }
         }
+    }
+
+    /// Tells a proposer, which may be this node, how its claim was judged.
+    pub(super) fn rule(&mut self, to: NodeId, verdict: Box<Verdict>) {
+        if to == self.identity.id {
+            return self.judged(to, *verdict);
+        }
+        self.say(to, ControlMessage::Verdict(verdict));
     }
 
     fn member_ids(&self) -> Vec<NodeId> {
         self.founding.cluster().map(|c| c.ids.values().copied().collect()).unwrap_or_default()
     }
 
-    /// A disk asks for a place.
+    /// What a member last said against a claim, if that was lately.
+    pub(super) fn said_against(&self) -> Option<String> {
+        let (said, at) = self.claims.said.as_ref()?;
+        (self.now.mono.micros_since(*at) < SAID_MICROS).then(|| said.clone())
+    }
+
+    /// A disk asks for a place, or a member asks on behalf of a name.
     pub(super) fn claimed(&mut self, from: NodeId, claim: &Claim) {
         let Some(cluster) = self.founding.cluster() else { return };
         let number = cluster.next_number();
@@ -224,7 +273,10 @@ impl Control {
         }
         if claim.admission.number > number {
             let digests = self.digests();
-            return self.say(from, ControlMessage::Digest(digests));
+            self.say(from, ControlMessage::Digest(digests));
+            // It asks again at its next turn, rather than when it takes its messages for lost.
+            let (number, ballot) = (claim.admission.number, claim.ballot);
+            return self.rule(from, Box::new(Verdict { number, ballot, ruling: Ruling::NotYet }));
         }
         if !cluster.follows(&claim.admission) {
             let name = claim.admission.name.to_string();
@@ -232,9 +284,19 @@ impl Control {
         }
         let predecessor = claim.admission.predecessor;
         let member = self.founding.standing() == Some(Standing::Member);
-        let ruling = if !member || !self.conditions.confirmed {
+        // A name enters only once no live version means another disk by it.
+        let enters = claim.admission.enters();
+        let named = enters && self.is_named(&claim.admission.name);
+        let departs = claim.admission.removes() && from == predecessor;
+        // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
+        let lacks = claim.admission.id == from && self.lacks_placement(claim.newest);
+        if lacks {
+            let placements = self.placements();
+            self.say(from, ControlMessage::Push(Box::new(Push { placements, ..Push::default() })));
+        }
+        let ruling = if !member || !self.conditions.confirmed || named || lacks {
             Ruling::NotYet
-        } else if self.hears(predecessor) {
+        } else if !enters && !departs && self.hears(predecessor) {
             Ruling::Lives(predecessor)
         } else {
             self.claims.vote.judge(number, claim)
@@ -242,7 +304,7 @@ impl Control {
         let durable = matches!(ruling, Ruling::Promised(_) | Ruling::Accepted);
         let verdict = Box::new(Verdict { number, ballot: claim.ballot, ruling });
         if !durable {
-            return self.say(from, ControlMessage::Verdict(verdict));
+            return self.rule(from, verdict);
         }
         let mut value = Vec::new();
         self.claims.vote.encode(&mut value);
@@ -272,13 +334,18 @@ impl Control {
             }
             Ruling::Lives(id) => {
                 // Nobody else's word makes up for it: stand back until the next turn.
+                let own = bid.own().clone();
                 self.claims.bid = None;
-                let sentence = format!("{by} has heard the disk {id} only lately: {STOP_ONE}");
-                self.claims.said = Some((sentence, self.now.mono));
+                let heard = format!("{by} has heard the disk {id} only lately");
+                let claims_own = own.id == self.identity.id;
+                let said = if claims_own { format!("{heard}: {STOP_ONE}") } else { heard };
+                self.claims.said = Some((said, self.now.mono));
                 Progress::Waiting
             }
             Ruling::NotYet => {
-                let sentence = format!("{by} waits itself for a majority to confirm its disk");
+                let sentence = format!(
+                    "{by} cannot vote yet: a majority has to confirm its disk, and this node to know the ring"
+                );
                 self.claims.said = Some((sentence, self.now.mono));
                 // The others may suffice; if not, it is asked again at the next turn.
                 self.claims.begun = None;
@@ -288,7 +355,8 @@ impl Control {
         match progress {
             Progress::Waiting => {}
             Progress::Ask(admission) => {
-                self.ask_members(&Claim { ballot, admission, accept: true });
+                let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+                self.ask_members(&Claim { ballot, admission, accept: true, newest });
             }
             Progress::Chosen(admission) => {
                 self.claims.bid = None;
@@ -341,7 +409,11 @@ impl Control {
                 continue;
             }
             let Admission { number, name, id, predecessor } = &admission;
-            let sentence = if *id == self.identity.id {
+            let sentence = if admission.removes() {
+                format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
+            } else if admission.enters() {
+                format!("{name} has entered with the disk {id} (admission {number})")
+            } else if *id == self.identity.id {
                 format!(
                     "this disk is {name} from now on (admission {number}); the old id {predecessor} is \
                      fenced; it takes writes, and its reads count again as its partitions are rebuilt"
@@ -350,26 +422,32 @@ impl Control {
                 format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
             };
             self.log(Level::Info, sentence);
-            self.heard_trackers.remove(name);
+            if let Some(ring) = &mut self.ring {
+                ring.heard.forget(name);
+            }
             self.note_record(name.clone());
         }
-        if let Some(Standing::Fenced(admission)) = self.founding.standing() {
-            return self.stop(fenced(&admission));
-        }
-        if let Some(Standing::Claimant(_)) = self.founding.standing() {
-            self.claim_at_once();
-        }
-        self.refresh_view();
         // A replaced disk that still lives hears of it, too, before the others part with it.
         let known = self.founding.cluster().map(|cluster| cluster.admissions.clone());
         self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
+        if let Some(Standing::Fenced(admission)) = self.founding.standing() {
+            return self.cast_out(&admission);
+        }
+        let outrun = matches!(self.founding.standing(), Some(Standing::Claimant(_)));
+        if outrun && self.claims.anew.is_none() {
+            return self.begin_claiming();
+        }
+        if self.wanted().is_some() {
+            self.claim_at_once();
+        }
+        self.refresh_view();
     }
 
     /// Parts with replaced disks, which were told.
     pub(super) fn part_with_fenced(&mut self) {
         let Some(cluster) = self.founding.cluster() else { return };
         let known = |(id, admission): (&NodeId, &Admission)| {
-            self.peers.get(*id).map(|_| (*id, RejectionCode::Fenced.with(fenced(admission))))
+            self.peers.get(*id).map(|_| (*id, turn_away(admission)))
         };
         let gone: Vec<_> = cluster.fenced.iter().filter_map(known).collect();
         for (id, rejection) in gone {
@@ -380,10 +458,10 @@ impl Control {
 
     /// Whether a disk was heard lately. One that has a stream and does not answer when it is asked
     /// whether it lives is not: its machine is gone.
-    fn hears(&self, id: NodeId) -> bool {
+    pub(super) fn hears(&self, id: NodeId) -> bool {
         let lately =
             |at: Option<Mono>| at.is_some_and(|at| self.now.mono.micros_since(at) < HUSH_MICROS);
-        if lately(Some(self.began)) {
+        if lately(Some(self.began)) || id == self.identity.id {
             return true;
         }
         let Some(peer) = self.peers.get(id) else { return false };

@@ -6,10 +6,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::state::{Control, Timer};
 use super::wire::{
-    ControlMessage, Digests, PeerRecord, Promise, Push, Trackers, encode_record, encode_trackers,
+    ControlMessage, Digests, PeerRecord, Promise, Push, encode_record, encode_trackers,
     section_hash,
 };
-use crate::protocol::message::PlacementTag;
+use crate::protocol::placement::LIVE_MAX;
 use crate::types::NodeId;
 
 /// A node compares notes about this often, in milliseconds, with one other.
@@ -25,6 +25,7 @@ impl Control {
         self.sights_changed = true;
         self.part_with_fenced();
         self.remind();
+        self.steward();
         let live = self.peers.live();
         if !live.is_empty() {
             let chosen = live[self.rng.random_range(0..live.len())];
@@ -69,6 +70,10 @@ impl Control {
         if let Some(admissions) = push.admissions {
             self.told_admissions(admissions, &name);
         }
+        // What the peer names as its oldest version comes before that version itself.
+        self.hear_oldest(&push.placements);
+        let orphans = self.hear_tables(&push.tables, &name);
+        let Push { wanted, tables, placements, .. } = self.told_placements(&push.placements);
         for trackers in push.trackers.into_iter().flatten() {
             self.hear_trackers(&trackers);
         }
@@ -85,6 +90,13 @@ impl Control {
             if push.digests.is_some() && self.views.lacks(versions) {
                 answer.versions = Some(self.views.versions());
             }
+        }
+        answer.tables = self.tables(&push.wanted);
+        answer.tables.extend(tables);
+        answer.tables.truncate(LIVE_MAX);
+        answer.wanted = orphans.into_iter().chain(wanted).take(LIVE_MAX).collect();
+        if answer.placements.is_empty() {
+            answer.placements = placements;
         }
         if answer != Push::default() {
             self.say(from, ControlMessage::Push(Box::new(answer)));
@@ -119,6 +131,7 @@ impl Control {
             promises: section_hash(&self.promises(), Promise::encode),
             trackers: section_hash(&self.trackers(), encode_trackers),
             views: self.views.digest(),
+            placements: self.placements_digest(),
         }
     }
 
@@ -131,6 +144,11 @@ impl Control {
             admissions: cluster.map(|cluster| cluster.admissions.clone()),
             promises: (mine.promises != theirs.promises).then(|| self.promises()),
             trackers: (mine.trackers != theirs.trackers).then(|| self.trackers()),
+            placements: if mine.placements == theirs.placements {
+                Vec::new()
+            } else {
+                self.placements()
+            },
             ..Push::default()
         }
     }
@@ -150,36 +168,5 @@ impl Control {
             Some(_) => Vec::new(),
             None => self.founding.promises(),
         }
-    }
-
-    /// What every member that was heard has published, in order of name. With one version, this
-    /// node's own are all that version.
-    pub(super) fn trackers(&self) -> Vec<Trackers> {
-        let Some(placement) = self.placement() else { return Vec::new() };
-        let tag = placement.tag;
-        let (name, id) = (self.identity.name.clone(), self.identity.id);
-        let mut all = self.heard_trackers.clone();
-        if placement.member(&name).is_some() {
-            all.insert(name.clone(), Trackers { name, id, ack: tag, sync: tag, sync_ack: tag });
-        }
-        all.into_values().collect()
-    }
-
-    /// Trackers only rise; those of another disk than the member's are no news of it.
-    fn hear_trackers(&mut self, theirs: &Trackers) {
-        let Some(cluster) = self.founding.cluster() else { return };
-        let ours = theirs.name == self.identity.name;
-        if ours || cluster.ids.get(&theirs.name) != Some(&theirs.id) {
-            return;
-        }
-        let held = self.heard_trackers.entry(theirs.name.clone()).or_insert_with(|| theirs.clone());
-        let rise = |held: &mut PlacementTag, tag: PlacementTag| {
-            if tag.number > held.number {
-                *held = tag;
-            }
-        };
-        rise(&mut held.ack, theirs.ack);
-        rise(&mut held.sync, theirs.sync);
-        rise(&mut held.sync_ack, theirs.sync_ack);
     }
 }

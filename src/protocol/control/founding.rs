@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::admission::{ADMISSIONS_MAX, Admission};
+use super::admission::{ADMISSIONS_MAX, Admission, NOBODY};
 use super::wire::{Descriptor, Founded, Promise};
 use crate::protocol::codec::{DecodeError, Reader};
 #[cfg(any(test, feature = "seeded-defects"))]
@@ -36,27 +36,31 @@ use crate::types::{ClusterId, NodeId, NodeName};
 #[derive(Clone, Debug)]
 pub(super) struct Cluster {
     pub(super) id: ClusterId,
-    pub(super) placement: Arc<Placement>,
-    /// The present disk of each member: that of the founding, or the one admitted last.
+    /// The first version.
+    pub(super) first: Arc<Placement>,
+    /// The present disk of each name: that of the founding, or the one admitted last.
     pub(super) ids: BTreeMap<NodeName, NodeId>,
+    /// Names that were removed, and have not entered again.
+    pub(super) removed: BTreeSet<NodeName>,
     /// What is told and stored of the founding.
     pub(super) record: Founded,
     /// In order of number, from 1.
     pub(super) admissions: Vec<Admission>,
-    /// Disks that were replaced, and by which admission.
+    /// Disks that were replaced or removed, and by which admission.
     pub(super) fenced: BTreeMap<NodeId, Admission>,
 }
 
 /// What a disk is to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The present disk of its name.
+    /// The present disk of its name: it has a voice in admissions. Whether it is home to anything, a
+    /// placement version says.
     Member,
-    /// Its name is no member's.
+    /// Its name is nobody.
     Guest,
     /// Its name is this disk at present: it asks for the place.
     Claimant(NodeId),
-    /// It was replaced, for good.
+    /// It was replaced or removed, for good.
     Fenced(Admission),
 }
 
@@ -73,8 +77,8 @@ impl Cluster {
         }
         let id = placement.cluster_id(cluster_name);
         let ids = record.ids.iter().cloned().collect();
-        let (admissions, fenced) = (Vec::new(), BTreeMap::new());
-        Some(Self { id, placement: Arc::new(placement), ids, record, admissions, fenced })
+        let (admissions, fenced, removed) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        Some(Self { id, first: Arc::new(placement), ids, removed, record, admissions, fenced })
     }
 
     /// The number of the next admission.
@@ -82,23 +86,35 @@ impl Cluster {
         self.admissions.len() as u64 + 1
     }
 
-    /// Whether an admission can be the next one: of a disk that nobody has been yet, in the place of
-    /// the present one.
+    /// Whether an admission can be the next one: of a disk that nobody has been yet, or of none, in
+    /// the place of the present one, or of none. Somebody stays.
     pub(super) fn follows(&self, admission: &Admission) -> bool {
         let fresh = !self.fenced.contains_key(&admission.id)
             && !self.ids.values().any(|id| *id == admission.id);
+        let present = self.ids.get(&admission.name).copied().unwrap_or(NOBODY);
+        let somebody = !admission.removes() || self.ids.len() > 1;
         fresh
+            && somebody
+            && admission.id != admission.predecessor
             && admission.number == self.next_number()
             && self.admissions.len() < ADMISSIONS_MAX
-            && self.ids.get(&admission.name) == Some(&admission.predecessor)
+            && present == admission.predecessor
     }
 
     /// Takes the next admission; false if it is not that.
     pub(super) fn admit(&mut self, admission: Admission) -> bool {
         let follows = self.follows(&admission);
         if follows {
-            self.ids.insert(admission.name.clone(), admission.id);
-            self.fenced.insert(admission.predecessor, admission.clone());
+            if admission.removes() {
+                self.ids.remove(&admission.name);
+                self.removed.insert(admission.name.clone());
+            } else {
+                self.ids.insert(admission.name.clone(), admission.id);
+                self.removed.remove(&admission.name);
+            }
+            if !admission.enters() {
+                self.fenced.insert(admission.predecessor, admission.clone());
+            }
             self.admissions.push(admission);
         }
         follows

@@ -36,10 +36,12 @@ pub(super) enum RejectionCode {
     NameLives,
     /// Stop: this disk was replaced for good.
     Fenced,
+    /// Begin anew: this disk was removed for good.
+    Removed,
 }
 
 impl RejectionCode {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Itself, "itself"),
         (Self::Stranger, "stranger"),
         (Self::Later, "later"),
@@ -47,6 +49,7 @@ impl RejectionCode {
         (Self::OtherDisk, "other-disk"),
         (Self::NameLives, "name-lives"),
         (Self::Fenced, "fenced"),
+        (Self::Removed, "removed"),
     ];
 
     pub(super) fn with(self, sentence: impl Into<String>) -> Rejection {

@@ -6,6 +6,7 @@ use super::peers::Peer;
 use super::rejection::Stranger;
 use super::state::Control;
 use super::views::Difference;
+use super::waiting::ChangeReport;
 use super::wire::{MemberState, PeerRecord, Trackers};
 use crate::types::{NodeId, Now};
 
@@ -34,7 +35,9 @@ pub struct GossipReport {
     pub members: Vec<MemberReport>,
     /// Members on which two nodes' last heard views differ.
     pub differences: Vec<Difference>,
-    /// How far each member has come with the placement.
+    /// The change of the ring that is under way, and whom it waits for.
+    pub change: ChangeReport,
+    /// How far each member has come with the placement; empty while it has not changed.
     pub trackers: Vec<TrackersReport>,
     /// Which disk took whose place, in order.
     pub admissions: Vec<String>,
@@ -83,7 +86,7 @@ pub struct MemberReport {
     pub streams: usize,
     /// How far its clock is ahead of ours, if it was read.
     pub clock_ahead_ms: Option<i64>,
-    /// Whether the placement names it, with this id.
+    /// Whether a live version of the placement names it, and this is its disk.
     pub home: bool,
     /// Whether it is this node.
     pub me: bool,
@@ -177,6 +180,7 @@ impl Control {
             founding: self.not_ready().unwrap_or_else(|| "founded".to_owned()),
             members: self.members(now),
             differences: self.views.differences(now.mono, |id| self.name_of(id), gone),
+            change: self.change_report(now),
             trackers: self.trackers().into_iter().map(trackers).collect(),
             admissions: self.admissions(),
             traffic: self.traffic,
@@ -210,7 +214,7 @@ impl Control {
         };
         for (name, id) in expected {
             if !members.iter().any(|member| member.name == name.as_str()) {
-                members.push(unheard(&name, id));
+                members.push(MemberReport { home: self.is_named(&name), ..unheard(&name, id) });
             }
         }
         members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
@@ -220,10 +224,13 @@ impl Control {
     fn admissions(&self) -> Vec<String> {
         let all = self.founding.cluster().map(|cluster| cluster.admissions.as_slice());
         let say = |a: &super::admission::Admission| {
-            format!(
-                "{}: {} is {}, and was {}, which is fenced",
-                a.number, a.name, a.id, a.predecessor
-            )
+            let now = if a.removes() { "nobody".into() } else { a.id.to_string() };
+            let was = if a.enters() {
+                "nobody".into()
+            } else {
+                format!("{}, which is fenced", a.predecessor)
+            };
+            format!("{}: {} is {now}, and was {was}", a.number, a.name)
         };
         all.unwrap_or_default().iter().map(say).collect()
     }
@@ -245,6 +252,7 @@ impl Control {
     fn describe(&self, record: &PeerRecord) -> MemberReport {
         let descriptor = &record.descriptor;
         let cluster = self.founding.cluster();
+        let present = cluster.is_some_and(|c| c.ids.get(&descriptor.name) == Some(&descriptor.id));
         MemberReport {
             name: descriptor.name.to_string(),
             id: descriptor.id.to_string(),
@@ -260,7 +268,7 @@ impl Control {
             reachable: false,
             streams: 0,
             clock_ahead_ms: None,
-            home: cluster.is_some_and(|c| c.ids.get(&descriptor.name) == Some(&descriptor.id)),
+            home: present && self.is_named(&descriptor.name),
             me: false,
         }
     }
@@ -290,7 +298,7 @@ fn unheard(name: &crate::types::NodeName, id: Option<NodeId>) -> MemberReport {
         reachable: false,
         streams: 0,
         clock_ahead_ms: None,
-        home: id.is_some(),
+        home: false,
         me: false,
     }
 }

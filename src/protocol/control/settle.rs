@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::claim::begin_anew;
+use super::claim::{Anew, begin_anew};
 use super::clocks;
 use super::founding::{Cluster, FOUNDED_KEY, NotAdopted, PROMISE_KEY, Standing, Step};
 use super::rejection::RejectionCode;
+use super::ring::Ring;
 use super::state::{Control, PEER_PREFIX, Pending, Timer};
-use super::wire::{ControlMessage, Founded, Push, encode_record};
+use super::wire::{Founded, Push, encode_record};
 use super::{ControlEffect, Level};
 use crate::protocol::codec::Write;
 use crate::protocol::placement::{MEMBERS_MAX, View};
@@ -35,6 +36,10 @@ impl Control {
             self.persist(step);
         }
         self.tell_differing();
+        self.turn_ring();
+        self.mind_plan();
+        self.mind_order();
+        self.mind_departure();
         if std::mem::take(&mut self.sights_changed) {
             self.look_around();
         }
@@ -66,9 +71,10 @@ impl Control {
                 let mut changes = vec![put(FOUNDED_KEY, value)];
                 let standing = cluster.standing(&self.identity.name, self.identity.id);
                 if let Standing::Claimant(before) = standing {
-                    let partitions = cluster.placement.partitions;
-                    let me = self.identity.id;
-                    changes.extend(begin_anew(me, before, partitions, self.now.wall));
+                    let partitions = cluster.first.partitions;
+                    let (id, since) = (self.identity.id, self.now.wall);
+                    changes.extend(begin_anew(id, before, partitions, since));
+                    self.claims.anew = Some(Anew { id, before, since });
                 }
                 self.write(changes, Pending::Found(cluster));
             }
@@ -94,8 +100,13 @@ impl Control {
                     });
                 }
                 Pending::Found(cluster) => self.founded(*cluster),
-                Pending::Verdict(to, verdict) => self.say(to, ControlMessage::Verdict(verdict)),
+                Pending::Verdict(to, verdict) => self.rule(to, verdict),
                 Pending::Admitted(admissions) => self.admitted(admissions),
+                Pending::Versions(versions) => self.versions_durable(versions),
+                Pending::Trackers(own) => self.trackers_durable(own),
+                Pending::Retired(oldest, own) => self.retired(oldest, own),
+                Pending::Planned(version, order) => self.planned(version, order),
+                Pending::PlanDone => {}
                 Pending::Forgotten(sentence) => {
                     self.stopped = true;
                     self.effects.push(ControlEffect::ComeBack(sentence));
@@ -113,11 +124,14 @@ impl Control {
                 "the cluster {:?} is founded: id {}, {} members, {} replicas, {} partitions",
                 self.config.cluster_name,
                 cluster.id,
-                cluster.placement.members.len(),
-                cluster.placement.replicas,
-                cluster.placement.partitions
+                cluster.first.members.len(),
+                cluster.first.replicas,
+                cluster.first.partitions
             ),
         );
+        let (name, id) = (self.identity.name.clone(), self.identity.id);
+        let ring = Ring::new(Arc::clone(&cluster.first), name, id);
+        self.adopt_ring(ring);
         self.founding.founding_durable(cluster);
         self.begin_claiming();
         self.refresh_view();
@@ -161,7 +175,8 @@ impl Control {
         let known = self.founding.cluster().and_then(|cluster| cluster.ids.get(by).copied());
         self.part(from, &RejectionCode::OtherDisk.with(differs(by, known)));
         if let Some(address) = address {
-            self.disowned(address, differs(&self.identity.name, theirs));
+            let sentence = differs(&self.identity.name, theirs);
+            self.disowned(address, RejectionCode::OtherDisk.with(sentence));
         }
     }
 
@@ -189,24 +204,42 @@ impl Control {
             // Workers hear of the cluster when this disk has a place in it.
             return;
         }
+        let Some((ring, disks)) = self.ring_and_disks() else { return };
         let mut ids = cluster.ids.clone();
         for (id, peer) in self.peers.iter() {
-            ids.entry(peer.record.descriptor.name.clone()).or_insert(id);
+            // A member's place is that of the disk that was admitted, or nobody's.
+            let name = &peer.record.descriptor.name;
+            if !self.is_named(name) && !cluster.fenced.contains_key(&id) {
+                ids.entry(name.clone()).or_insert(id);
+            }
         }
-        ids.entry(self.identity.name.clone()).or_insert(self.identity.id);
+        if !self.is_named(&self.identity.name) {
+            ids.entry(self.identity.name.clone()).or_insert(self.identity.id);
+        }
+        let chain = ring.chain.live();
+        let (reads, acked) = (ring.reads(disks), ring.all_acked(disks));
+        let (reads, acked) = (chain[reads].tag, Some(chain[acked].tag));
+        let fenced = cluster.fenced.len();
         let view = match &self.view {
-            Some(view) if view.ids == ids => return,
-            Some(view) => view.with_ids(ids).fencing(cluster.fenced.keys().copied()),
+            Some(view)
+                if view.ids == ids && view.fenced.len() == fenced && !self.view_is_behind() =>
+            {
+                return;
+            }
+            Some(view) if view.ids == ids => view.with_live(chain, reads, acked),
+            Some(view) => view.with_ids(ids).with_live(chain, reads, acked),
             None => View::new(
                 self.identity.id,
                 self.identity.name.clone(),
                 self.identity.boot,
                 cluster.id,
-                Arc::clone(&cluster.placement),
+                Arc::clone(ring.chain.oldest()),
                 ids,
             )
-            .fencing(cluster.fenced.keys().copied()),
+            .with_live(chain, reads, acked),
         };
+        let view =
+            view.fencing(cluster.fenced.keys().copied()).removing(cluster.removed.iter().cloned());
         let view = Arc::new(view);
         self.swim.tune(u32::try_from(view.ids.len()).unwrap_or(u32::MAX));
         self.view = Some(Arc::clone(&view));

@@ -13,15 +13,19 @@ use super::claim::{ANEW_KEY, Anew, Claims, fenced};
 use super::founding::{Cluster, FOUNDED_KEY, Founding, PROMISE_KEY, Standing, whole};
 use super::marks::{MARK_PREFIX, Marks};
 use super::peers::Peers;
+use super::plan::{PLAN_KEY, Plan, Works};
 use super::rejection::Strangers;
 use super::report::Traffic;
+use super::ring::Ring;
 use super::swim::{GossipId, Swim, SwimTimer};
+use super::versions::StoredRing;
 use super::views::Views;
 use super::wire::{
     ADDRESS_BYTES_MAX, CLUSTER_NAME_BYTES_MAX, Descriptor, Founded, Hello, PeerRecord, Promise,
     Trackers, decode_record,
 };
-use super::{ConnId, ControlConfig, ControlEffect, ControlInput, Identity, Level};
+use super::{ConnId, ControlConfig, ControlEffect, ControlInput, Identity, Level, OrderId};
+use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{MEMBERS_MAX, Placement, View, ZONE_BYTES_MAX};
 use crate::protocol::step::Conditions;
 use crate::types::{ClusterId, Mono, NodeId, NodeName, Now};
@@ -89,6 +93,16 @@ pub(super) enum Pending {
     /// What is then told to a claimant.
     Verdict(NodeId, Box<Verdict>),
     Admitted(Vec<Admission>),
+    /// Placement versions that were heard.
+    Versions(Vec<Arc<Placement>>),
+    /// This disk's.
+    Trackers(Trackers),
+    /// Everything before this version has retired; this disk's trackers, if it has left the ring.
+    Retired(PlacementTag, Option<Trackers>),
+    /// A version that this node has made, and for which order.
+    Planned(Arc<Placement>, Option<OrderId>),
+    /// There is nothing more to do of the last plan.
+    PlanDone,
     /// This disk has forgotten something: its successor's id, and markers; and why.
     Forgotten(String),
 }
@@ -107,8 +121,9 @@ pub struct Control {
     pub(super) swim: Swim,
     pub(super) marks: Marks,
     pub(super) views: Views,
-    /// What other members have published, by name.
-    pub(super) heard_trackers: BTreeMap<NodeName, Trackers>,
+    /// Once the cluster is known to be founded.
+    pub(super) ring: Option<Ring>,
+    pub(super) works: Works,
     pub(super) strangers: Strangers,
     pub(super) traffic: Traffic,
     pub(super) seeds: Vec<SocketAddr>,
@@ -186,7 +201,8 @@ impl Control {
             peers: Peers::default(),
             founding,
             marks: Marks::default(),
-            heard_trackers: BTreeMap::new(),
+            ring: None,
+            works: Works::default(),
             strangers: Strangers::default(),
             traffic: Traffic::default(),
             seeds: Vec::new(),
@@ -268,6 +284,8 @@ impl Control {
     #[cfg(any(test, feature = "seeded-defects"))]
     pub fn make(&mut self, defect: crate::protocol::defect::Defect) {
         self.founding.make(defect);
+        self.works.mistakes.make(defect);
+        self.ring.iter_mut().for_each(|ring| ring.mistakes.make(defect));
     }
 
     /// What workers were last told of the cluster; none before the founding.
@@ -291,7 +309,9 @@ impl Control {
         if self.without_me_told && self.founding.cluster().is_none() {
             return Some(self.founded_without_me());
         }
-        self.claim_waits_for().or_else(|| self.founding.waits_for())
+        self.claim_waits_for()
+            .or_else(|| self.founding.waits_for())
+            .or_else(|| self.membership_waits_for())
     }
 
     pub(super) fn founded_without_me(&self) -> String {
@@ -307,6 +327,7 @@ impl Control {
         let mut cluster = None;
         let mut admissions = Vec::new();
         let mut own = None;
+        let mut stored = StoredRing::default();
         for (key, value) in durable {
             let damaged = || ControlError::Damaged(String::from_utf8_lossy(&key).into_owned());
             if key == PROMISE_KEY {
@@ -324,6 +345,9 @@ impl Control {
                 self.claims.vote = whole(&value, Vote::decode).ok_or_else(damaged)?;
             } else if key == ANEW_KEY {
                 own = Some(whole(&value, Anew::decode).ok_or_else(damaged)?);
+            } else if key == PLAN_KEY {
+                self.works.plan = Some(whole(&value, Plan::decode).ok_or_else(damaged)?);
+            } else if stored.read(&key, &value).ok_or_else(damaged)? {
             } else if key.starts_with(MARK_PREFIX) {
                 self.marks.restore(&key, &value).ok_or_else(damaged)?;
             } else if key.starts_with(PEER_PREFIX) {
@@ -342,6 +366,10 @@ impl Control {
                 }
             }
             self.check_owner(cluster)?;
+            let (name, id) = (&self.identity.name, self.identity.id);
+            let ring = stored.ring(cluster, name, id);
+            let missing = || ControlError::Damaged("control/oldest".to_owned());
+            self.ring = Some(ring.ok_or_else(missing)?);
         }
         let promise = promise.filter(|promise: &Promise| {
             promise.id == self.identity.id && promise.name == self.identity.name
@@ -355,12 +383,10 @@ impl Control {
         let name = &self.identity.name;
         let error = |why: String| Err(ControlError::OtherNode { name: name.clone(), why });
         let standing = cluster.standing(name, self.identity.id);
-        if let Standing::Fenced(admission) = &standing {
+        if let Standing::Fenced(admission) = &standing
+            && !admission.removes()
+        {
             return Err(ControlError::Fenced(fenced(admission)));
-        }
-        // Only a disk that began anew, its markers durable, may ask for a place.
-        if let (Standing::Claimant(id), None) = (standing, &self.claims.anew) {
-            return error(format!("{name} is the disk {id}, this is {}", self.identity.id));
         }
         let other =
             cluster.ids.iter().find(|(other, id)| **id == self.identity.id && *other != name);
@@ -456,6 +482,12 @@ impl Control {
                 }
             }
             ControlInput::Persisted(number) => self.persisted(number),
+            ControlInput::Progress(progress) => {
+                if let Some(ring) = &mut self.ring {
+                    ring.progress = progress;
+                }
+            }
+            ControlInput::Order(id, order) => self.order(id, order),
             ControlInput::Draining => {
                 self.conditions.draining = true;
                 self.effects.push(ControlEffect::Conditions(self.conditions));
@@ -481,8 +513,10 @@ impl Control {
         }
     }
 
-    pub(super) fn placement(&self) -> Option<&Arc<Placement>> {
-        self.founding.cluster().map(|cluster| &cluster.placement)
+    /// The ring of the cluster from now on.
+    pub(super) fn adopt_ring(&mut self, mut ring: Ring) {
+        ring.mistakes = self.works.mistakes;
+        self.ring = Some(ring);
     }
 
     pub(super) fn log(&mut self, level: Level, sentence: String) {

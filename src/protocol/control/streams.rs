@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use super::claim::fenced;
+use super::claim::turn_away;
 use super::clocks::PeerClock;
 use super::founding::Standing;
 use super::marks::is_amnesia;
@@ -66,7 +66,8 @@ impl Control {
                     | RejectionCode::DuplicateId
                     | RejectionCode::OtherDisk
                     | RejectionCode::NameLives
-                    | RejectionCode::Fenced => self.refuse(&source, &rejection.sentence),
+                    | RejectionCode::Fenced
+                    | RejectionCode::Removed => self.refuse(&source, &rejection.sentence),
                 }
                 self.effects.push(ControlEffect::Reject(conn, rejection.to_string()));
             }
@@ -124,7 +125,7 @@ impl Control {
         let (name, id) = (&record.descriptor.name, record.descriptor.id);
         if let Some(cluster) = self.founding.cluster() {
             if let Some(admission) = cluster.fenced.get(&id) {
-                return Err(RejectionCode::Fenced.with(fenced(admission)));
+                return Err(turn_away(admission));
             }
             if let Some((other, _)) = cluster.ids.iter().find(|(n, i)| **i == id && *n != name) {
                 return Err(RejectionCode::OtherDisk.with(format!(
@@ -197,8 +198,11 @@ impl Control {
         let mut push = Push::default();
         match self.founding.cluster() {
             // A claimant may know of less, or of another founding: that is to be found out at once.
-            Some(cluster) if theirs.is_some() && cluster.ids.values().any(|m| *m == id) => return,
+            Some(cluster) if theirs.is_some() && cluster.ids.values().any(|m| *m == id) => {
+                push.placements = self.placements();
+            }
             Some(cluster) => {
+                push.placements = self.placements();
                 push.founded = Some(cluster.record.clone());
                 push.admissions = Some(cluster.admissions.clone());
             }
@@ -228,7 +232,8 @@ impl Control {
             RejectionCode::DuplicateId
             | RejectionCode::OtherDisk
             | RejectionCode::NameLives
-            | RejectionCode::Fenced => match address {
+            | RejectionCode::Fenced
+            | RejectionCode::Removed => match address {
                 None => self.refuse(&by, "it called to say that it rejects us"),
                 Some(address) => self.turned_away(address, rejection),
             },
@@ -242,16 +247,28 @@ impl Control {
             RejectionCode::DuplicateId => self.stop(rejection.sentence),
             // A member parts with its place only when a majority says so.
             RejectionCode::NameLives if !has_place => self.place_is_taken(rejection.sentence),
-            _ => self.disowned(by, rejection.sentence),
+            _ => self.disowned(by, rejection),
         }
     }
 
-    /// The node at an address says that the cluster knows another disk under our name.
-    pub(super) fn disowned(&mut self, by: SocketAddr, sentence: String) {
+    /// Whether a majority has said so.
+    pub(super) fn is_disowned(&self) -> bool {
+        let Some(cluster) = self.founding.cluster() else { return !self.disowned_by.is_empty() };
+        let fenced = matches!(self.founding.standing(), Some(Standing::Fenced(_)));
+        // Two, at least, where this node knows nothing of it itself.
+        let enough = if fenced { cluster.majority() } else { cluster.majority().max(2) };
+        self.disowned_by.len() >= enough
+    }
+
+    /// The node at an address says that the cluster knows another disk under our name, or none.
+    pub(super) fn disowned(&mut self, by: SocketAddr, rejection: Rejection) {
+        let Rejection { code, sentence } = rejection;
         self.disowned_by.insert(by);
-        let members = self.founding.cluster().map_or(0, |cluster| cluster.ids.len());
-        if members == 0 || self.disowned_by.len() > (members / 2).max(1) {
-            return self.stop(sentence);
+        if self.is_disowned() {
+            return match code {
+                RejectionCode::Removed => self.set_aside(sentence),
+                _ => self.stop(sentence),
+            };
         }
         let why =
             format!("it takes us for a stranger, but no majority of members does: {sentence}");

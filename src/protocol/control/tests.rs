@@ -2,6 +2,8 @@
 
 mod disks;
 mod net;
+mod orders;
+mod ring;
 mod robust;
 mod trouble;
 
@@ -29,13 +31,13 @@ fn three_and_five_founders_found_one_cluster_unanimously() {
             for node in &world.nodes {
                 let view = node.view.as_ref().unwrap();
                 assert_eq!(
-                    (view.cluster, view.placement.tag),
-                    (first.cluster, first.placement.tag)
+                    (view.cluster, view.newest().tag()),
+                    (first.cluster, first.newest().tag())
                 );
                 assert_eq!(view.ids, first.ids);
                 assert_eq!(view.ids[&node.name], node.id);
-                assert_eq!(view.my_member(), view.placement.member(&node.name));
-                assert_eq!(view.homes(Partition(0)).len(), count.min(3));
+                assert_eq!(view.newest().my_member(), view.newest().placement.member(&node.name));
+                assert_eq!(view.newest().homes(Partition(0)).len(), count.min(3));
                 assert_eq!(node.control.as_ref().unwrap().not_ready(), None);
                 assert_eq!(node.persists, 2, "one promise, one founding");
             }
@@ -132,8 +134,8 @@ fn a_joiner_adopts_the_cluster_of_its_name_and_is_no_home() {
     world.start(joiner);
     assert!(world.run_until(FOUNDING_MS, |w| w.all_founded() && w.all_alive()).is_some());
     let view = world.nodes[joiner].view.as_ref().unwrap();
-    assert_eq!(view.my_member(), None);
-    assert_eq!(view.placement.members.len(), 3);
+    assert_eq!(view.newest().my_member(), None);
+    assert_eq!(view.newest().placement.members.len(), 3);
     world.run_ms(5_000);
     let id = world.nodes[joiner].id;
     assert_eq!(world.nodes[0].view.as_ref().unwrap().name_of(id), Some(&name("extra")));

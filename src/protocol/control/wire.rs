@@ -11,6 +11,14 @@
 //!                   ◀── Push{newer views}
 //! ```
 //!
+//! Placement versions are named first, and sent whole where they are lacking:
+//!
+//! ```text
+//!                   ◀── Push{placements: tags of my live versions}
+//!  lacks some       Push{placements: mine, wanted: what I lack, tables: what you lack} ──▶
+//!                   ◀── Push{tables}
+//! ```
+//!
 //! Every decoder takes arbitrary bytes; every list is bounded.
 
 use std::net::{IpAddr, SocketAddr};
@@ -21,13 +29,13 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::admission::{ADMISSIONS_MAX, Admission, Claim, Verdict};
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::message::PlacementTag;
-use crate::protocol::placement::{MEMBERS_MAX, ZONE_BYTES_MAX};
+use crate::protocol::placement::{LIVE_MAX, MEMBERS_MAX, ZONE_BYTES_MAX};
 use crate::types::{
     Boot, ClusterId, CommitNumber, Generation, NAME_BYTES_MAX, NodeId, NodeName, Wall,
 };
 
 /// The version of the hello and of control messages.
-pub(super) const FORMAT: u8 = 1;
+pub(super) const FORMAT: u8 = 2;
 /// First bytes of a hello: what does not begin so is not one of ours.
 const HELLO_MAGIC: [u8; 4] = *b"coth";
 /// Longest `host:port`: a DNS name and a port.
@@ -111,6 +119,7 @@ pub(super) struct Digests {
     pub(super) promises: u64,
     pub(super) trackers: u64,
     pub(super) views: u64,
+    pub(super) placements: u64,
 }
 
 /// Sections that differ, or are new.
@@ -127,6 +136,12 @@ pub(super) struct Push {
     pub(super) views: Vec<NodeView>,
     /// If set, views newer than these are wanted.
     pub(super) versions: Option<Vec<ViewVersion>>,
+    /// The sender's live placement versions, oldest first: all before the first have retired.
+    pub(super) placements: Vec<PlacementTag>,
+    /// Placement versions that are wanted whole.
+    pub(super) wanted: Vec<PlacementTag>,
+    /// Placement versions, whole, each after its parent.
+    pub(super) tables: Vec<Bytes>,
 }
 
 /// A founder's promise to found the cluster so and not otherwise.
@@ -151,20 +166,23 @@ pub(super) struct Founded {
     pub(super) ids: Vec<(NodeName, NodeId)>,
 }
 
-/// How far a name has come in a change of placement. There is one version for now, so that all
-/// three are it; each names the version by number and hash.
+/// How far a name has come with the placement versions; each is named by number and hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trackers {
     /// Whose.
     pub name: NodeName,
     /// The disk that published them.
     pub id: NodeId,
+    /// Counts the changes of this disk's trackers: of two, the later counts.
+    pub count: u64,
     /// Nothing that runs there ignores this version.
     pub ack: PlacementTag,
     /// Everything that it held when all had acked this version has been merged by its homes.
     pub sync: PlacementTag,
     /// It reads from this version.
     pub sync_ack: PlacementTag,
+    /// It has left the ring with this disk, for good.
+    pub left: bool,
 }
 
 /// How one node sees the members: for the page that shows where views differ.
@@ -374,14 +392,14 @@ fn decode_cluster(r: &mut Reader) -> Result<Option<ClusterId>, DecodeError> {
     if r.bool()? { Ok(Some(ClusterId(r.u128()?))) } else { Ok(None) }
 }
 
-fn encode_list<T>(items: &[T], out: &mut Vec<u8>, encode: impl Fn(&T, &mut Vec<u8>)) {
+pub(super) fn encode_list<T>(items: &[T], out: &mut Vec<u8>, encode: impl Fn(&T, &mut Vec<u8>)) {
     out.varint(items.len() as u64);
     for item in items {
         encode(item, out);
     }
 }
 
-fn decode_list<T>(
+pub(super) fn decode_list<T>(
     r: &mut Reader,
     each: usize,
     decode: impl Fn(&mut Reader) -> Result<T, DecodeError>,
@@ -402,21 +420,25 @@ fn decode_long_list<T>(
     (0..count).map(|_| decode(r)).collect()
 }
 
-fn encode_option<T>(item: Option<&T>, out: &mut Vec<u8>, encode: impl Fn(&T, &mut Vec<u8>)) {
+pub(super) fn encode_option<T>(
+    item: Option<&T>,
+    out: &mut Vec<u8>,
+    encode: impl Fn(&T, &mut Vec<u8>),
+) {
     out.bool(item.is_some());
     if let Some(item) = item {
         encode(item, out);
     }
 }
 
-fn decode_option<T>(
+pub(super) fn decode_option<T>(
     r: &mut Reader,
     decode: impl Fn(&mut Reader) -> Result<T, DecodeError>,
 ) -> Result<Option<T>, DecodeError> {
     if r.bool()? { decode(r).map(Some) } else { Ok(None) }
 }
 
-fn short_text(r: &mut Reader, max: usize) -> Result<String, DecodeError> {
+pub(super) fn short_text(r: &mut Reader, max: usize) -> Result<String, DecodeError> {
     let text = r.text()?;
     let printable = !text.chars().any(char::is_control);
     if text.len() <= max && printable { Ok(text) } else { Err(DecodeError::Malformed("text")) }
@@ -477,8 +499,8 @@ pub(super) fn decode_record(r: &mut Reader) -> Result<PeerRecord, DecodeError> {
 }
 
 fn encode_digests(digests: &Digests, out: &mut Vec<u8>) {
-    let Digests { records, founded, promises, trackers, views } = *digests;
-    for hash in [records, founded, promises, trackers, views] {
+    let Digests { records, founded, promises, trackers, views, placements } = *digests;
+    for hash in [records, founded, promises, trackers, views, placements] {
         put_u64(out, hash);
     }
 }
@@ -490,33 +512,38 @@ fn decode_digests(r: &mut Reader) -> Result<Digests, DecodeError> {
         promises: r.u64()?,
         trackers: r.u64()?,
         views: r.u64()?,
+        placements: r.u64()?,
     })
 }
 
-fn encode_tag(tag: PlacementTag, out: &mut Vec<u8>) {
+pub(super) fn encode_tag(tag: PlacementTag, out: &mut Vec<u8>) {
     out.extend_from_slice(&tag.number.to_le_bytes());
     put_u64(out, tag.hash);
 }
 
-fn decode_tag(r: &mut Reader) -> Result<PlacementTag, DecodeError> {
+pub(super) fn decode_tag(r: &mut Reader) -> Result<PlacementTag, DecodeError> {
     Ok(PlacementTag { number: r.u32()?, hash: r.u64()? })
 }
 
 pub(super) fn encode_trackers(trackers: &Trackers, out: &mut Vec<u8>) {
     out.bytes(trackers.name.as_str().as_bytes());
     out.extend_from_slice(&trackers.id.0.to_le_bytes());
+    put_u64(out, trackers.count);
     for tag in [trackers.ack, trackers.sync, trackers.sync_ack] {
         encode_tag(tag, out);
     }
+    out.bool(trackers.left);
 }
 
-fn decode_trackers(r: &mut Reader) -> Result<Trackers, DecodeError> {
+pub(super) fn decode_trackers(r: &mut Reader) -> Result<Trackers, DecodeError> {
     Ok(Trackers {
         name: decode_name(r)?,
         id: NodeId(r.u128()?),
+        count: r.u64()?,
         ack: decode_tag(r)?,
         sync: decode_tag(r)?,
         sync_ack: decode_tag(r)?,
+        left: r.bool()?,
     })
 }
 
@@ -575,6 +602,10 @@ fn encode_push(push: &Push, out: &mut Vec<u8>) {
     });
     encode_list(&push.views, out, encode_view);
     encode_option(push.versions.as_ref(), out, |list, out| encode_list(list, out, encode_version));
+    for tags in [&push.placements, &push.wanted] {
+        encode_list(tags, out, |tag, out| encode_tag(*tag, out));
+    }
+    encode_list(&push.tables, out, |table, out| out.bytes(table));
 }
 
 fn decode_push(r: &mut Reader) -> Result<Push, DecodeError> {
@@ -586,8 +617,11 @@ fn decode_push(r: &mut Reader) -> Result<Push, DecodeError> {
             decode_long_list(r, 42, ADMISSIONS_MAX, Admission::decode)
         })?,
         promises: decode_option(r, |r| decode_list(r, 34, Promise::decode))?,
-        trackers: decode_option(r, |r| decode_list(r, 54, decode_trackers))?,
+        trackers: decode_option(r, |r| decode_list(r, 63, decode_trackers))?,
         views: decode_list(r, 26, decode_view)?,
         versions: decode_option(r, |r| decode_list(r, 25, decode_version))?,
+        placements: decode_long_list(r, 12, LIVE_MAX, decode_tag)?,
+        wanted: decode_long_list(r, 12, LIVE_MAX, decode_tag)?,
+        tables: decode_long_list(r, 1, LIVE_MAX, Reader::bytes)?,
     })
 }

@@ -412,7 +412,7 @@ fn decode_receipt(r: &mut Reader) -> Result<Receipt, DecodeError> {
 }
 
 /// The reasons that a coordinator can give for a write, in the order of their codes.
-const REASONS: [Reason; 12] = [
+const REASONS: [Reason; 13] = [
     Reason::NotFounded,
     Reason::QuorumNotReached,
     Reason::CoordinatorSilent,
@@ -425,6 +425,7 @@ const REASONS: [Reason; 12] = [
     Reason::ShuttingDown,
     Reason::NotConfirmed,
     Reason::HintsFull,
+    Reason::NotMember,
 ];
 
 fn encode_failure(failure: &Failure, out: &mut impl Write) {

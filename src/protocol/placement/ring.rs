@@ -10,6 +10,7 @@ use std::iter::Chain;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Member;
+use super::zoning::Zoning;
 
 /// Points of a member of mean weight. More points make shares on the bare ring more even; the
 /// bounded load makes them exact, so that the ring need only be well mixed.
@@ -44,11 +45,28 @@ impl Ring {
         Self { points, items: members.len() }
     }
 
-    /// The ring with each item replaced by what `map` makes of it, or left out.
+    /// The ring of zones: each member's points are its zone's.
     #[must_use]
-    pub(crate) fn map(&self, items: usize, map: impl Fn(u16) -> Option<u16>) -> Self {
-        let each = |&(position, item): &(u64, u16)| map(item).map(|item| (position, item));
-        Self { points: self.points.iter().filter_map(each).collect(), items }
+    pub(super) fn by_zone(&self, zone_of: &[usize], zones: usize) -> Self {
+        let zone = |item: u16| u16::try_from(zone_of[usize::from(item)]).unwrap_or(u16::MAX);
+        let points = self.points.iter().map(|&(position, item)| (position, zone(item)));
+        Self { points: points.collect(), items: zones }
+    }
+
+    /// The ring of each zone's members alone: an item is an index among the zone's.
+    #[must_use]
+    pub(super) fn of_each_zone(&self, zoning: &Zoning) -> Vec<Self> {
+        let mut place = vec![0; self.items];
+        let mut rings = Vec::with_capacity(zoning.members.len());
+        for of_zone in &zoning.members {
+            (0u16..).zip(of_zone).for_each(|(index, &item)| place[usize::from(item)] = index);
+            rings.push(Self { points: Vec::new(), items: of_zone.len() });
+        }
+        for &(position, item) in &self.points {
+            let item = usize::from(item);
+            rings[zoning.zone_of[item]].points.push((position, place[item]));
+        }
+        rings
     }
 
     /// The distinct items in clockwise order from the start of a partition's arc.

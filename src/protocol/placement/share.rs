@@ -12,6 +12,8 @@
 //! least as many items as p and lacks b, so it holds some a that p does not. q gives a to p and
 //! takes b.
 
+use std::cmp::Reverse;
+
 use super::ring::Ring;
 
 /// Fractional bits of a water level: weights have 32 bits.
@@ -21,8 +23,10 @@ const SLOT_BITS: u32 = 20;
 
 /// Pours `total` slots into vessels: `held(level)` is what each holds at a level, in fractions
 /// of a slot, monotone, no more than a whole slot apart from one level to the next; at
-/// `level_max` they hold at least `total`. Rounded by the largest remainder, ties by index.
-fn pour(total: u64, level_max: u128, held: impl Fn(u128) -> Vec<u64>) -> Vec<u64> {
+/// `level_max` they hold at least `total`. What is left by rounding down goes first to those who
+/// hold more than that `now` (so that they need not give it up), then by the largest remainder,
+/// ties by index.
+fn pour(total: u64, level_max: u128, now: &[u64], held: impl Fn(u128) -> Vec<u64>) -> Vec<u64> {
     let (mut low, mut high) = (0, level_max + 1);
     while high - low > 1 {
         let middle = u128::midpoint(low, high);
@@ -32,16 +36,20 @@ fn pour(total: u64, level_max: u128, held: impl Fn(u128) -> Vec<u64>) -> Vec<u64
     let water = held(low);
     let mut result: Vec<u64> = water.iter().map(|fractions| fractions >> SLOT_BITS).collect();
     let rest = total.saturating_sub(result.iter().sum());
-    let remainder = |index: usize| water[index] - (result[index] << SLOT_BITS);
+    let rank = |index: usize| {
+        let remainder = water[index] - (result[index] << SLOT_BITS);
+        Reverse((remainder > 0 && now[index] > result[index], remainder))
+    };
     let mut order: Vec<usize> = (0..water.len()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(remainder(index)));
+    order.sort_by_key(|&index| rank(index));
     order.into_iter().zip(0..rest).for_each(|(index, _)| result[index] += 1);
     result
 }
 
-/// A zone: the weights of its nodes.
+/// A zone: of each of its nodes, the weight and the slots that it holds already.
 pub(super) struct Zone {
     pub(super) weights: Vec<u32>,
+    pub(super) held: Vec<u64>,
 }
 
 /// Exact shares of the Q·N slots.
@@ -74,7 +82,8 @@ impl Shares {
             let water = (level * u128::from(weight)) >> LEVEL_BITS;
             u64::try_from(water).unwrap_or(u64::MAX).min(whole)
         };
-        let zone_totals = pour(q * u64::from(replicas), level_max, |level| {
+        let now: Vec<u64> = zones.iter().map(|zone| zone.held.iter().sum()).collect();
+        let zone_totals = pour(q * u64::from(replicas), level_max, &now, |level| {
             let zone = |((zone, &low), &top): ((&Zone, &u8), &u8)| {
                 let water: u64 = zone.weights.iter().map(|&weight| node(level, weight)).sum();
                 water.clamp(whole * u64::from(low), whole * u64::from(top))
@@ -83,7 +92,7 @@ impl Shares {
         });
         let inside = |(zone, &total): (&Zone, &u64)| {
             let held = |level| zone.weights.iter().map(|&weight| node(level, weight)).collect();
-            pour(total, level_max, held)
+            pour(total, level_max, &zone.held, held)
         };
         let nodes = zones.iter().zip(&zone_totals).map(inside).collect();
         let more = |(&total, &low): (&u64, &u8)| total.saturating_sub(q * u64::from(low));
@@ -102,6 +111,10 @@ pub(super) fn deal(ring: &Ring, needs: &[u8], mut room: Vec<u64>) -> Vec<Vec<u16
     let mut held: Vec<Vec<u16>> = Vec::with_capacity(needs.len());
     let mut lacking = Vec::new();
     for (partition, &need) in (0..partitions).zip(needs) {
+        if need == 0 {
+            held.push(Vec::new());
+            continue;
+        }
         let mut items = Vec::with_capacity(usize::from(need));
         let mut walk = ring.walk(partition, partitions);
         while items.len() < usize::from(need) {

@@ -25,7 +25,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::Worker;
 use super::collect::{Durable, LookId};
-use super::hints::HintChange;
+use super::hints::{DeliveryId, HintChange};
 use super::recent::Since;
 use super::replica::answer_write;
 use super::sync::BatchId;
@@ -108,6 +108,10 @@ pub(super) enum Waiter {
     Whole(Partition),
     /// A step of this partition's rounds.
     Round(Partition, Box<Durable>),
+    /// A page of this partition, which was given up, is dropped.
+    Left(Partition),
+    /// A hint on its way to all homes, of which this node is one.
+    Delivered(DeliveryId),
 }
 
 /// A commit on its way.
@@ -255,6 +259,7 @@ impl Worker {
             Task::Form(op) if self.collect.is_moving(id.partition) => {
                 self.put_unreadable(op, out);
             }
+            Task::Form(op) if !self.is_home(id.partition) => self.put_homeless(op, out),
             Task::Form(op) => {
                 self.form_put(now, op, &record, out);
             }
@@ -263,7 +268,8 @@ impl Worker {
             }
             Task::Merge(incoming, waiter) => {
                 let hint = id.hint_for.is_some();
-                if !self.takes(id.partition, &id.key, hint, incoming.round) {
+                let homeless = !hint && !self.is_home(id.partition);
+                if homeless || !self.takes(id.partition, &id.key, hint, incoming.round) {
                     return self.tell(now, waiter, Some(id), false, out);
                 }
                 if !hint && record.is_empty() && self.is_gone(id, &incoming) {
@@ -558,6 +564,8 @@ impl Worker {
             Waiter::Batch(batch) => self.batch_told(now, batch, durable, out),
             Waiter::Whole(partition) if durable => self.partition_whole(partition, out),
             Waiter::Whole(partition) => self.partition_not_whole(now, partition),
+            Waiter::Left(partition) => self.page_left(now, partition, durable),
+            Waiter::Delivered(delivery) => self.delivery_told(now, delivery, durable, out),
             Waiter::Round(partition, step) => {
                 self.round_durable(now, partition, *step, durable, out);
             }

@@ -41,8 +41,7 @@ impl Worker {
             return None;
         }
         let agreed = &self.trees.of(partition).agreed;
-        let others = route.slots.iter().enumerate().filter(|&(slot, _)| Some(slot) != route.own);
-        others.map(|(_, &(_, node))| node).try_fold(scrubbed, |since, node| {
+        route.others().try_fold(scrubbed, |since, node| {
             let with = agreed.iter().find(|(other, _)| Some(*other) == node)?;
             Some(since.min(with.1))
         })

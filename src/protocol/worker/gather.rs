@@ -11,24 +11,13 @@ use bytes::Bytes;
 
 use super::cells::{CellId, open_stored, stored_hash};
 use super::recent::Since;
+use super::route::Route;
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::message::{DataMessage, Known, ReadAnswer, ReadRequest};
-use crate::protocol::placement::View;
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, ReadFailed};
-use crate::types::{Key, NodeId, Now, Partition, RecordHash, RoundNumber, TraceContext};
-
-/// The homes of a partition as an op found them when it began.
-#[derive(Debug)]
-pub(super) struct Route {
-    pub view: Arc<View>,
-    pub partition: Partition,
-    /// Each home: its place among the members, and its disk if that is known.
-    pub slots: Vec<(u16, Option<NodeId>)>,
-    /// Which slot is this node's.
-    pub own: Option<usize>,
-}
+use crate::types::{Key, NodeId, Now, RecordHash, RoundNumber, TraceContext};
 
 /// Someone who can answer for a slot.
 #[derive(Debug, Clone, Copy)]
@@ -190,28 +179,6 @@ impl Gather {
 }
 
 impl Worker {
-    /// The homes of a partition now; none before the founding.
-    pub(super) fn route(&mut self, partition: Partition) -> Option<Arc<Route>> {
-        if let Some(route) = self.routes.get(&partition) {
-            return Some(route.clone());
-        }
-        let view = self.view.clone().filter(|view| partition.0 < view.partitions())?;
-        let me = view.my_member();
-        let homes = view.homes(partition);
-        let slots = homes.iter().map(|&member| (member, view.id(member))).collect();
-        let own = homes.iter().position(|&member| Some(member) == me);
-        let route = Arc::new(Route { view, partition, slots, own });
-        self.routes.insert(partition, route.clone());
-        Some(route)
-    }
-
-    /// The nodes behind the homes, in order of preference, that can be reached; this node too.
-    pub(super) fn live_fallbacks(&self, route: &Route) -> Vec<NodeId> {
-        let members = route.view.fallbacks(route.partition);
-        let nodes = members.into_iter().filter_map(|member| route.view.id(member));
-        nodes.filter(|&node| node == route.view.me || self.peers.reachable(node)).collect()
-    }
-
     /// A gather that has asked nobody yet. A strict one counts no hints.
     pub(super) fn gather(
         &self,
@@ -231,7 +198,7 @@ impl Worker {
             own.map(|slot| home((slot, route.view.me))).into_iter().collect();
         candidates.extend(up.into_iter().map(home));
         if !strict && !down.is_empty() {
-            let fallbacks = self.live_fallbacks(&route);
+            let fallbacks = self.live_fallbacks(&route, route.view.reads_place());
             for &(slot, _) in &down {
                 candidates.extend(fallbacks.iter().map(|&node| Candidate {
                     slot,
@@ -278,8 +245,9 @@ impl Worker {
         let ask = gather.asked.len();
         gather.asked.push(Asked { who, answer: Answer::Outstanding });
         let (partition, key) = (gather.route.partition, gather.key.clone());
-        let hint_for =
-            who.hint.then(|| gather.route.view.member_name(gather.route.slots[who.slot].0).clone());
+        let hint_for = who
+            .hint
+            .then(|| gather.route.view.reads().member_name(gather.route.slots[who.slot].0).clone());
         if who.node == gather.route.view.me {
             gather.round = gather.round.min(self.round_read(partition, who.hint));
             let id = CellId { hint_for, partition, key };
@@ -325,7 +293,7 @@ impl Worker {
         let Some(gather) = self.gather_of(op) else { return };
         let who = gather.asked[ask].who;
         let target = gather.route.slots[who.slot].0;
-        let hint_for = who.hint.then(|| gather.route.view.member_name(target).clone());
+        let hint_for = who.hint.then(|| gather.route.view.reads().member_name(target).clone());
         let id = CellId { hint_for, partition: gather.route.partition, key: gather.key.clone() };
         if let (false, Ok(Some(stored))) = (who.hint, &result) {
             self.keep_read(&id.key, stored, since);

@@ -1,7 +1,7 @@
 //! Reading: gather R answers, answer the client, repair what diverged.
 //!
 //! A strict read does more: what it is about to show it first makes durable on a majority of
-//! homes, so that no later strict read can miss it.
+//! homes in every live version, so that no later strict read can miss it.
 
 use super::gather::{Gather, Progress};
 use super::spread::{Reach, Spread};
@@ -21,11 +21,19 @@ pub(super) struct GetOp {
     origin: Origin,
     deadline: Mono,
     timer: TimerKey,
-    strict: bool,
+    pub strict: bool,
     pub gather: Gather,
     /// Of a strict read whose answers differed.
     pub spread: Option<Spread>,
-    replied: bool,
+    pub replied: bool,
+}
+
+impl GetOp {
+    /// Whether what was read has to be made durable before it is shown. What a majority of the homes that
+    /// were asked holds stays shown, unless another version is live: others may read that.
+    fn must_put_back(&self) -> bool {
+        !self.gather.unanimous() || self.gather.route.view.is_changing()
+    }
 }
 
 impl Worker {
@@ -67,7 +75,7 @@ impl Worker {
             return self.get_drain(now, key, get, out);
         }
         match get.gather.progress() {
-            Progress::Enough if get.strict && get.spread.is_none() && !get.gather.unanimous() => {
+            Progress::Enough if get.strict && get.spread.is_none() && get.must_put_back() => {
                 self.get_put_back(now, key, get, out);
             }
             Progress::Enough if get.spread.is_none() => {
@@ -108,7 +116,7 @@ impl Worker {
         let gather = &get.gather;
         let merged = gather.merged();
         let (equal, _) = gather.compare(&merged);
-        let needed = Consistency::Quorum.of(gather.route.slots.len());
+        let needed = gather.route.needed(Consistency::Quorum, true);
         let (route, name) = (gather.route.clone(), gather.key.clone());
         let own = CellId::own(route.partition, &name);
         let mut spread = Spread::new(
@@ -121,10 +129,8 @@ impl Worker {
             gather.trace,
         );
         self.spread_start(now, key, &mut spread, &equal, out);
-        if let Some(slot) = spread.route.own.filter(|slot| !equal.contains(slot))
-            && let Some(ask) = Self::spread_own(&spread)
-        {
-            let _ = slot;
+        let own_differs = spread.route.own_target.is_some_and(|target| !equal.contains(&target));
+        if own_differs && let Some(ask) = Self::spread_own(&spread) {
             self.later.push((own, Task::Merge(spread.incoming(), Waiter::Spread { op: key, ask })));
         }
         get.spread = Some(spread);

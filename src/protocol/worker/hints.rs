@@ -4,14 +4,17 @@
 //! distinct keys. They are counted at the start from the store itself, replayed whenever their
 //! target can be reached, and retried for ever.
 //!
-//! A hint is deleted only after its *target* has acknowledged it, and only if the hint in the
-//! worker's view is still the one that was acknowledged: it may have grown meanwhile.
+//! A hint goes to its target; while the ring changes, or when its target is no home of the partition
+//! any more, to every home in every live version that was not removed. It is deleted only after all to
+//! whom it goes have acknowledged it, and only if the hint in the worker's view is still the one that
+//! was acknowledged: it may have grown meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
 use super::cells::{CellId, Incoming, Task, Waiter, open_stored, put_hint_prefix};
+use super::change::{TransferId, is_unmoved};
 use super::replica::answer_write;
 use super::timers::Timer;
 use super::{Purpose, Reading, Worker};
@@ -19,7 +22,7 @@ use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
 use crate::protocol::record::{Record, Sealed};
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
-use crate::types::{NodeId, NodeName, Now, Partition};
+use crate::types::{Key, NodeId, NodeName, Now, Partition, RecordHash, RoundNumber};
 
 /// Bytes of hints that are read at a time.
 const PAGE_BYTES: usize = 256 << 10;
@@ -56,12 +59,31 @@ pub(super) struct Hints {
     /// Peers that wanted hints kept for nodes that are no members.
     misled_by: BTreeSet<NodeId>,
     replays: BTreeMap<NodeName, Replay>,
+    deliveries: BTreeMap<DeliveryId, Delivery>,
+    last_delivery: u64,
+}
+
+/// Names a hint on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct DeliveryId(u64);
+
+/// A hint on its way to all who are to have it; at most a window of a replay each.
+#[derive(Debug)]
+struct Delivery {
+    cell: CellId,
+    target: NodeName,
+    hash: RecordHash,
+    /// Those who have not answered.
+    left: usize,
+    /// Whether someone has not taken it, or could not be asked.
+    failed: bool,
 }
 
 /// The replay to one target: under way, or waiting for its next turn.
 #[derive(Debug)]
 struct Replay {
-    node: NodeId,
+    /// The target's disk, if it has one.
+    node: Option<NodeId>,
     /// Hints behind this key of the store come next.
     cursor: Bytes,
     page: VecDeque<(CellId, Sealed)>,
@@ -73,8 +95,14 @@ struct Replay {
     begun_at: u64,
     /// Whether a hint's commit was under way when this pass began: it may have been missed, too.
     begun_amid: bool,
+    /// The transfer in which this pass began.
+    transfer: Option<TransferId>,
+    /// Hints of this pass that a transfer has to bring to all homes, and that did not reach all.
+    missed: u64,
     in_flight: usize,
     delivered: u64,
+    /// Whether hints of the page are just being sent.
+    is_sending: bool,
     state: State,
 }
 
@@ -141,6 +169,8 @@ impl Worker {
             | Waiter::Rebuilt
             | Waiter::Batch(_)
             | Waiter::Whole(_)
+            | Waiter::Left(_)
+            | Waiter::Delivered(_)
             | Waiter::Round(..) => {}
         }
     }
@@ -182,11 +212,24 @@ impl Worker {
         self.replay_soon(now, target);
     }
 
-    /// Sees to it that a replay to a target comes, if it can be reached.
-    fn replay_soon(&mut self, now: Now, target: &NodeName) {
-        let node = self.view.as_ref().and_then(|view| view.ids.get(target).copied());
-        let Some(node) = node.filter(|&node| self.peers.reachable(node)) else { return };
+    /// Whether it makes sense to replay what is kept for a target: it can be reached, or others are
+    /// to have it.
+    fn may_replay(&self, target: &NodeName) -> bool {
+        let Some(view) = &self.view else { return false };
+        let node = view.ids.get(target);
+        let goes_elsewhere = view.versions_of(target).is_empty() || view.is_removed(target);
+        node.is_some_and(|&node| self.peers.reachable(node))
+            || self.change.wants_hints(target)
+            || goes_elsewhere
+    }
+
+    /// Sees to it that a replay to a target comes, if that makes sense.
+    pub(super) fn replay_soon(&mut self, now: Now, target: &NodeName) {
+        if !self.may_replay(target) {
+            return;
+        }
         if !self.hints.replays.contains_key(target) {
+            let node = self.view.as_ref().and_then(|view| view.ids.get(target).copied());
             self.hints.replays.insert(target.clone(), Replay::waiting(node));
             self.arm(now.mono.after_millis(RETRY_MS), Timer::Replay(target.clone()));
         }
@@ -194,6 +237,7 @@ impl Worker {
 
     /// A target is another disk now: what is kept for it goes there.
     pub(super) fn replay_anew(&mut self, now: Now, target: &NodeName) {
+        self.hints.deliveries.retain(|_, delivery| delivery.target != *target);
         self.hints.replays.remove(target);
         if self.hints.any_for(target) {
             self.replay_soon(now, target);
@@ -206,7 +250,7 @@ impl Worker {
         let Some(target) = target.filter(|target| self.hints.any_for(target)) else { return };
         let waiting = |replay: &Replay| replay.state == State::Waiting;
         if self.hints.replays.get(&target).is_none_or(waiting) {
-            self.hints.replays.insert(target.clone(), Replay::waiting(node));
+            self.hints.replays.insert(target.clone(), Replay::waiting(Some(node)));
             out.push(Effect::Event(Event::ReplayStarted(node)));
             self.replay_due(&target, out);
         }
@@ -214,16 +258,20 @@ impl Worker {
 
     /// The time for a replay has come: reads its first page.
     pub(super) fn replay_due(&mut self, target: &NodeName, out: &mut Vec<Effect>) {
-        let any = self.hints.any_for(target);
+        let any = self.hints.any_for(target) || self.change.wants_hints(target);
         let amid = self.any_hint_in_use(target);
+        let may = self.may_replay(target);
+        let transfer = self.change.transfer();
         let Some(replay) = self.hints.replays.get_mut(target) else { return };
         if replay.state != State::Waiting {
             return;
         }
-        if !any || !self.peers.reachable(replay.node) {
+        if !any || !may {
             self.hints.replays.remove(target);
             return;
         }
+        replay.transfer = transfer;
+        replay.missed = 0;
         replay.cursor = Bytes::new();
         replay.seen = 0;
         replay.begun_at = self.hints.written;
@@ -249,8 +297,10 @@ impl Worker {
         result: Result<Page, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
+        let may = self.may_replay(target);
         let Some(replay) = self.hints.replays.get_mut(target) else { return };
-        let Ok(page) = result else {
+        let page = result.ok().filter(|_| may);
+        let Some(page) = page else {
             return self.replay_later(now, target);
         };
         replay.state = State::Sending;
@@ -277,26 +327,34 @@ impl Worker {
         self.replay_more(now, target, out);
     }
 
+    /// Those who are to have a hint: its target, or all homes in all live versions. None where a
+    /// disk is not known.
+    fn destinations(&mut self, cell: &CellId) -> Vec<Option<NodeId>> {
+        let Some(route) = self.route(cell.partition) else { return vec![None] };
+        let target = route.targets.iter().find(|home| Some(&home.name) == cell.hint_for.as_ref());
+        match target {
+            Some(target) if is_unmoved(&route) && !target.removed => vec![target.node],
+            _ => {
+                let homes = route.targets.iter().filter(|home| !home.removed);
+                homes.map(|home| home.node).collect()
+            }
+        }
+    }
+
     /// Sends as many hints as the window allows; goes on to the next page, or ends.
     fn replay_more(&mut self, now: Now, target: &NodeName, out: &mut Vec<Effect>) {
+        let window = self.config.tuning.replay_window;
         loop {
-            let window = self.config.tuning.replay_window;
             let Some(replay) = self.hints.replays.get_mut(target) else { return };
-            if replay.state != State::Sending || replay.in_flight >= window {
+            if replay.state != State::Sending || replay.is_sending || replay.in_flight >= window {
                 return;
             }
             let Some((cell, record)) = replay.page.pop_front() else { break };
-            replay.in_flight += 1;
-            let (node, partition, key) = (replay.node, cell.partition, cell.key.clone());
-            let round = self.round_read(partition, true);
-            if self.has(Defect::DropHintBeforeAck) {
-                let hash = record.hash();
-                self.with_view(now, cell.clone(), Task::DropHint(hash), out);
+            replay.is_sending = true;
+            self.deliver(now, target, cell, record, out);
+            if let Some(replay) = self.hints.replays.get_mut(target) {
+                replay.is_sending = false;
             }
-            let hint_for = None;
-            let message =
-                |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
-            self.call(now, node, Purpose::Replay { cell }, partition, None, message, out);
         }
         let Some(replay) = self.hints.replays.get(target) else { return };
         if replay.in_flight > 0 {
@@ -304,6 +362,87 @@ impl Worker {
         }
         if !replay.last_page {
             return self.replay_scan(target, out);
+        }
+        self.replay_passed(now, target, out);
+    }
+
+    /// Sends a hint to all who are to have it and can be asked.
+    fn deliver(
+        &mut self,
+        now: Now,
+        target: &NodeName,
+        cell: CellId,
+        record: Sealed,
+        out: &mut Vec<Effect>,
+    ) {
+        let destinations = self.destinations(&cell);
+        let me = self.view.as_ref().map(|view| view.me);
+        let asked = destinations.iter().copied().flatten();
+        let asked = asked.filter(|&node| Some(node) == me || self.peers.reachable(node));
+        let asked: Vec<NodeId> = asked.collect();
+        let (hash, failed) = (record.hash(), asked.len() < destinations.len());
+        if asked.is_empty() {
+            return self.hint_missed(&cell, target);
+        }
+        self.hints.last_delivery += 1;
+        let id = DeliveryId(self.hints.last_delivery);
+        if let Some(replay) = self.hints.replays.get_mut(target) {
+            replay.in_flight += 1;
+        }
+        let (partition, round) = (cell.partition, self.round_read(cell.partition, true));
+        if self.has(Defect::DropHintBeforeAck) {
+            self.with_view(now, cell.clone(), Task::DropHint(hash), out);
+        }
+        let key = cell.key.clone();
+        let target = target.clone();
+        let delivery = Delivery { cell, target, hash, left: asked.len(), failed };
+        self.hints.deliveries.insert(id, delivery);
+        for node in asked {
+            let (key, record) = (key.clone(), record.clone());
+            if Some(node) == me {
+                self.deliver_here(now, id, partition, &key, &record, round, out);
+                continue;
+            }
+            let hint_for = None;
+            let message =
+                |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
+            let purpose = Purpose::Replay { delivery: id };
+            self.call(now, node, purpose, partition, None, message, out);
+        }
+    }
+
+    /// This node has become a home of what it keeps a hint of.
+    fn deliver_here(
+        &mut self,
+        now: Now,
+        id: DeliveryId,
+        partition: Partition,
+        key: &Key,
+        record: &Sealed,
+        round: RoundNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        let Ok(record) = record.open(partition, key) else {
+            return self.delivery_told(now, id, false, out);
+        };
+        let incoming = Incoming { round, ..Incoming::from(record) };
+        let task = Task::Merge(incoming, Waiter::Delivered(id));
+        self.with_view(now, CellId::own(partition, key), task, out);
+    }
+
+    /// A hint has not reached all who are to have it.
+    fn hint_missed(&mut self, cell: &CellId, target: &NodeName) {
+        let moving = self.is_hint_moving(cell.partition, target);
+        if let Some(replay) = self.hints.replays.get_mut(target) {
+            replay.missed += u64::from(moving);
+        }
+    }
+
+    /// A pass over all that is kept for a target is over.
+    fn replay_passed(&mut self, now: Now, target: &NodeName, out: &mut Vec<Effect>) {
+        let Some(replay) = self.hints.replays.get(target) else { return };
+        if let Some(transfer) = replay.transfer.filter(|_| replay.missed == 0) {
+            self.change.hints_brought(transfer, target);
         }
         // Whether hints are left is read from the store and the view of it, not from a counter.
         let (node, delivered) = (replay.node, replay.delivered);
@@ -316,7 +455,9 @@ impl Worker {
             return self.replay_later(now, target);
         }
         self.hints.replays.remove(target);
-        out.push(Effect::Event(Event::ReplayDone(node, delivered)));
+        if let Some(node) = node {
+            out.push(Effect::Event(Event::ReplayDone(node, delivered)));
+        }
     }
 
     /// Everyone for whom hints are or may be held.
@@ -344,33 +485,58 @@ impl Worker {
         self.arm(now.mono.after_millis(RETRY_MS), Timer::Replay(target.clone()));
     }
 
-    /// The target has answered.
+    /// One of those who are to have a hint has answered.
     pub(super) fn replay_answered(
         &mut self,
         now: Now,
-        cell: CellId,
+        id: DeliveryId,
         answer: WriteAnswer,
         out: &mut Vec<Effect>,
     ) {
-        let Some(target) = cell.hint_for.clone() else { return };
-        if let Some(replay) = self.hints.replays.get_mut(&target) {
-            replay.in_flight = replay.in_flight.saturating_sub(1);
-            replay.delivered += u64::from(matches!(answer, WriteAnswer::Stored(_)));
-        }
-        if let WriteAnswer::Stored(hash) = answer {
-            self.with_view(now, cell, Task::DropHint(hash), out);
-        }
-        self.replay_more(now, &target, out);
+        let sent = self.hints.deliveries.get(&id).map(|delivery| delivery.hash);
+        let stored = matches!(answer, WriteAnswer::Stored(hash) if Some(hash) == sent);
+        self.delivery_told(now, id, stored, out);
     }
 
-    /// The target cannot be reached, or was silent: the hint stays and is tried again.
-    pub(super) fn replay_failed(&mut self, now: Now, cell: &CellId, out: &mut Vec<Effect>) {
-        let Some(target) = cell.hint_for.clone() else { return };
-        let Some(replay) = self.hints.replays.get_mut(&target) else { return };
-        replay.in_flight = replay.in_flight.saturating_sub(1);
-        if !self.peers.reachable(replay.node) {
+    /// One of those who are to have a hint cannot be reached, or was silent: the hint stays and is
+    /// tried again.
+    pub(super) fn replay_failed(&mut self, now: Now, id: DeliveryId, out: &mut Vec<Effect>) {
+        let target = self.hints.deliveries.get(&id).map(|delivery| delivery.target.clone());
+        if let Some(target) = target.filter(|target| !self.may_replay(target))
+            && let Some(replay) = self.hints.replays.get_mut(&target)
+        {
             replay.page.clear();
             replay.last_page = true;
+            replay.missed += 1;
+        }
+        self.delivery_told(now, id, false, out);
+    }
+
+    /// One of those who are to have a hint has it, or has not taken it.
+    pub(super) fn delivery_told(
+        &mut self,
+        now: Now,
+        id: DeliveryId,
+        stored: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(delivery) = self.hints.deliveries.get_mut(&id) else { return };
+        delivery.left -= 1;
+        delivery.failed |= !stored;
+        if delivery.left > 0 {
+            return;
+        }
+        let Some(delivery) = self.hints.deliveries.remove(&id) else { return };
+        let Delivery { cell, target, hash, failed, .. } = delivery;
+        if failed {
+            self.hint_missed(&cell, &target);
+        }
+        if let Some(replay) = self.hints.replays.get_mut(&target) {
+            replay.in_flight = replay.in_flight.saturating_sub(1);
+            replay.delivered += u64::from(!failed);
+        }
+        if !failed {
+            self.with_view(now, cell, Task::DropHint(hash), out);
         }
         self.replay_more(now, &target, out);
     }
@@ -415,15 +581,14 @@ impl Worker {
 
     /// The worker begins to serve: replays to whoever can be reached.
     pub(super) fn replay_to_all(&mut self, now: Now) {
-        let targets: Vec<NodeName> = self.hints.held.keys().cloned().collect();
-        for target in targets {
+        for target in self.hint_targets() {
             self.replay_soon(now, &target);
         }
     }
 }
 
 impl Replay {
-    fn waiting(node: NodeId) -> Self {
+    fn waiting(node: Option<NodeId>) -> Self {
         Self {
             node,
             cursor: Bytes::new(),
@@ -432,8 +597,11 @@ impl Replay {
             seen: 0,
             begun_at: 0,
             begun_amid: false,
+            transfer: None,
+            missed: 0,
             in_flight: 0,
             delivered: 0,
+            is_sending: false,
             state: State::Waiting,
         }
     }

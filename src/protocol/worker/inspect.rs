@@ -81,15 +81,15 @@ pub fn inspect<E>(
     };
     let own = copy(&CellId::own(partition, key))?;
     let mut hints = Vec::new();
-    for member in &view.placement.members {
-        let hint = copy(&CellId::hint(&member.name, partition, key))?;
+    for member in view.members() {
+        let hint = copy(&CellId::hint(member, partition, key))?;
         if hint != StoredCopy::Absent {
-            hints.push((member.name.clone(), hint));
+            hints.push((member.clone(), hint));
         }
     }
     let rebuilding = get(Space::Meta, &marker(partition, key))?.is_some()
         || get(Space::Meta, &lost_marker(partition))?.is_some();
-    let home = view.my_member().is_some_and(|me| view.homes(partition).contains(&me));
+    let home = view.is_home(partition);
     Ok(Inspection { partition, home, rebuilding, own, hints })
 }
 

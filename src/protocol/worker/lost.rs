@@ -2,7 +2,7 @@
 //!
 //! A partition that is marked lost takes writes, but no answer of it counts toward R until
 //! everything that any other home holds of it has been merged and is durable here. The homes are
-//! those of the placement with the disks that they have now: a disk that was fenced is none of
+//! those of all live placement versions, with the disks that they have now: a disk that was fenced is none of
 //! them, and one that took its place has to be asked anew.
 //!
 //! Another home may be rebuilding, too. It tells what it holds all the same, and each is done when
@@ -141,9 +141,8 @@ impl Worker {
     /// none if this node is no home of it.
     fn unmerged(&mut self, partition: Partition) -> Option<Vec<Option<NodeId>>> {
         let route = self.route(partition)?;
-        let (own, merged) = (route.own?, self.lost.partitions.get(&partition)?);
-        let others = route.slots.iter().enumerate().filter(|&(slot, _)| slot != own);
-        let nodes = others.map(|(_, &(_, node))| node);
+        let merged = self.lost.partitions.get(&partition).filter(|_| route.own_target.is_some())?;
+        let nodes = route.others();
         Some(nodes.filter(|node| node.is_none_or(|node| !merged.contains(&node))).collect())
     }
 
@@ -196,8 +195,9 @@ impl Worker {
     pub(super) fn waits_for(&mut self, partition: Partition) -> Vec<NodeName> {
         let Some(route) = self.route(partition) else { return vec![] };
         let Some(merged) = self.lost.partitions.get(&partition) else { return vec![] };
-        let slots = route.slots.iter().enumerate().filter(|&(slot, _)| Some(slot) != route.own);
-        let left = slots.filter(|(_, (_, node))| node.is_none_or(|node| !merged.contains(&node)));
-        left.map(|(_, &(member, _))| route.view.member_name(member).clone()).collect()
+        let unmerged = |node: Option<NodeId>| node.is_none_or(|node| !merged.contains(&node));
+        let targets = route.targets.iter().enumerate();
+        let others = targets.filter(|(at, it)| Some(*at) != route.own_target && !it.removed);
+        others.filter(|(_, it)| unmerged(it.node)).map(|(_, it)| it.name.clone()).collect()
     }
 }

@@ -8,7 +8,8 @@
 //!            └ scan          ┘                     ├ rebuild  fetches records that this disk lost
 //!                                                  ├ lost     fetches partitions that it lost
 //!                                                  └ sync     compares with other homes
-//!              cells: the view of the store · trees: hashes of it · rescan: reads all of it
+//!              route: whom to ask · change: this worker's part in a change of the ring · leaving: what it
+//!              gives up · cells: the view of the store · trees: hashes of it · rescan: reads all of it
 //! ```
 //!
 //! One file, one state machine; this one routes inputs to them. Nothing in here does I/O, reads
@@ -18,9 +19,10 @@
 //! for each key, everything that its actor ever wrote, or what superseded it.* A tenure is over
 //! one partition and ends at each start of the process, when a commit is refused, when a record
 //! is found lost, when someone is seen to know more of the actor than this node holds, and when
-//! the placement changes.
+//! the node gains the partition or gives it up.
 
 mod cells;
+mod change;
 mod collect;
 mod completeness;
 mod gather;
@@ -28,6 +30,7 @@ mod get;
 mod hashing;
 mod hints;
 pub mod inspect;
+mod leaving;
 mod lost;
 mod meta;
 mod pass;
@@ -38,6 +41,7 @@ mod recent;
 mod repair;
 mod replica;
 mod rescan;
+mod route;
 mod scan;
 mod spread;
 mod sync;
@@ -61,7 +65,7 @@ use super::clock::Clock;
 use super::defect::Defect;
 use super::message::{CallId, DataMessage};
 use super::op::{Failure, Outcome, Reason};
-use super::placement::View;
+use super::placement::{Version, View};
 use super::step::{
     CommitId, Conditions, Effect, Input, Page, ReadFailed, Stats, Ticket, Token, Tuning,
 };
@@ -100,7 +104,7 @@ pub struct Worker {
     /// The first view, until what the store held at the start is known.
     arriving: Option<Arc<View>>,
     /// Routes that were worked out under this view.
-    routes: FxHashMap<Partition, Arc<gather::Route>>,
+    routes: FxHashMap<Partition, Arc<route::Route>>,
     conditions: Conditions,
     stats: Stats,
 
@@ -122,6 +126,8 @@ pub struct Worker {
     putting: HashMap<Key, u32, Seeded>,
     /// What an op that is being stepped wants left in cells of this node afterwards.
     later: Vec<(CellId, cells::Task)>,
+    /// Of ops under way: who refused a record because this node was behind.
+    behind: Vec<(OpKey, usize)>,
     timers: Timers,
 
     peers: peers::Peers,
@@ -134,6 +140,8 @@ pub struct Worker {
     rescans: rescan::Rescans,
     sync: sync::Sync,
     collect: collect::Collect,
+    change: change::Change,
+    leaving: leaving::Leaving,
 }
 
 /// Names an op under way within the worker.
@@ -191,6 +199,8 @@ enum Reading {
     Drain(Partition),
     /// To set the copy of a partition aside.
     Aside(Partition),
+    /// To drop what is left of a partition that was given up.
+    Leaving(Partition),
 }
 
 /// A question that a peer has not answered yet.
@@ -202,6 +212,8 @@ struct Call {
     late: bool,
     timer: TimerKey,
     purpose: Purpose,
+    /// See [`change`].
+    epoch: u64,
 }
 
 /// What the answer to a call is for.
@@ -213,7 +225,7 @@ enum Purpose {
     Scan { op: OpKey },
     Rebuild { op: OpKey },
     Repair { key: Key },
-    Replay { cell: CellId },
+    Replay { delivery: hints::DeliveryId },
     Sync { session: sync::SessionId },
 }
 
@@ -254,6 +266,7 @@ impl Worker {
             last_op: 0,
             putting: HashMap::with_hasher(hashing),
             later: Vec::new(),
+            behind: Vec::new(),
             timers: Timers::default(),
             peers: peers::Peers::default(),
             sessions: pass::Sessions::default(),
@@ -265,6 +278,8 @@ impl Worker {
             rescans: rescan::Rescans::default(),
             sync: sync::Sync::default(),
             collect: collect::Collect::default(),
+            change: change::Change::default(),
+            leaving: leaving::Leaving::default(),
             config,
         }
     }
@@ -320,6 +335,7 @@ impl Worker {
             trees_unknown: self.trees.unknown() as u64,
             rounds_open: self.collect.driven(),
             round_age_micros_max: self.collect.age_micros_max(),
+            partitions_leaving: self.leaving.count() as u64,
             hint_bytes_max: self.config.tuning.hint_bytes_max,
             ..self.stats
         }
@@ -352,8 +368,8 @@ impl Worker {
                     self.spread_answered(now, op, ask, answer, out);
                 }
                 Some(Purpose::Repair { key }) => self.repairs.done(sender.from, &key),
-                Some(Purpose::Replay { cell }) => {
-                    self.replay_answered(now, cell, answer, out);
+                Some(Purpose::Replay { delivery }) => {
+                    self.replay_answered(now, delivery, answer, out);
                 }
                 _ => {}
             },
@@ -375,7 +391,11 @@ impl Worker {
                 Some(Purpose::Rebuild { op }) => self.rebuild_answered(now, op, answer, out),
                 _ => {}
             },
-            DataMessage::Round(round) => self.round_heard(now, sender.from, partition, round, out),
+            DataMessage::Round(round) => {
+                if !self.is_driven_without_all(sender.placement, &round) {
+                    self.round_heard(now, sender.from, partition, round, out);
+                }
+            }
         }
     }
 
@@ -420,6 +440,7 @@ impl Worker {
             Some(Reading::Sweep) => self.swept(now, result, out),
             Some(Reading::Drain(partition)) => self.drain_scanned(partition, result, out),
             Some(Reading::Aside(partition)) => self.aside_scanned(now, partition, result, out),
+            Some(Reading::Leaving(partition)) => self.leaving_read(now, partition, result, out),
             _ => {}
         }
     }
@@ -433,28 +454,49 @@ impl Worker {
             }
             return;
         };
-        let moved = before.placement.tag != view.placement.tag;
+        let tags = |view: &View| view.live().iter().map(Version::tag).collect::<Vec<_>>();
+        // A version that names this node may be known before it is known that this disk has the name.
+        let mine = |view: &View| view.ids.get(&view.name) == Some(&view.me);
+        let moved = tags(&before) != tags(&view) || mine(&before) != mine(&view);
         self.view = Some(view.clone());
         self.routes.clear();
+        self.change.take(&view);
         if moved {
-            // Partitions may have been gained or given up.
-            self.tenures.clear();
+            self.heed_moves(&before, &view, out);
             self.learn_trees(now);
         }
-        for (name, id) in &view.ids {
-            if before.ids.get(name).is_some_and(|other| other != id) {
-                self.disk_replaced(now, name, &before, out);
+        for (name, id) in &before.ids {
+            if view.ids.get(name) != Some(id) {
+                self.disk_gone(now, name, *id, &view, out);
             }
+        }
+        self.change_taken(now, &view, out);
+        self.spread_caught_up(now, out);
+        if moved {
+            self.heed_members(now, &view, out);
+            self.replay_to_all(now);
+            self.rebuild_lost(now, out);
         }
     }
 
-    /// A name is another disk now. What the old one acknowledged does not count any more: the new
-    /// one is rebuilt from the others, and what they take in after that must not rest on the old one.
-    fn disk_replaced(&mut self, now: Now, name: &NodeName, before: &View, out: &mut Vec<Effect>) {
-        let Some(&old) = before.ids.get(name) else { return };
-        self.peers.set_up(old, false);
+    /// A name is another disk now, or none. What a disk that was replaced or removed has acknowledged
+    /// does not count any more: the new one is rebuilt from the others, and what they take in after
+    /// that must not rest on the old one. A member that has left has kept its word.
+    fn disk_gone(
+        &mut self,
+        now: Now,
+        name: &NodeName,
+        old: NodeId,
+        view: &View,
+        out: &mut Vec<Effect>,
+    ) {
+        // Whether it can be reached is another matter: its name may have been a guest's, and is a member's
+        // before it is heard that this disk has it.
         self.reachability_lost(now, old, out);
-        self.spread_fenced(now, old, out);
+        if view.ids.contains_key(name) || view.fenced.contains(&old) {
+            self.spread_fenced(now, old, out);
+            self.change.disk_replaced();
+        }
         self.replay_anew(now, name);
     }
 
@@ -466,6 +508,9 @@ impl Worker {
     /// What the store held at the start is known: the worker begins to serve.
     fn arrive(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.view = self.arriving.take();
+        if let Some(view) = &self.view {
+            self.change.take(view);
+        }
         self.replay_to_all(now);
         for (partition, key) in self.rebuilding.clone() {
             self.start_rebuild(now, partition, &key, out);
@@ -475,6 +520,10 @@ impl Worker {
         self.begin_scrubs(now);
         self.rebuild_lost(now, out);
         self.start_collecting(now, out);
+        if let Some(view) = self.view.clone() {
+            self.change_taken(now, &view, out);
+            self.heed_members(now, &view, out);
+        }
     }
 
     /// Whether the worker serves: it has a view, and knows what its store held at the start.
@@ -516,7 +565,7 @@ impl Worker {
             Purpose::Scan { op } => self.scan_failed(now, op, out),
             Purpose::Rebuild { op } => self.rebuild_failed(now, op, out),
             Purpose::Repair { key } => self.repairs.done(to, &key),
-            Purpose::Replay { cell } => self.replay_failed(now, &cell, out),
+            Purpose::Replay { delivery } => self.replay_failed(now, delivery, out),
             Purpose::Sync { session } => self.sync_silent(now, session, out),
         }
     }
@@ -540,6 +589,9 @@ impl Worker {
                 Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
                 Timer::Sync(session) => self.sync_resume(now, session, out),
                 Timer::Lost => self.lost_due(now, out),
+                Timer::Behind(op, ask) => self.spread_still_behind(now, op, ask, out),
+                Timer::Change => self.change_due(now, out),
+                Timer::Leave => self.leave_due(now, out),
                 Timer::Collect => self.sweep_due(now, out),
                 Timer::Round(partition) => self.round_due(now, partition, out),
             }
@@ -620,7 +672,8 @@ impl Worker {
         let call = CallId(self.config.boot.0 ^ (self.last_call << 6) ^ self.config.index as u64);
         let due = now.mono.after_micros(patience);
         let timer = self.timers.set(due, Timer::Call(call));
-        self.calls.insert(call, Call { to, sent: now.mono, late: false, timer, purpose });
+        let epoch = self.change.epoch();
+        self.calls.insert(call, Call { to, sent: now.mono, late: false, timer, purpose, epoch });
         out.push(Effect::Send { to, trace, partition, message: message(call) });
         call
     }

@@ -95,6 +95,8 @@ impl Worker {
             Some(Reason::Overloaded)
         } else if op.strict && !self.conditions.confirmed {
             Some(Reason::NotConfirmed)
+        } else if op.strict && view.newest().my_member().is_none() {
+            Some(Reason::NotMember)
         } else {
             None
         };
@@ -126,7 +128,7 @@ impl Worker {
         let mut live: Vec<NodeId> = homes.filter(|&node| self.peers.reachable(node)).collect();
         live.sort_by_key(|&node| self.peers.latency(node) / 1024);
         if live.is_empty() && route.own.is_none() {
-            let fallbacks = self.live_fallbacks(&route);
+            let fallbacks = self.live_fallbacks(&route, route.view.reads_place());
             live.extend(fallbacks.into_iter().take_while(|&node| node != me).take(1));
         }
         live

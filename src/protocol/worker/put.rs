@@ -4,7 +4,7 @@
 //!   home:        ─────────────────────────▶ Forming ──▶ Spreading ──▶ answered ──▶ settled
 //!   strict, or a context from the future:      ▲
 //!                Gathering R homes ────────────┤
-//!   no home, or a home that is rebuilding:     │
+//!   no home, or one that reads do not ask:     │
 //!                Consulting own hints ──▶ Gathering what answers at once
 //! ```
 //!
@@ -15,7 +15,8 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::cells::{CellId, Task, Waiter};
-use super::gather::{Gather, Progress, Route};
+use super::gather::{Gather, Progress};
+use super::route::Route;
 use super::spread::{Reach, Spread};
 use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Origin, Worker};
@@ -115,7 +116,7 @@ impl Worker {
             written: None,
             replied: false,
         };
-        let own = state.route.own.is_some();
+        let own = state.route.own_target.is_some();
         let must_gather = state.must_gather;
         self.ops.insert(op, Op::Put(Box::new(state)));
         if !own {
@@ -129,7 +130,7 @@ impl Worker {
 
     fn consult_own_hints(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Put(put)) = self.ops.get_mut(&op) else { return };
-        let names = put.route.slots.iter().map(|&(member, _)| put.route.view.member_name(member));
+        let names = put.route.targets.iter().map(|target| &target.name);
         let cells: Vec<CellId> =
             names.map(|name| CellId::hint(name, put.route.partition, &put.key)).collect();
         put.consulting = cells.len();
@@ -200,7 +201,7 @@ impl Worker {
     /// Everything is known that is to be known: forms the write, over the own copy if this node
     /// is a home.
     fn put_form(&mut self, now: Now, op: OpKey, put: Box<PutOp>, out: &mut Vec<Effect>) {
-        let own = put.route.own.map(|_| CellId::own(put.route.partition, &put.key));
+        let own = put.route.own_target.map(|_| CellId::own(put.route.partition, &put.key));
         self.ops.insert(op, Op::Put(put));
         match own {
             Some(cell) => self.with_view(now, cell, Task::Form(op), out),
@@ -212,6 +213,13 @@ impl Worker {
     pub(super) fn put_unreadable(&mut self, op: OpKey, out: &mut Vec<Effect>) {
         if let Some(Op::Put(put)) = self.ops.remove(&op) {
             self.put_failed_before(put, Reason::StoreRefused, out);
+        }
+    }
+
+    /// This node has given the partition up while the write was gathering: nothing was begun.
+    pub(super) fn put_homeless(&mut self, op: OpKey, out: &mut Vec<Effect>) {
+        if let Some(Op::Put(put)) = self.ops.remove(&op) {
+            self.put_failed_before(put, Reason::QuorumNotReached, out);
         }
     }
 
@@ -229,11 +237,9 @@ impl Worker {
             Err(reason) => return self.put_failed_before(put, reason, out),
         };
         put.written = Some(dot);
-        let n = put.route.slots.len();
-        let majority = if put.strict { Consistency::Quorum.of(n) } else { 0 };
-        let needed = put.consistency.of(n).max(majority);
+        let needed = put.route.needed(put.consistency, put.strict);
         let (route, key) = (put.route.clone(), put.key.clone());
-        let own = route.own.map(|_| CellId::own(route.partition, &key));
+        let own = route.own_target.map(|_| CellId::own(route.partition, &key));
         let (record, round) = (record.into(), put.round);
         let mut spread = Spread::new(route, key, record, round, needed, put.strict, put.trace);
         self.spread_start(now, op, &mut spread, &[], out);
@@ -271,12 +277,12 @@ impl Worker {
             Some(_) => return Err(Reason::Context(ContextError::Ahead)),
         };
         let partition = op.route.partition;
-        if op.route.own.is_some() {
+        if op.route.own_target.is_some() {
             self.heed_own_actor(partition, held.seen(), &context, out);
             self.heed_own_actor(partition, held.seen(), base.seen(), out);
         }
         let over = base.seen().highest().max(context.highest());
-        let actor = self.actor(op.route.own.map(|_| partition));
+        let actor = self.actor(op.route.own_target.map(|_| partition));
         let dot = match self.clock.stamp(now, over) {
             Some(stamp) => Dot::new(actor, stamp),
             // No stamp is left above the record's: only the actor can make the dot new.
@@ -422,7 +428,7 @@ impl Worker {
             partial: visible.iter().any(|sibling| sibling.dot != dot),
             homes,
             hints,
-            placement: put.route.view.placement.tag.number,
+            placement: put.route.view.newest().tag().number,
         };
         self.reply(put.origin, put.route.partition, Outcome::Written(receipt), out);
     }
@@ -439,7 +445,7 @@ impl Worker {
         let full = spread.hints_full;
         let failure = Failure {
             reason: if full { Reason::HintsFull } else { Reason::QuorumNotReached },
-            needed: u32::try_from(spread.needed).unwrap_or(u32::MAX),
+            needed: u32::try_from(spread.needed.most()).unwrap_or(u32::MAX),
             reached,
             missing: spread.missing(),
             maybe_applied: true,

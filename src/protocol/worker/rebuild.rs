@@ -16,7 +16,7 @@ use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, SyncAnswer, SyncAsk};
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
-use crate::types::{Key, Now, Partition};
+use crate::types::{Key, NodeId, Now, Partition};
 
 /// Keys of [`Space::Meta`] under which lost records are marked: `prefix ‖ partition ‖ key`.
 const MARKER_PREFIX: &[u8] = b"rebuilding/";
@@ -107,8 +107,10 @@ impl Worker {
             let timer = Timer::Rebuild(partition, key.clone());
             return self.arm(now.mono.after_millis(RETRY_MS), timer);
         };
-        let others: Vec<_> =
-            (0..route.slots.len()).filter(|&slot| Some(slot) != route.own).collect();
+        if route.own_target.is_none() {
+            return self.rebuild_elsewhere(partition, key, out);
+        }
+        let others: Vec<Option<NodeId>> = route.others().collect();
         let op = self.next_op();
         let state = RebuildOp {
             partition,
@@ -118,8 +120,8 @@ impl Worker {
             merged: Record::default(),
         };
         self.ops.insert(op, Op::Rebuild(Box::new(state)));
-        for home in others.iter().copied() {
-            let Some(node) = route.slots[home].1 else {
+        for node in others.iter().copied() {
+            let Some(node) = node else {
                 self.rebuild_failed(now, op, out);
                 continue;
             };
@@ -131,6 +133,13 @@ impl Worker {
         if others.is_empty() {
             // The only home: what is lost is lost.
             self.rebuild_over(now, op, out);
+        }
+    }
+
+    /// Of a partition that has no home here any more, nothing can be missing.
+    fn rebuild_elsewhere(&mut self, partition: Partition, key: &Key, out: &mut Vec<Effect>) {
+        if self.rebuilding.remove(&(partition, key.clone())) {
+            self.commit_meta(marker(partition, key), None, out);
         }
     }
 

@@ -1,4 +1,5 @@
-//! Read repair: sending what a read has merged to the homes that lack some of it.
+//! Read repair: sending what a read has merged to the homes, in all live versions, that lack some
+//! of it.
 //!
 //! What is already on its way to a home is not sent again: a key with a write under way here is
 //! left alone, and so is a home to which a repair of the key is under way.
@@ -36,13 +37,22 @@ impl Worker {
     pub(super) fn repair(&mut self, now: Now, gather: &Gather, out: &mut Vec<Effect>) {
         let merged = gather.merged();
         let (equal, divergent) = gather.compare(&merged);
-        if !divergent || self.putting.contains_key(&gather.key) {
+        // Who was no member when it began to read took part in no round of collection: what it has read
+        // may have been collected since.
+        let view = &gather.route.view;
+        let took_part = view.live().iter().any(|version| version.my_member().is_some());
+        if !divergent || !took_part || self.putting.contains_key(&gather.key) {
             return;
         }
         let (partition, key) = (gather.route.partition, &gather.key);
-        for (slot, &(_, node)) in gather.route.slots.iter().enumerate() {
-            let Some(node) = node.filter(|_| !equal.contains(&slot)) else { continue };
-            if node == gather.route.view.me {
+        let equal = equal.into_iter().filter_map(|slot| gather.route.slots[slot].1);
+        let equal: Vec<NodeId> = equal.collect();
+        // The homes of now: what is begun here must not ignore a version that was acknowledged since
+        // the read began.
+        let Some(route) = self.route(partition) else { return };
+        for target in &route.targets {
+            let Some(node) = target.node.filter(|node| !equal.contains(node)) else { continue };
+            if node == route.view.me {
                 let id = CellId::own(partition, key);
                 self.stats.repairs_sent += 1;
                 let incoming = Incoming { round: gather.round, ..merged.clone().into() };

@@ -51,10 +51,8 @@ pub(super) struct ReplicaScan {
 impl Worker {
     /// Whether this node is home to a partition.
     pub(super) fn is_home(&self, partition: Partition) -> bool {
-        self.view.as_ref().is_some_and(|view| {
-            let me = view.my_member();
-            partition.0 < view.partitions() && view.homes(partition).iter().any(|&m| Some(m) == me)
-        })
+        let view = self.view.as_ref();
+        view.is_some_and(|view| partition.0 < view.partitions() && view.is_home(partition))
     }
 
     /// Whether a peer speaks of a key's own partition.
@@ -71,7 +69,8 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let ReadRequest { call, key, hint_for, known } = read;
-        let refusal = if !self.lies_in(partition, &key) {
+        let retired = self.reads_retired(sender.placement);
+        let refusal = if retired || !self.lies_in(partition, &key) {
             Some(ReadAnswer::NotMine)
         } else if hint_for.is_some() {
             None
@@ -174,18 +173,23 @@ impl Worker {
             send_answer(sender, partition, answer, out);
         };
         let Some(view) = self.view.clone() else { return refuse(Refusal::NotMine, out) };
-        if sender.placement.number < view.placement.tag.number {
+        if self.ignores_acked(sender.placement) {
             return refuse(Refusal::PlacementOld, out);
         }
+        // Whoever is no member takes part in no round: what it sends might outlive one.
+        if view.name_of(sender.from).is_none_or(|name| view.versions_of(name).is_empty()) {
+            return refuse(Refusal::NotMine, out);
+        }
         let home = self.is_home(partition);
-        let known_target = hint_for
-            .as_ref()
-            .is_none_or(|name| view.placement.members.iter().any(|member| member.name == *name));
+        let known_target = hint_for.as_ref().is_none_or(|name| !view.versions_of(name).is_empty());
         if let Some(target) = hint_for.as_ref().filter(|_| !known_target) {
             self.hint_unknown(sender.from, target, out);
             return refuse(Refusal::NotMine, out);
         }
-        if !self.lies_in(partition, &key) || (hint_for.is_none() && !home) {
+        // Whoever leaves keeps no more hints: it would have to be rid of them first.
+        let leaves = view.newest().my_member().is_none();
+        let no_keeper = if hint_for.is_some() { leaves } else { !home };
+        if !self.lies_in(partition, &key) || no_keeper {
             return refuse(Refusal::NotMine, out);
         }
         if !self.takes(partition, &key, hint_for.is_some(), round) {
@@ -218,7 +222,8 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let ScanRequest { call, after, bytes_max } = scan;
-        if !self.is_home(partition) || self.is_any_rebuilding(partition) {
+        let retired = self.reads_retired(sender.placement);
+        if retired || !self.is_home(partition) || self.is_any_rebuilding(partition) {
             let answer = DataMessage::ScanReply(call, ScanAnswer::NotMine);
             return send_answer(sender, partition, answer, out);
         }

@@ -6,10 +6,13 @@
 //! Copies of a record are compared as they are stored; only one of equal ones is opened. A home
 //! whose copy turns out to be damaged does not count, and another is asked.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::cells::CellId;
 use super::replica::{page_as_stored, scan_effect};
+use super::route::Route;
 use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::defect::Defect;
@@ -36,6 +39,8 @@ pub(super) struct ScanOp {
     pub wanted: Wanted,
     needed: usize,
     me: NodeId,
+    /// The homes that are asked.
+    pub route: Arc<Route>,
     /// The lowest round that any page is of.
     pub round: RoundNumber,
     /// Homes that have not been asked yet.
@@ -90,8 +95,18 @@ impl Worker {
         let pages = vec![];
         let round = self.round(partition);
         let outstanding = 0;
-        let scan =
-            ScanOp { ticket, wanted, needed, me, round, candidates, outstanding, pages, timer };
+        let scan = ScanOp {
+            ticket,
+            wanted,
+            needed,
+            me,
+            route,
+            round,
+            candidates,
+            outstanding,
+            pages,
+            timer,
+        };
         self.ops.insert(op, Op::Scan(Box::new(scan)));
         self.scan_more(now, op, out);
     }

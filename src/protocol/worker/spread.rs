@@ -1,22 +1,25 @@
 //! Spreading: making one record durable on enough homes.
 //!
-//! Each home is a *slot* to be filled. The home itself is asked first; where it is down, refuses
-//! or is silent past its time, the next live fallback keeps the record as a hint; where no
-//! fallback is left, the coordinator keeps the hint beside its own copy. A slot that was filled
-//! once is settled; the spread goes on after its answer was given, until all slots are settled,
-//! so that an acknowledged write either is on each home or waits for it as a hint.
+//! Each home is a *target*, and a slot to be filled in every live version of which it is a home (see
+//! [`super::route`]). The home itself is asked first; where it is down, refuses or is silent past its
+//! time, the next live fallback of that version keeps the record as a hint; where no fallback is left,
+//! the coordinator keeps the hint beside its own copy. A slot that was filled once is settled; the
+//! spread goes on after its answer was given, until all slots are settled, so that an acknowledged
+//! write either is on each home or waits for it as a hint.
 //!
-//! Two counts are kept: who *holds* the record at all, and who *counts* toward W (a strict
-//! request counts no hint). Both count distinct nodes in distinct slots.
+//! Two counts are kept of each live version: who *holds* the record at all, and who *counts* toward W
+//! (a strict request counts no hint). Both count distinct nodes in distinct slots.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cells::{CellId, Incoming, Task, Waiter};
-use super::gather::Route;
+use super::route::{Needed, Route, Target};
+use super::timers::Timer;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
+use crate::protocol::placement::{LIVE_MAX, Versions};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::Effect;
@@ -33,9 +36,11 @@ enum State {
 
 #[derive(Clone, Copy, Debug)]
 struct Asked {
-    slot: usize,
+    target: usize,
     node: NodeId,
     hint: bool,
+    /// In which versions it fills the target's slot.
+    versions: Versions,
     state: State,
 }
 
@@ -48,15 +53,15 @@ pub(super) struct Spread {
     sealed: Sealed,
     /// The lowest round that the record was formed from.
     pub round: RoundNumber,
-    pub needed: usize,
+    pub needed: Needed,
     /// Whether hints do not count.
     pub strict: bool,
     trace: Option<TraceContext>,
     asked: Vec<Asked>,
-    /// Who is still to be asked to keep a hint, once one is needed.
-    fallbacks: Option<VecDeque<NodeId>>,
-    holds: Tally,
-    counts: Tally,
+    /// Who is still to be asked to keep a hint, by live version, once one is needed.
+    fallbacks: Option<Vec<VecDeque<NodeId>>>,
+    holds: [Tally; LIVE_MAX],
+    counts: [Tally; LIVE_MAX],
     acks: usize,
     /// Whether a hint was refused for want of room.
     pub hints_full: bool,
@@ -85,7 +90,7 @@ impl Spread {
         key: Key,
         record: Arc<Record>,
         round: RoundNumber,
-        needed: usize,
+        needed: Needed,
         strict: bool,
         trace: Option<TraceContext>,
     ) -> Self {
@@ -101,8 +106,8 @@ impl Spread {
             trace,
             asked: Vec::new(),
             fallbacks: None,
-            holds: Tally::default(),
-            counts: Tally::default(),
+            holds: Default::default(),
+            counts: Default::default(),
             acks: 0,
             hints_full: false,
         }
@@ -116,7 +121,20 @@ impl Spread {
 
     /// Whether each slot's home holds the record, or someone keeps it as a hint.
     pub fn settled(&self) -> bool {
-        (0..self.route.slots.len()).all(|slot| self.holds.holds(slot))
+        let held = |(at, target): (usize, &Target)| {
+            target.versions.places().all(|place| self.holds[place].holds(at))
+        };
+        self.route.targets.iter().enumerate().all(held)
+    }
+
+    /// The versions in which nobody holds a target's slot, and nobody who was asked to may still.
+    fn open(&self, target: usize) -> Versions {
+        let held = |place: &usize| self.holds[*place].holds(target);
+        let versions = self.route.targets[target].versions;
+        let filled = versions.places().filter(held).fold(Versions::NONE, Versions::with);
+        let waiting = |asked: &&Asked| asked.target == target && asked.state == State::Outstanding;
+        let waiting = self.asked.iter().filter(waiting);
+        waiting.fold(versions.without(filled), |open, asked| open.without(asked.versions))
     }
 
     /// Whether nobody is left to be waited for.
@@ -133,11 +151,11 @@ impl Spread {
 
     /// Homes that are not known to hold the record, by name.
     pub fn missing(&self) -> Vec<NodeName> {
-        let held = |slot: usize| {
-            self.asked.iter().any(|a| a.slot == slot && !a.hint && a.state == State::Held)
+        let held = |target: usize| {
+            self.asked.iter().any(|a| a.target == target && !a.hint && a.state == State::Held)
         };
-        let slots = self.route.slots.iter().enumerate().filter(|&(slot, _)| !held(slot));
-        slots.map(|(_, &(member, _))| self.route.view.member_name(member).clone()).collect()
+        let targets = self.route.targets.iter().enumerate().filter(|&(at, _)| !held(at));
+        targets.map(|(_, target)| target.name.clone()).collect()
     }
 
     /// Distinct nodes that hold the record, whatever slot they fill: the seeded defect's count.
@@ -157,18 +175,30 @@ impl Spread {
     }
 
     fn hold(&mut self, ask: usize) {
-        let Asked { slot, node, hint, .. } = self.asked[ask];
+        let Asked { target, node, hint, versions, .. } = self.asked[ask];
         self.asked[ask].state = State::Held;
-        self.holds.ack(slot, node);
         self.acks += 1;
-        if !(hint && self.strict) {
-            self.counts.ack(slot, node);
+        for place in versions.places() {
+            self.holds[place].ack(target, node);
+            if !(hint && self.strict) {
+                self.counts[place].ack(target, node);
+            }
         }
+    }
+
+    /// Takes back whatever `node` has acknowledged.
+    fn forget(&mut self, node: NodeId) {
+        self.holds.iter_mut().chain(&mut self.counts).for_each(|tally| tally.forget(node));
+    }
+
+    fn ask(&mut self, target: usize, node: NodeId, hint: bool, versions: Versions) -> usize {
+        self.asked.push(Asked { target, node, hint, versions, state: State::Outstanding });
+        self.asked.len() - 1
     }
 }
 
 impl Worker {
-    /// Sends the record to every home. `skip` lists slots that are known to hold it already;
+    /// Sends the record to every home. `skip` lists targets that are known to hold it already;
     /// the own copy, if this node is a home, is the caller's to leave in its cell.
     pub(super) fn spread_start(
         &mut self,
@@ -179,23 +209,20 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let me = spread.route.view.me;
-        for (slot, &(_, node)) in spread.route.clone().slots.iter().enumerate() {
-            let Some(node) = node.filter(|_| !skip.contains(&slot)) else {
-                if skip.contains(&slot) {
-                    let node = node.unwrap_or(me);
-                    spread.asked.push(Asked { slot, node, hint: false, state: State::Outstanding });
-                    spread.hold(spread.asked.len() - 1);
-                } else {
-                    self.spread_hint(now, op, spread, slot, out);
+        for (at, target) in spread.route.clone().targets.iter().enumerate() {
+            let versions = target.versions;
+            match target.node {
+                node if skip.contains(&at) => {
+                    let ask = spread.ask(at, node.unwrap_or(me), false, versions);
+                    spread.hold(ask);
                 }
-                continue;
-            };
-            if node == me {
-                spread.asked.push(Asked { slot, node, hint: false, state: State::Outstanding });
-            } else if self.peers.reachable(node) {
-                self.spread_send(now, op, spread, slot, node, None, out);
-            } else {
-                self.spread_hint(now, op, spread, slot, out);
+                Some(node) if node == me => {
+                    spread.ask(at, node, false, versions);
+                }
+                Some(node) if self.peers.reachable(node) => {
+                    self.spread_send(now, op, spread, at, node, false, versions, out);
+                }
+                _ => self.spread_hint(now, op, spread, at, out),
             }
         }
     }
@@ -210,14 +237,26 @@ impl Worker {
         now: Now,
         op: OpKey,
         spread: &mut Spread,
-        slot: usize,
+        target: usize,
         node: NodeId,
-        hint_for: Option<NodeName>,
+        hint: bool,
+        versions: Versions,
         out: &mut Vec<Effect>,
     ) {
-        let ask = spread.asked.len();
-        let hint = hint_for.is_some();
-        spread.asked.push(Asked { slot, node, hint, state: State::Outstanding });
+        let ask = spread.ask(target, node, hint, versions);
+        self.spread_post(now, op, spread, ask, out);
+    }
+
+    fn spread_post(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        spread: &Spread,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        let Asked { target, node, hint, .. } = spread.asked[ask];
+        let hint_for = hint.then(|| spread.route.targets[target].name.clone());
         let (key, record) = (spread.key.clone(), self.to_send(spread));
         let round = spread.round;
         let message =
@@ -241,48 +280,79 @@ impl Worker {
         spread.sealed.clone()
     }
 
-    /// Has the record kept for a slot whose home does not take it: by the next live fallback, or
-    /// by this node if none is left.
+    /// Has the record kept for a target that does not take it, in each version in which nobody else
+    /// does: by the version's next live fallback, or by this node if none is left.
     fn spread_hint(
         &mut self,
         now: Now,
         op: OpKey,
         spread: &mut Spread,
-        slot: usize,
+        target: usize,
         out: &mut Vec<Effect>,
     ) {
-        let target = spread.route.view.member_name(spread.route.slots[slot].0).clone();
-        let me = spread.route.view.me;
-        let live = || self.live_fallbacks(&spread.route).into();
-        let node = spread.fallbacks.get_or_insert_with(live).pop_front().unwrap_or(me);
-        if node != me {
-            self.spread_send(now, op, spread, slot, node, Some(target), out);
-            return;
+        let route = spread.route.clone();
+        let me = route.view.me;
+        let mut done = Versions::NONE;
+        // Each turn asks a fallback, of which there are finitely many, or is done with a version.
+        while let Some(place) = spread.open(target).without(done).places().next() {
+            let node = self.next_fallback(spread, place).unwrap_or(me);
+            if node == me {
+                self.spread_hint_here(op, spread, target);
+                done = done.with(place);
+                continue;
+            }
+            let name = route.view.name_of(node);
+            let versions = name.map_or(Versions::NONE, |name| route.view.versions_of(name));
+            let versions = versions.and(route.targets[target].versions);
+            self.spread_send(now, op, spread, target, node, true, versions, out);
         }
-        let own = |asked: &Asked| asked.slot == slot && asked.node == me && asked.hint;
+    }
+
+    /// The next live fallback of a version; it is asked once, whatever versions it is a member of.
+    fn next_fallback(&self, spread: &mut Spread, place: usize) -> Option<NodeId> {
+        let route = spread.route.clone();
+        let newest = &route.view.newest().placement;
+        let stays = |node: &NodeId| {
+            route.view.name_of(*node).is_some_and(|name| newest.member(name).is_some())
+        };
+        let of = |place| self.live_fallbacks(&route, place).into_iter().filter(stays).collect();
+        let all = || (0..route.view.live().len()).map(of).collect();
+        let fallbacks: &mut Vec<VecDeque<NodeId>> = spread.fallbacks.get_or_insert_with(all);
+        let node = fallbacks[place].pop_front()?;
+        fallbacks.iter_mut().for_each(|others| others.retain(|&other| other != node));
+        Some(node)
+    }
+
+    /// This node keeps the hint itself, in all versions of which it is a member.
+    fn spread_hint_here(&mut self, op: OpKey, spread: &mut Spread, target: usize) {
+        let route = spread.route.clone();
+        let me = route.view.me;
+        let own = |asked: &Asked| asked.target == target && asked.node == me && asked.hint;
         if spread.asked.iter().any(own) {
             return;
         }
-        let ask = spread.asked.len();
+        let versions = route.view.versions_of(&route.view.name);
+        let ask = spread.ask(target, me, true, versions.and(route.targets[target].versions));
         // A hint of this node for itself would be kept by the very store that refused the record.
-        if spread.route.own == Some(slot) {
-            spread.asked.push(Asked { slot, node: me, hint: true, state: State::Failed });
+        let leaves = route.view.newest().my_member().is_none();
+        if route.own_target == Some(target) || leaves {
+            spread.asked[ask].state = State::Failed;
             return;
         }
-        spread.asked.push(Asked { slot, node: me, hint: true, state: State::Outstanding });
-        let cell = CellId::hint(&target, spread.route.partition, &spread.key);
+        let cell = CellId::hint(&route.targets[target].name, route.partition, &spread.key);
         let task = Task::Merge(spread.incoming(), Waiter::Spread { op, ask });
         self.later.push((cell, task));
     }
 
-    /// Nobody keeps a hint for a slot's home: comparing with it has to do what a hint would have.
-    fn spread_owes(&mut self, now: Now, spread: &Spread, slot: usize) {
-        if let Some(node) = spread.route.slots[slot].1.filter(|_| spread.route.own.is_some()) {
+    /// Nobody keeps a hint for a target: comparing with it has to do what a hint would have.
+    fn spread_owes(&mut self, now: Now, spread: &Spread, target: usize) {
+        let node = spread.route.targets[target].node;
+        if let Some(node) = node.filter(|_| spread.route.own_target.is_some()) {
             self.compare_soon(now, node);
         }
     }
 
-    /// A slot's home or fallback has failed: the next in line is asked.
+    /// A home or a fallback has failed: the next in line is asked.
     fn spread_next(
         &mut self,
         now: Now,
@@ -300,23 +370,22 @@ impl Worker {
         if before == State::Late {
             return;
         }
-        let slot = spread.asked[ask].slot;
-        let waiting = |asked: &Asked| asked.slot == slot && asked.state == State::Outstanding;
-        if !spread.holds.holds(slot) && !spread.asked.iter().any(waiting) {
-            self.spread_hint(now, op, spread, slot, out);
-        }
+        let target = spread.asked[ask].target;
+        self.spread_hint(now, op, spread, target, out);
     }
 
     /// Where a spread stands.
     pub(super) fn reach(&self, spread: &Spread) -> Reach {
-        let count = if self.has(Defect::CountNodeTwice) {
-            spread.acks
-        } else if self.has(Defect::CountHomeAndHint) {
-            spread.nodes()
-        } else {
-            spread.counts.count()
+        let count = |place: usize| {
+            if self.has(Defect::CountNodeTwice) {
+                spread.acks
+            } else if self.has(Defect::CountHomeAndHint) {
+                spread.nodes()
+            } else {
+                spread.counts[place].count()
+            }
         };
-        if count >= spread.needed {
+        if spread.needed.met(count) {
             Reach::Enough
         } else if spread.idle() {
             Reach::Lost
@@ -340,11 +409,17 @@ impl Worker {
                     self.drop_own_hints(now, op, ask, hash, out);
                 }
             }
+            // It waits for this node to hear of what it has heard of, and takes the record then.
+            WriteAnswer::Refused(Refusal::PlacementOld) => {
+                self.behind.push((op, ask));
+                let due = now.mono.after_micros(self.config.tuning.replica_timeout);
+                self.arm(due, Timer::Behind(op, ask));
+            }
             WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
                     spread.hints_full |= refusal == Refusal::HintsFull;
                     if refusal == Refusal::HintsFull {
-                        worker.spread_owes(now, spread, spread.asked[ask].slot);
+                        worker.spread_owes(now, spread, spread.asked[ask].target);
                     }
                     worker.spread_next(now, op, spread, ask, State::Failed, out);
                 });
@@ -367,11 +442,37 @@ impl Worker {
             return;
         };
         let route = &spread.route;
-        let names = route.slots.iter().map(|&(member, _)| route.view.member_name(member));
+        let names = route.targets.iter().map(|target| &target.name);
         let cells: Vec<CellId> =
             names.map(|name| CellId::hint(name, route.partition, &spread.key)).collect();
         for cell in cells {
             self.with_view(now, cell, Task::DropHint(hash), out);
+        }
+    }
+
+    /// A view was taken: whoever refused a record because this node was behind is asked again.
+    pub(super) fn spread_caught_up(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (op, ask) in std::mem::take(&mut self.behind) {
+            self.with_spread(op, out, |worker, spread, out| {
+                if spread.asked[ask].state.is_open() {
+                    worker.spread_post(now, op, spread, ask, out);
+                }
+            });
+        }
+    }
+
+    /// This node has not caught up in a replica's time: somebody else is asked.
+    pub(super) fn spread_still_behind(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        let waiting = self.behind.len();
+        self.behind.retain(|behind| *behind != (op, ask));
+        if self.behind.len() < waiting {
+            self.spread_failed(now, op, ask, out);
         }
     }
 
@@ -397,8 +498,7 @@ impl Worker {
         for op in ops {
             let mut rested = false;
             self.with_spread(op, out, |worker, spread, out| {
-                spread.holds.forget(node);
-                spread.counts.forget(node);
+                spread.forget(node);
                 for ask in 0..spread.asked.len() {
                     let asked = &mut spread.asked[ask];
                     if asked.node == node && asked.state == State::Held {
@@ -440,7 +540,7 @@ impl Worker {
     ) {
         self.with_spread(op, out, |worker, spread, _| {
             spread.hints_full = true;
-            worker.spread_owes(now, spread, spread.asked[ask].slot);
+            worker.spread_owes(now, spread, spread.asked[ask].target);
         });
         self.spread_own_done(now, op, ask, false, out);
     }

@@ -3,6 +3,7 @@
 
 mod hints;
 mod lost;
+mod ring;
 mod sync;
 mod trees;
 
@@ -15,6 +16,7 @@ use super::*;
 use crate::protocol::message::{DataMessage, Pass, PlacementTag, Session};
 use crate::protocol::op::{Action, Op as ClientOp, Put, Receipt};
 use crate::protocol::placement::{Member, Placement};
+use crate::protocol::progress::Progress;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sealed, VersionVector};
 use crate::protocol::step::{Change, Event, MergedPage, Space};
@@ -41,6 +43,10 @@ struct Cluster {
     workers: Vec<Worker>,
     nodes: Vec<Node>,
     placement: Arc<Placement>,
+    /// The live placement versions that views are made of, the place of the one to be read, and of the
+    /// newest that all have acknowledged.
+    live: (Vec<Arc<Placement>>, usize, usize),
+    defect: Option<Defect>,
     now: Now,
     messages: VecDeque<(usize, NodeId, Partition, DataMessage)>,
     /// Everything that was sent, for whoever wants to look.
@@ -49,6 +55,7 @@ struct Cluster {
     pages: Vec<Result<MergedPage, Failure>>,
     events: Vec<(usize, Event)>,
     tickets: u64,
+    progress: Vec<Progress>,
 }
 
 fn id(node: usize) -> NodeId {
@@ -63,10 +70,17 @@ impl Cluster {
     fn new(count: usize, replicas: u8) -> Self {
         let member = |node| Member { name: name(node), zone: String::new(), weight: 1 };
         let placement = Placement::found((0..count).map(member).collect(), replicas, 64);
+        Self::of(count, placement, None)
+    }
+
+    fn of(count: usize, placement: Placement, defect: Option<Defect>) -> Self {
+        let placement = Arc::new(placement);
         let mut cluster = Self {
             workers: vec![],
             nodes: (0..count).map(|_| Node::default()).collect(),
-            placement: Arc::new(placement),
+            live: (vec![placement.clone()], 0, 0),
+            placement,
+            defect,
             now: Now { mono: Mono(SECOND), wall: Wall(1_000_000) },
             messages: VecDeque::new(),
             sent: vec![],
@@ -74,6 +88,7 @@ impl Cluster {
             pages: vec![],
             events: vec![],
             tickets: 0,
+            progress: vec![Progress::default(); count],
         };
         for node in 0..count {
             let worker = cluster.worker(node);
@@ -98,22 +113,28 @@ impl Cluster {
             clock: Stamp::default(),
             seed: boot.0,
             #[cfg(any(test, feature = "seeded-defects"))]
-            defect: None,
+            defect: self.defect,
         })
     }
 
     fn introduce(&mut self, node: usize) {
-        let ids = (0..self.nodes.len()).map(|n| (name(n), id(n))).collect();
-        let boot = self.workers[node].config.boot;
-        let placement = self.placement.clone();
-        let view = View::new(id(node), name(node), boot, ClusterId(1), placement, ids);
-        self.input(node, Input::View(Arc::new(view)));
+        self.show(node);
         let conditions = Conditions { confirmed: true, ..Conditions::default() };
         self.input(node, Input::Conditions(conditions));
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             let up = !self.nodes[other].down;
             self.input(node, Input::Reachability(id(other), up));
         }
+    }
+
+    /// Tells a node of the live placement versions.
+    fn show(&mut self, node: usize) {
+        let ids = (0..self.nodes.len()).map(|n| (name(n), id(n))).collect();
+        let boot = self.workers[node].config.boot;
+        let (live, reads, acked) = &self.live;
+        let view = View::new(id(node), name(node), boot, ClusterId(1), live[0].clone(), ids);
+        let view = view.with_live(live, live[*reads].tag, Some(live[*acked].tag));
+        self.input(node, Input::View(Arc::new(view)));
     }
 
     fn input(&mut self, node: usize, input: Input) {
@@ -159,6 +180,7 @@ impl Cluster {
             }
             Effect::Event(event) => self.events.push((node, event)),
             Effect::ScanReply(_, page) => self.pages.push(page),
+            Effect::Progress(progress) => self.progress[node] = progress,
             Effect::Reachable(..) => {}
         }
         vec![]
@@ -203,7 +225,8 @@ impl Cluster {
         while let Some((from, to, partition, message)) = self.messages.pop_front() {
             let node = usize::try_from(to.0).unwrap() - 1;
             if !self.nodes[node].down && !self.nodes[from].down {
-                let placement = self.placement.tag;
+                let known = self.workers[from].view.as_ref();
+                let placement = known.map(|view| view.newest().tag()).unwrap_or_default();
                 let from = id(from);
                 self.input(
                     node,

@@ -31,6 +31,12 @@ pub(super) enum Timer {
     SyncAgain(Goal, NodeId),
     Sync(SessionId),
     Lost,
+    /// A record was refused because this node was behind.
+    Behind(OpKey, usize),
+    /// How far a change of the ring has come.
+    Change,
+    /// Partitions that were given up.
+    Leave,
     Collect,
     Round(Partition),
 }

@@ -56,6 +56,8 @@ pub(super) struct Trees {
     dirty_at_start: BTreeSet<Partition>,
     /// Saved trees are being loaded: behind this one comes the next page.
     loading: Option<Bytes>,
+    /// All saved trees have been seen.
+    pub is_loaded: bool,
 }
 
 /// What is known of one partition.
@@ -67,7 +69,8 @@ pub(super) struct Held {
     pub scrubbed: Wall,
     /// When another home was last known to hold the same.
     pub agreed: Vec<(NodeId, Wall)>,
-    /// Commits of its records that are not reported yet.
+    /// Commits of its records that are not reported yet; those of a partition that was given up
+    /// meanwhile are not counted.
     outstanding: u32,
     is_marked: bool,
     /// Written since the last look for trees to be saved.
@@ -169,7 +172,7 @@ impl Worker {
     pub(super) fn tree_changed(&mut self, id: &CellId, change: TreeChange) {
         let early = self.has(Defect::TreeBeforeCommit);
         let held = self.trees.of(id.partition);
-        held.outstanding -= 1;
+        held.outstanding = held.outstanding.saturating_sub(1);
         held.is_marked |= change.marks;
         if !early {
             held.tree.change(&id.key, change.before, change.after);
@@ -179,7 +182,8 @@ impl Worker {
 
     /// A commit that would have changed a record was refused.
     pub(super) fn tree_refused(&mut self, partition: Partition) {
-        self.trees.of(partition).outstanding -= 1;
+        let held = self.trees.of(partition);
+        held.outstanding = held.outstanding.saturating_sub(1);
     }
 
     /// A tree may not be what is stored: nobody compares it before it is worked out anew.
@@ -232,9 +236,11 @@ impl Worker {
         let workers = self.config.workers;
         let all = (0..view.partitions()).map(Partition);
         let mine = all.filter(|partition| partition.worker(workers) == self.config.index);
-        let me = view.my_member();
-        self.trees.own =
-            mine.filter(|&p| view.homes(p).iter().any(|&home| Some(home) == me)).collect();
+        self.trees.own = mine.filter(|&partition| view.is_home(partition)).collect();
+        let known = self.trees.held.keys().chain(&self.trees.dirty_at_start);
+        let mut left: Vec<Partition> = known.copied().filter(|p| !view.is_home(*p)).collect();
+        left.sort_unstable();
+        left.into_iter().for_each(|partition| self.leave_partition(now, partition));
         if self.trees.loading.is_none() {
             self.trees.loading = Some(Bytes::new());
             self.arm(now.mono, Timer::LoadTrees);
@@ -262,6 +268,9 @@ impl Worker {
         for (key, saved) in page.entries {
             let Some(partition) = partition_of(TREE_PREFIX, &key) else { continue };
             let is_own = self.trees.own.binary_search(&partition).is_ok();
+            if !is_own && partition.worker(self.config.workers) == self.config.index {
+                self.leave_partition(now, partition);
+            }
             let dirty =
                 self.trees.dirty_at_start.contains(&partition) || self.rescans.is_due(partition);
             if let (true, false, Ok((scrubbed, tree))) =
@@ -280,7 +289,10 @@ impl Worker {
                 self.trees.loading = Some(last);
                 self.load_trees(out);
             }
-            None => self.rescan_unknown(now),
+            None => {
+                self.trees.is_loaded = true;
+                self.rescan_unknown(now);
+            }
         }
     }
 
@@ -302,6 +314,9 @@ impl Worker {
         tree: Tree,
         scrubbed: Option<Wall>,
     ) -> bool {
+        if self.trees.own.binary_search(&partition).is_err() {
+            return false;
+        }
         let held = self.trees.of(partition);
         let differs = held.known && held.tree != tree;
         held.tree = tree;
@@ -309,6 +324,20 @@ impl Worker {
         held.scrubbed = scrubbed.unwrap_or(held.scrubbed);
         self.save_later(now, partition);
         differs
+    }
+
+    /// A partition is being given up: nothing is known of its tree any more, and what was saved of it
+    /// will not be true. The changes say so durably; the `last` ones, that nothing is left of it.
+    pub(super) fn leave_tree(&mut self, partition: Partition, last: bool) -> [Change; 2] {
+        self.trees.held.remove(&partition);
+        self.trees.unsaved.remove(&partition);
+        self.trees.dirty_at_start.remove(&partition);
+        let change = |prefix, value| {
+            let (space, key) = (Space::Meta, partition_key(prefix, partition));
+            Change { space, key, value }
+        };
+        let mark = (!last).then(|| Bytes::from_static(&[1]));
+        [change(TREE_PREFIX, None), change(DIRTY_PREFIX, mark)]
     }
 
     fn save_later(&mut self, now: Now, partition: Partition) {

@@ -40,13 +40,13 @@ fn a_wiped_member_comes_back_in_its_place_with_another_id_and_every_partition_ma
     for (seed, count) in [(1, 3), (2, 5)] {
         let mut world = founded(seed, count);
         world.run_ms(3_000);
-        let placement = world.nodes[0].view.as_ref().unwrap().placement.tag;
+        let placement = world.nodes[0].view.as_ref().unwrap().newest().tag();
         let old = wiped(&mut world, 1);
         comes_back(&mut world, 1);
         assert_eq!(markers(&world, 1), 64);
         for node in &world.nodes {
             let view = node.view.as_ref().unwrap();
-            assert_eq!(view.placement.tag, placement, "a replaced disk changes no placement");
+            assert_eq!(view.newest().tag(), placement, "a replaced disk changes no placement");
             assert!(view.fenced.contains(&old));
             assert_eq!(node.stopped, None);
         }

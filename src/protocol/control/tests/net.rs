@@ -11,8 +11,12 @@ use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::protocol::control::founding::whole;
+use crate::protocol::control::wire::decode_trackers;
 use crate::protocol::control::*;
+use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::View;
+use crate::protocol::progress::{Progress, Waiting};
 use crate::protocol::step::Conditions;
 use crate::types::*;
 
@@ -49,7 +53,24 @@ pub struct Node {
     pub wall_offset_ms: i64,
     pub paused: bool,
     pub seeds: Vec<SocketAddr>,
+    /// What its workers do not come to.
+    pub holds: Hold,
+    /// It was decommissioned.
+    pub left: Option<String>,
+    pub answers: BTreeMap<OrderId, Result<Agreed, Refusal>>,
 }
+
+/// What the workers of a node never come to the end of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    Acks,
+    Syncs,
+    Reads,
+    Nothing,
+}
+
+/// A version that a view takes for passed by all, and which tracker says so.
+type Stage = (PlacementTag, fn(&Trackers) -> PlacementTag);
 
 /// One end of a stream.
 #[derive(Clone, Copy)]
@@ -88,6 +109,11 @@ pub struct World {
 
 pub fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
+}
+
+fn stored_trackers(node: &Node) -> Option<Trackers> {
+    let stored = node.disk.get(&b"control/trackers"[..])?;
+    whole(stored, decode_trackers)
 }
 
 pub fn address(index: Index) -> SocketAddr {
@@ -142,6 +168,8 @@ impl World {
             replicas: 3,
             partitions: 64,
             skew_ms_max: 60_000,
+            auto_join: true,
+            settle_ms: 3_000,
         };
         self.nodes.push(Node {
             name: name(node),
@@ -168,6 +196,9 @@ impl World {
             wall_offset_ms: 0,
             paused: false,
             seeds: seeds.to_vec(),
+            holds: Hold::Nothing,
+            left: None,
+            answers: BTreeMap::new(),
         });
         index
     }
@@ -190,6 +221,13 @@ impl World {
         if let Some(id) = goes_on_as(&durable) {
             node.id = id;
         }
+        let durable = if was_removed(&durable, node.id) {
+            node.id = NodeId(self.rng.random());
+            node.disk.clear();
+            Vec::new()
+        } else {
+            durable
+        };
         node.generation += 1;
         node.boot = boot;
         node.view = None;
@@ -477,7 +515,18 @@ impl World {
                 self.nodes[index].notes += 1;
                 self.keep(index, changes);
             }
-            ControlEffect::View(view) => self.nodes[index].view = Some(view),
+            ControlEffect::View(view) => {
+                self.check_view(index, &view);
+                self.nodes[index].view = Some(view);
+                self.work(index);
+            }
+            ControlEffect::Decommissioned(sentence) => {
+                self.nodes[index].left = Some(sentence);
+                self.kill(index);
+            }
+            ControlEffect::Answer(order, answer) => {
+                self.nodes[index].answers.insert(order, answer);
+            }
             ControlEffect::Reachability(id, up) => drop(self.nodes[index].reachable.insert(id, up)),
             ControlEffect::Conditions(conditions) => self.nodes[index].conditions = conditions,
             ControlEffect::Log(_, line) => self.nodes[index].log.push(line),
@@ -489,6 +538,48 @@ impl World {
             ControlEffect::Stop(sentence) => {
                 self.nodes[index].stopped = Some(sentence);
                 self.kill(index);
+            }
+        }
+    }
+
+    /// The workers of a node come as far as they can, after a while.
+    pub fn work(&mut self, index: Index) {
+        let node = &self.nodes[index];
+        let Some(view) = &node.view else { return };
+        let oldest = view.oldest().tag();
+        let upto = |hold, tag: PlacementTag| if node.holds > hold { tag } else { oldest };
+        let progress = Progress {
+            acked: upto(Hold::Acks, view.newest().tag()),
+            synced: upto(Hold::Syncs, view.all_acked.unwrap_or(oldest)),
+            reads_ended: upto(Hold::Reads, view.reads().tag()),
+            waiting: Waiting::default(),
+        };
+        let boot = node.boot;
+        self.at(20_000, Event::Input(index, boot, ControlInput::Progress(progress)));
+    }
+
+    /// What a node is told of the ring follows from what the members have made durable.
+    fn check_view(&self, index: Index, view: &View) {
+        let oldest = view.oldest().tag();
+        let stages: [Stage; 3] = [
+            (oldest, |own| own.sync_ack),
+            (view.reads().tag(), |own| own.sync),
+            (view.all_acked.unwrap_or(oldest), |own| own.ack),
+        ];
+        let mine = stored_trackers(&self.nodes[index]);
+        for (at, (tag, stage)) in stages.into_iter().enumerate() {
+            let passed = |t: PlacementTag| t == tag || t.number > tag.number;
+            // The oldest is acked and synced, and what was read is read on, whatever disks are replaced.
+            let granted = at > 0 && (tag == oldest || mine.iter().any(|own| passed(own.sync_ack)));
+            let version = view.live().iter().find(|version| version.tag() == tag);
+            for member in &version.unwrap().placement.members {
+                let member = self.nodes.iter().find(|node| node.name == member.name);
+                let known = |node: &&Node| view.ids.get(&node.name) == Some(&node.id);
+                let Some(own) = member.filter(known).and_then(stored_trackers) else { continue };
+                assert!(
+                    granted || tag.number == 1 || passed(stage(&own)),
+                    "node {index} takes {tag:?} for passed by all, and {own:?} says otherwise"
+                );
             }
         }
     }

@@ -6,10 +6,13 @@ use proptest::prelude::*;
 use super::founded;
 use super::net::address;
 use crate::protocol::control::admission::*;
+use crate::protocol::control::founding::whole;
+use crate::protocol::control::plan::Plan;
 use crate::protocol::control::swim::DatagramHeader;
 use crate::protocol::control::wire::*;
 use crate::protocol::control::{ConnId, ControlInput, MemberState};
 use crate::protocol::message::PlacementTag;
+use crate::protocol::placement::{Change, Member};
 use crate::types::*;
 
 fn text() -> impl Strategy<Value = String> {
@@ -52,9 +55,32 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn trackers()(name in node_name(), id: u128, numbers: [u32; 3], hashes: [u64; 3]) -> Trackers {
-        let tag = |i: usize| PlacementTag { number: numbers[i], hash: hashes[i] };
-        Trackers { name, id: NodeId(id), ack: tag(0), sync: tag(1), sync_ack: tag(2) }
+    fn tag()(number: u32, hash: u64) -> PlacementTag {
+        PlacementTag { number, hash }
+    }
+}
+
+prop_compose! {
+    fn plan()(
+        tag in tag(),
+        joins in proptest::collection::vec((node_name(), any::<u32>()), 0..3),
+        leaves in proptest::collection::vec(node_name(), 0..3),
+        reweighed in proptest::collection::vec((node_name(), any::<u32>()), 0..3),
+        rezoned in proptest::collection::vec((node_name(), "[a-z]{0,9}"), 0..3),
+        replicas: Option<u8>,
+    ) -> Plan {
+        let join = |(name, weight)| Member { name, zone: "z".to_owned(), weight };
+        let joins = joins.into_iter().map(join).collect();
+        Plan { tag, change: Change { joins, leaves, reweighed, rezoned, replicas } }
+    }
+}
+
+prop_compose! {
+    fn trackers()(
+        name in node_name(), id: u128, count: u64, tags in [tag(), tag(), tag()], left: bool,
+    ) -> Trackers {
+        let [ack, sync, sync_ack] = tags;
+        Trackers { name, id: NodeId(id), count, ack, sync, sync_ack, left }
     }
 }
 
@@ -92,12 +118,8 @@ prop_compose! {
 }
 
 fn digests() -> impl Strategy<Value = Digests> {
-    any::<[u64; 5]>().prop_map(|[records, founded, promises, trackers, views]| Digests {
-        records,
-        founded,
-        promises,
-        trackers,
-        views,
+    any::<[u64; 6]>().prop_map(|[records, founded, promises, trackers, views, placements]| {
+        Digests { records, founded, promises, trackers, views, placements }
     })
 }
 
@@ -111,8 +133,15 @@ prop_compose! {
         trackers in proptest::option::of(proptest::collection::vec(trackers(), 0..4)),
         views in proptest::collection::vec(view(), 0..4),
         versions in proptest::option::of(proptest::collection::vec(version(), 0..4)),
+        placements in proptest::collection::vec(tag(), 0..4),
+        wanted in proptest::collection::vec(tag(), 0..4),
+        tables in proptest::collection::vec(any::<Vec<u8>>(), 0..4),
     ) -> Push {
-        Push { digests, records, founded, admissions, promises, trackers, views, versions }
+        let tables = tables.into_iter().map(Bytes::from).collect();
+        Push {
+            digests, records, founded, admissions, promises, trackers, views, versions, placements,
+            wanted, tables,
+        }
     }
 }
 
@@ -129,8 +158,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn claim()(ballot in ballot(), admission in admission(), accept: bool) -> Claim {
-        Claim { ballot, admission, accept }
+    fn claim()(
+        ballot in ballot(), admission in admission(), accept: bool, number: u32, hash: u64,
+    ) -> Claim {
+        Claim { ballot, admission, accept, newest: PlacementTag { number, hash } }
     }
 }
 
@@ -185,6 +216,13 @@ proptest! {
     fn what_is_said_comes_back(said in said(), hello in hello()) {
         prop_assert_eq!(Said::decode(said.encode()), Ok(said));
         prop_assert_eq!(Hello::decode(hello.encode()), Ok(hello));
+    }
+
+    #[test]
+    fn a_plan_comes_back(plan in plan()) {
+        let mut bytes = Vec::new();
+        plan.encode(&mut bytes);
+        prop_assert_eq!(whole(&bytes.into(), Plan::decode), Some(plan));
     }
 
     #[test]

@@ -65,14 +65,14 @@ impl Worker {
         number: RoundNumber,
         out: &mut Vec<Effect>,
     ) {
-        if self.collect.is_moving(partition) {
+        if self.collect.is_moving(partition) || self.adopt_round(partition, number, out) {
             return;
         }
         self.end_tenure(partition, "its copy is set aside", out);
         out.push(Effect::Event(Event::SetAside(partition)));
-        let members = self.view.iter().flat_map(|view| &view.placement.members);
+        let members = self.view.iter().flat_map(|view| view.members());
         let mut targets = self.hint_targets();
-        targets.extend(members.map(|member| member.name.clone()));
+        targets.extend(members.cloned());
         let places = std::iter::once(None).chain(targets.into_iter().map(Some)).collect();
         let moving = Moving { number, places, busy: false, stage: Stage::Marking };
         self.collect.moving.insert(partition, moving);

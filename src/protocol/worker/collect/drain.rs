@@ -44,9 +44,9 @@ impl Worker {
                 self.say_of_round(now, from, partition, RoundMessage::Drained(number, id), out);
             }
             Verdict::Go if self.holds_nothing_older(partition, number) => {
-                let members = self.view.iter().flat_map(|view| &view.placement.members);
+                let members = self.view.iter().flat_map(|view| view.members());
                 let mut targets: BTreeSet<NodeName> = self.hint_targets();
-                targets.extend(members.map(|member| member.name.clone()));
+                targets.extend(members.cloned());
                 let draining = Draining { number, from, targets: targets.into_iter().collect() };
                 self.collect.draining.insert(partition, draining);
                 self.drain_more(partition, out);

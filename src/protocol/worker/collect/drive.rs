@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::super::Worker;
 use super::super::timers::Timer;
 use super::Collect;
+use super::members::taking_part;
 use crate::protocol::message::RoundMessage;
 use crate::protocol::rounds::{Cut, CutId, Rounds};
 use crate::protocol::step::{Effect, Event};
@@ -30,11 +31,11 @@ pub(super) struct Drive {
     number: RoundNumber,
     cut: Cut,
     id: CutId,
-    stage: Stage,
+    pub(super) stage: Stage,
     since: Mono,
     asked: u32,
     /// Those who have not answered.
-    waiting: BTreeSet<NodeName>,
+    pub(super) waiting: BTreeSet<NodeName>,
     /// Which records of the cut all homes that have answered hold.
     held: Vec<bool>,
 }
@@ -65,8 +66,9 @@ impl Worker {
     pub(super) fn is_driver(&self, partition: Partition) -> bool {
         // Members are sorted by name.
         self.view.as_ref().is_some_and(|view| {
-            view.my_member().is_some()
-                && view.homes(partition).iter().min().copied() == view.my_member()
+            let newest = view.newest();
+            newest.my_member().is_some()
+                && newest.homes(partition).iter().min().copied() == newest.my_member()
         })
     }
 
@@ -77,8 +79,8 @@ impl Worker {
     /// Whether every member can be asked: else a round would only wait.
     pub(super) fn can_ask_all(&self) -> bool {
         self.view.as_ref().is_some_and(|view| {
-            view.placement.members.iter().all(|member| {
-                let id = view.ids.get(&member.name);
+            taking_part(view).all(|member| {
+                let id = view.ids.get(member);
                 id.is_some_and(|&id| id == view.me || self.peers.reachable(id))
             })
         })
@@ -99,14 +101,16 @@ impl Worker {
         self.drive(now, partition, number, cut, stage, out);
     }
 
-    /// After a restart: goes on with the rounds that this node had opened.
+    /// After a restart, or once another node drives no more: goes on with the rounds that this node had
+    /// opened.
     pub(super) fn resume_rounds(&mut self, now: Now, out: &mut Vec<Effect>) {
         let open = self.collect.rounds.iter().filter(|(_, rounds)| rounds.cut.is_some());
         let mut open: Vec<Partition> = open.map(|(partition, _)| *partition).collect();
         open.sort_unstable();
         for partition in open {
             let Rounds { number, closed, cut, .. } = self.collect.state(partition);
-            if let Some(cut) = cut.filter(|_| self.is_driver(partition)) {
+            let driven = self.is_driver(partition) && !self.is_driving(partition);
+            if let Some(cut) = cut.filter(|_| driven) {
                 let stage = if closed == number { Stage::Closing } else { Stage::Opening };
                 self.drive(now, partition, number, cut, stage, out);
             }
@@ -130,17 +134,24 @@ impl Worker {
     }
 
     /// Begins a stage: all who have a part in it are asked.
-    fn enter(&mut self, now: Now, partition: Partition, stage: Stage, out: &mut Vec<Effect>) {
+    pub(super) fn enter(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        stage: Stage,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(view) = self.view.clone() else { return };
         let Some(drive) = self.collect.drives.get_mut(&partition) else { return };
         drive.stage = stage;
         drive.waiting = match stage {
             Stage::Surveying => {
-                let homes = view.homes(partition).iter();
-                homes.map(|&home| view.member_name(home).clone()).collect()
+                let live = view.live().iter();
+                let homes = live.flat_map(|version| version.home_names(partition));
+                homes.filter(|name| !view.is_removed(name)).cloned().collect()
             }
             Stage::Opening | Stage::Draining | Stage::Closing => {
-                view.placement.members.iter().map(|member| member.name.clone()).collect()
+                taking_part(&view).cloned().collect()
             }
         };
         self.arm(now.mono.after_millis(ASK_AGAIN_MS), Timer::Round(partition));
@@ -191,7 +202,7 @@ impl Worker {
     }
 
     /// Gives a round up that can never close, or that nobody has confirmed.
-    fn give_up(&mut self, partition: Partition) {
+    pub(super) fn give_up(&mut self, partition: Partition) {
         let drive = self.collect.drives.remove(&partition);
         if drive.is_some_and(|drive| drive.stage == Stage::Opening) {
             self.collect.spent.insert(partition);
@@ -304,7 +315,7 @@ impl Worker {
     }
 
     /// All have applied the round: whoever keeps its cut may forget it.
-    fn round_done(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
+    pub(super) fn round_done(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
         let Some(drive) = self.collect.drives.remove(&partition) else { return };
         self.stats.rounds_over += 1;
         let count = drive.cut.entries().len() as u64;

@@ -15,6 +15,7 @@ mod close;
 mod drain;
 mod drive;
 mod look;
+mod members;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,8 @@ pub(super) struct Collect {
     /// whether anything is dead or not, for whoever has opened it waits for the others' numbers.
     spent: BTreeSet<Partition>,
     sweep: Sweep,
+    /// The disk that has joined: see `members`.
+    joined: Option<NodeId>,
     /// The time of the last step.
     pub latest: Mono,
 }
@@ -263,7 +266,7 @@ impl Worker {
         cut: &Cut,
         out: &mut Vec<Effect>,
     ) {
-        if self.collect.is_busy(partition) {
+        if self.collect.is_busy(partition) || self.has_leftovers(partition) {
             return;
         }
         let (state, id) = (self.collect.state(partition), cut.id());
@@ -363,6 +366,7 @@ impl Worker {
         let Ok(page) = result else {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
+        self.find_joined(&page);
         for (partition, value) in self.marks_in(PREFIX, &page) {
             if let Ok(rounds) = Rounds::decode(value) {
                 self.collect.rounds.insert(partition, rounds);

@@ -119,9 +119,10 @@ impl Worker {
         if !early && (self.collect.drives.len() >= DRIVES_MAX || !self.can_ask_all()) {
             return Turn::Wait;
         }
+        let changing = self.view.as_ref().is_some_and(|view| view.is_changing());
         while let Some(partition) = self.collect.sweep.queue.pop_front() {
             let spent = self.collect.spent.contains(&partition);
-            let waits = self.is_any_rebuilding(partition) && !spent;
+            let waits = (changing || self.is_any_rebuilding(partition)) && !spent;
             if waits || self.is_driving(partition) || !self.is_driver(partition) {
                 continue;
             }
@@ -191,6 +192,8 @@ impl Worker {
             return;
         }
         let spent = self.collect.spent.contains(&partition);
+        let changing = self.view.as_ref().is_some_and(|view| view.is_changing());
+        let dead = if changing { vec![] } else { dead };
         let cut = Cut::new(dead).filter(|cut| !cut.is_empty() || spent);
         if let Some(cut) = cut.filter(|_| !self.is_driving(partition)) {
             self.start_round(now, partition, cut, out);

@@ -25,7 +25,7 @@ pub(super) use self::serve::{ServedKey, ServedPage};
 use self::session::Session;
 use super::Worker;
 use super::timers::Timer;
-use crate::protocol::placement::View;
+use crate::protocol::placement::{Version, View};
 use crate::protocol::step::Effect;
 use crate::types::{LANES, Mono, NodeId, Now, Partition};
 
@@ -42,6 +42,8 @@ pub(super) enum Goal {
     Compare(u16),
     /// That a lost partition has all that the other home holds.
     Rebuild(Partition),
+    /// That a home of a new placement version has all that this node holds of a partition.
+    Transfer(Partition),
 }
 
 /// Names a session within the worker.
@@ -143,10 +145,18 @@ impl Worker {
 
     /// What was merged of a partition is lost again: what fetches it for that begins anew.
     pub(super) fn abandon_rebuilds(&mut self, partition: Partition) {
-        let other = |goal: Goal| goal != Goal::Rebuild(partition);
-        self.sync.sessions.retain(|_, session| other(session.goal()));
-        self.sync.queue.retain(|(goal, _)| other(*goal));
-        self.sync.wanted.retain(|(goal, _)| other(*goal));
+        self.abandon(|goal| goal == Goal::Rebuild(partition));
+    }
+
+    /// What is held here goes to another version, or to none any more.
+    pub(super) fn abandon_transfers(&mut self) {
+        self.abandon(|goal| matches!(goal, Goal::Transfer(_)));
+    }
+
+    fn abandon(&mut self, which: impl Fn(Goal) -> bool) {
+        self.sync.sessions.retain(|_, session| !which(session.goal()));
+        self.sync.queue.retain(|(goal, _)| !which(*goal));
+        self.sync.wanted.retain(|(goal, _)| !which(*goal));
     }
 
     fn sync_more(&mut self, now: Now, out: &mut Vec<Effect>) {
@@ -165,7 +175,7 @@ impl Worker {
     /// Counts bytes against the rate of what they are for.
     fn sync_spend(&mut self, now: Now, goal: Goal, bytes: usize) {
         let rate = match goal {
-            Goal::Compare(_) => self.config.tuning.sync_bytes_per_second,
+            Goal::Compare(_) | Goal::Transfer(_) => self.config.tuning.sync_bytes_per_second,
             Goal::Rebuild(_) => self.config.tuning.rebuild_bytes_per_second,
         };
         let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
@@ -175,12 +185,16 @@ impl Worker {
 
 /// The partitions of a lane that this node and another are both home to, in order.
 fn shared(view: &View, lane: u16, node: NodeId) -> Vec<Partition> {
-    let member = view.name_of(node).and_then(|name| view.placement.member(name));
-    let (Some(me), Some(other)) = (view.my_member(), member) else { return vec![] };
+    let Some(name) = view.name_of(node) else { return vec![] };
+    let member = |version: &Version| version.placement.member(name);
+    let members: Vec<Option<u16>> = view.live().iter().map(member).collect();
     let lane = (lane..view.partitions()).step_by(LANES.into()).map(Partition);
     let both = |partition: &Partition| {
-        let homes = view.homes(*partition);
-        homes.contains(&me) && homes.contains(&other)
+        let mut live = view.live().iter().zip(&members);
+        let other = |(version, member): (&Version, &Option<u16>)| {
+            member.is_some_and(|member| version.homes(*partition).contains(&member))
+        };
+        view.is_home(*partition) && live.any(other)
     };
     lane.filter(both).collect()
 }

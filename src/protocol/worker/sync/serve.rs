@@ -53,7 +53,7 @@ impl Worker {
         ask: SyncAsk,
         out: &mut Vec<Effect>,
     ) {
-        let same = self.view.as_ref().is_some_and(|view| view.placement.tag == sender.placement);
+        let same = self.view.as_ref().is_some_and(|view| view.newest().tag() == sender.placement);
         let mine = same && (matches!(ask, SyncAsk::Fold(_)) || self.is_home(partition));
         let busy = self.sync.serving + self.sync.batches.len() >= SERVED_MAX;
         let answer = match ask {

@@ -92,11 +92,12 @@ impl Session {
     }
 
     fn new(goal: Goal, node: NodeId) -> Self {
-        let walk = match goal {
-            Goal::Compare(_) => None,
-            Goal::Rebuild(partition) => Some(Walk::new(partition, LeafSet::ALL)),
+        let (walk, todo) = match goal {
+            Goal::Compare(_) => (None, vec![]),
+            Goal::Rebuild(partition) => (Some(Walk::new(partition, LeafSet::ALL)), vec![]),
+            Goal::Transfer(partition) => (None, vec![partition]),
         };
-        Self { goal, node, stage: Stage::Paused, todo: vec![], walk, tries: 0, mended: 0 }
+        Self { goal, node, stage: Stage::Paused, todo, walk, tries: 0, mended: 0 }
     }
 }
 
@@ -127,7 +128,7 @@ impl Worker {
         self.sync.last_session += 1;
         let id = SessionId(self.sync.last_session);
         let session = Session::new(goal, node);
-        let walks = session.walk.is_some();
+        let walks = session.walk.is_some() || !session.todo.is_empty();
         self.sync.sessions.insert(id, session);
         if walks {
             return self.session_next(now, id, out);
@@ -214,8 +215,9 @@ impl Worker {
             (Stage::Comparing, SyncAnswer::Equal) => self.session_end(now, id, End::Equal, out),
             (Stage::Comparing, SyncAnswer::Roots(roots)) => self.compared(now, id, &roots, out),
             (Stage::Leafing(partition), SyncAnswer::Leaves(theirs)) => {
-                let own = self.trees.known(partition).cloned().unwrap_or_default();
-                let mut leaves = own.differing(&theirs);
+                let own = self.trees.known(partition);
+                // Whoever does not know its own tree goes through everything.
+                let mut leaves = own.map_or(LeafSet::ALL, |own| own.differing(&theirs));
                 if self.has(Defect::SkipLeaf) {
                     leaves = leaves.without_first();
                 }
@@ -311,25 +313,27 @@ impl Worker {
             return;
         };
         let push = walk.to_push(&page, &records);
+        // A transfer speaks for what is held here; the other home speaks for itself.
+        let fetched = if matches!(goal, Goal::Transfer(_)) { vec![] } else { records };
         let oldest = walk.round.min(page.round);
         walk.end = page.end.or(walk.end.take());
         walk.waits = 1 + u32::from(!push.is_empty());
         walk.failed = false;
         walk.own.clear();
         *stage = Stage::Merging;
-        *mended += (records.len() + push.len()) as u64;
+        *mended += (fetched.len() + push.len()) as u64;
         let weigh = |all: &[(Key, Sealed)]| -> usize {
             all.iter().map(|(key, sealed)| key.bytes().len() + sealed.stored().len()).sum()
         };
         let bytes = weigh(&page.records) + weigh(&push);
-        self.stats.sync_records += (records.len() + push.len()) as u64;
+        self.stats.sync_records += (fetched.len() + push.len()) as u64;
         self.stats.sync_bytes += bytes as u64;
         self.sync_spend(now, goal, bytes);
         if !push.is_empty() {
             self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(oldest, push), out);
         }
         self.tell_where_i_am(node, partition, page.round, out);
-        self.merge_all(now, partition, page.round, records, Then::Session(id), out);
+        self.merge_all(now, partition, page.round, fetched, Then::Session(id), out);
     }
 
     /// What was fetched is durable here, or what was sent is durable there; or it failed.
@@ -399,7 +403,10 @@ impl Worker {
             }
             End::Failed => {
                 self.stats.syncs_failed += 1;
-                self.sync_later(now, goal, node);
+                // A transfer asks again by itself, and soon.
+                if !matches!(goal, Goal::Transfer(_)) {
+                    self.sync_later(now, goal, node);
+                }
             }
             End::Refused(why) => {
                 self.stats.syncs_refused += 1;
@@ -416,6 +423,7 @@ impl Worker {
                 self.agreed(now, node, &partitions);
             }
             (Goal::Rebuild(partition), End::Mended) => self.lost_merged(partition, node, out),
+            (Goal::Transfer(partition), End::Mended) => self.brought(now, partition, node, out),
             _ => {}
         }
         self.sync_more(now, out);

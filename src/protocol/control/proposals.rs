@@ -1,0 +1,102 @@
+//! Admissions that a member proposes for others, or to give up its own place; and what becomes of a disk
+//! that has none any more. See [`super::admission`] for why it is safe.
+
+use bytes::Bytes;
+
+use super::admission::{Admission, NOBODY};
+use super::claim::fenced;
+use super::founding::Standing;
+use super::settle::put;
+use super::state::{Control, Pending};
+use super::{ControlEffect, Level};
+use crate::types::{NodeId, NodeName};
+
+/// Where a disk that was removed says so, for its node's next start.
+const REMOVED_KEY: &[u8] = b"control/removed";
+
+/// Whether the disk of a folder was removed from its cluster: its contents are to be set aside.
+#[must_use]
+pub fn was_removed(durable: &[(Bytes, Bytes)], id: NodeId) -> bool {
+    let said = durable.iter().find(|(key, _)| key == REMOVED_KEY);
+    said.is_some_and(|(_, value)| value[..] == id.0.to_le_bytes())
+}
+
+impl Control {
+    /// This disk has no place any more: it was replaced, or removed. A removed one waits until a majority of
+    /// those who are left know of it: nobody else may, and without one of those who agreed they could
+    /// agree on nothing more.
+    pub(super) fn cast_out(&mut self, admission: &Admission) {
+        if !admission.removes() {
+            return self.stop(fenced(admission));
+        }
+        if self.is_disowned() {
+            self.set_aside(fenced(admission));
+        }
+    }
+
+    /// This disk was removed, and a majority knows: its contents count no more.
+    pub(super) fn set_aside(&mut self, sentence: String) {
+        if self.claims.departs {
+            let name = &self.identity.name;
+            let sentence = format!("{name} has left the cluster, and nothing is left to deliver");
+            self.stopped = true;
+            return self.effects.push(ControlEffect::Decommissioned(sentence));
+        }
+        if std::mem::replace(&mut self.claims.forgetting, true) {
+            return;
+        }
+        self.log(Level::Warn, sentence.clone());
+        let id = self.identity.id.0.to_le_bytes().to_vec();
+        self.write(vec![put(REMOVED_KEY, id)], Pending::Forgotten(sentence));
+    }
+
+    /// Proposes that a name enters with its first disk, or is removed.
+    pub(super) fn propose(&mut self, name: NodeName, id: NodeId, predecessor: NodeId) {
+        let known = self.claims.proposals.insert(name, (id, predecessor));
+        if known.is_none() && self.claims.proposals.len() == 1 {
+            self.claim_at_once();
+        }
+    }
+
+    /// This node gives up its name's place: it is to leave nothing behind.
+    pub(super) fn depart(&mut self) {
+        if !std::mem::replace(&mut self.claims.departs, true) {
+            self.propose(self.identity.name.clone(), NOBODY, self.identity.id);
+        }
+    }
+
+    /// Whether something is proposed that has not been decided.
+    pub(super) fn proposes(&self) -> bool {
+        !self.claims.proposals.is_empty()
+    }
+
+    /// Takes back what was proposed of a name.
+    pub(super) fn take_back(&mut self, name: &NodeName) {
+        if self.claims.proposals.remove(name).is_some() {
+            self.claims.bid = None;
+        }
+    }
+
+    /// What this node asks the members to agree to next: its own place, or what it has proposed.
+    pub(super) fn wanted(&mut self) -> Option<Admission> {
+        let cluster = self.founding.cluster()?;
+        let number = cluster.next_number();
+        match self.founding.standing()? {
+            Standing::Claimant(predecessor) => {
+                let (name, id) = (self.identity.name.clone(), self.identity.id);
+                Some(Admission { number, name, id, predecessor })
+            }
+            Standing::Member => {
+                let admission = |(name, (id, predecessor)): (&NodeName, &(NodeId, NodeId))| {
+                    let (name, id, predecessor) = (name.clone(), *id, *predecessor);
+                    Admission { number, name, id, predecessor }
+                };
+                self.claims
+                    .proposals
+                    .retain(|name, what| cluster.follows(&admission((name, what))));
+                self.claims.proposals.iter().next().map(admission)
+            }
+            Standing::Guest | Standing::Fenced(_) => None,
+        }
+    }
+}
