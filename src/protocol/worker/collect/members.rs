@@ -21,7 +21,7 @@ use super::drive::Stage;
 use super::{PREFIX, Then};
 use crate::protocol::message::{PlacementTag, RoundMessage};
 use crate::protocol::placement::View;
-use crate::protocol::rounds::Rounds;
+use crate::protocol::rounds::{CutId, Rounds};
 use crate::protocol::step::{Effect, Page};
 use crate::types::{NodeId, NodeName, Now, Partition, RoundNumber};
 
@@ -109,7 +109,10 @@ impl Worker {
     ) -> bool {
         let me = self.view.as_ref().map(|view| view.me);
         let joined = self.collect.joined.is_some() && self.collect.joined == me;
-        if !joined || self.collect.rounds.contains_key(&partition) {
+        // A number that was taken over is no part: more than one round may have closed without this node.
+        let known = self.collect.rounds.get(&partition);
+        let took_part = known.is_some_and(|rounds| rounds.id != CutId::default());
+        if !joined || took_part {
             return false;
         }
         self.commit_rounds(partition, Rounds::begun_anew(number), Then::Nothing, out);
