@@ -216,9 +216,9 @@ impl Control {
             let Some(cluster) = self.founding.cluster() else { break };
             let found = self.peers.named(name).find(|(_, peer)| peer.is_reachable());
             let Some((id, _)) = found else { return Err(Refusal::Absent(name.clone())) };
-            let heard = self.ring.as_ref().and_then(|ring| ring.heard.of(name, id));
-            let left = heard.is_some_and(|trackers| trackers.left);
-            if left || cluster.ids.get(name).is_some_and(|present| *present != id) {
+            if self.has_left(name, id)
+                || cluster.ids.get(name).is_some_and(|present| *present != id)
+            {
                 return Err(Refusal::OldDisk(name.clone()));
             }
         }

@@ -1,6 +1,6 @@
 //! Making a placement version: the plan is durable with it, and made anew if a rival stays instead.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -41,6 +41,9 @@ pub(super) struct Works {
     pub(super) planning: bool,
     pub(super) order: Option<Ordered>,
     pub(super) stillness: Stillness,
+    /// Disks that were members of a version that has retired, and are of none that is live: they leave, though
+    /// nobody may have heard them say so yet.
+    pub(super) leavers: BTreeSet<NodeId>,
     /// Nodes whose names were removed, and that are there again: since when, without a break.
     pub(super) returned: BTreeMap<NodeId, Mono>,
     pub(super) behind: Behind,

@@ -128,12 +128,11 @@ impl Control {
     /// Makes members of the nodes that are there and are none: first each gets its name, then one version
     /// names them all.
     fn admit_guests(&mut self, newest: &Placement) {
-        let Some((ring, _)) = self.ring_and_disks() else { return };
         let Some(cluster) = self.founding.cluster() else { return };
         let (mut guests, mut joins) = (Vec::new(), Vec::new());
         for (id, peer) in self.peers.iter().filter(|(_, peer)| peer.is_reachable()) {
             let name = &peer.record.descriptor.name;
-            let left = ring.heard.of(name, id).is_some_and(|trackers| trackers.left);
+            let left = self.has_left(name, id);
             if newest.member(name).is_some() || cluster.fenced.contains_key(&id) || left {
                 continue;
             }

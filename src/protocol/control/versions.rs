@@ -1,6 +1,7 @@
 //! Placement versions and trackers on their way: told, asked for, made durable, acted on. See
 //! [`super::ring`] for what they mean.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -116,6 +117,19 @@ impl Control {
     pub(super) fn is_named(&self, name: &NodeName) -> bool {
         let live = self.ring.as_ref().map(|ring| ring.chain.live());
         live.is_some_and(|live| live.iter().any(|version| version.member(name).is_some()))
+    }
+
+    /// The present disks of the members of all live versions.
+    fn named_disks(&self) -> BTreeSet<NodeId> {
+        let Some((ring, disks)) = self.ring_and_disks() else { return BTreeSet::new() };
+        let members = ring.chain.live().iter().flat_map(|version| &version.members);
+        members.filter_map(|member| disks.ids.get(&member.name).copied()).collect()
+    }
+
+    /// Whether a disk has left the ring: it said so, or a version that named it has retired.
+    pub(super) fn has_left(&self, name: &NodeName, id: NodeId) -> bool {
+        let heard = self.ring.as_ref().and_then(|ring| ring.heard.of(name, id));
+        heard.is_some_and(|trackers| trackers.left) || self.works.leavers.contains(&id)
     }
 
     pub(super) fn placements(&self) -> Vec<PlacementTag> {
@@ -294,14 +308,22 @@ impl Control {
         if let Some(own) = own {
             self.trackers_durable(own);
         }
+        let before = self.named_disks();
         let Some(ring) = &mut self.ring else { return };
         ring.writing = false;
         ring.chain.retire_before(oldest);
+        let after = self.named_disks();
+        let Some((ring, disks)) = self.ring_and_disks() else { return };
+        // Those who have parted with their names by now need not be remembered.
+        let known = self.works.leavers.iter().copied();
+        let known = known.filter(|id| disks.ids.values().any(|present| present == id));
+        let leavers = before.difference(&after).copied().chain(known).collect();
         let members = ring.chain.oldest().members.len();
         let sentence = format!(
             "placement version {} ({:016x}) is the oldest live one: {members} members",
             oldest.number, oldest.hash
         );
+        self.works.leavers = leavers;
         self.log(Level::Info, sentence);
     }
 
