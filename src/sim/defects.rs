@@ -7,7 +7,7 @@ use super::{Check, RunOptions, run};
 use crate::protocol::defect::Defect;
 
 /// Seeds that a mistake may survive.
-const BUDGET: u64 = 500;
+const BUDGET: u64 = 750;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {
@@ -32,7 +32,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::ScanFirstHome => &[S],
         Defect::SkipLeaf => &[C6],
         Defect::KeepLateRead | Defect::TreeBeforeCommit => &[D4],
-        Defect::CountRebuilding => &[C4, C8, R],
+        Defect::CountRebuilding => &[C1, C2, C3, C4, C8, R],
         Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
