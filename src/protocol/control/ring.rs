@@ -16,7 +16,7 @@
 //! ```
 //!
 //! *States*, on one node. `live = [o, …, n]` is one chain of versions, each the parent of the next; at
-//! most [`LIVE_MAX`]. A tracker t *reaches* version v of the chain if t, or t's nearest ancestor on the
+//! most [`LIVE_MAX`](crate::protocol::placement::LIVE_MAX). A tracker t *reaches* version v of the chain if t, or t's nearest ancestor on the
 //! chain (a rival that lost counts as its parent), is v or later. M(v) are v's members, id(m) is m's
 //! disk; a name that was removed has *passed* everything.
 //!
