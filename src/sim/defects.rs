@@ -42,10 +42,14 @@ fn meant_for(defect: Defect) -> &'static [Check] {
 }
 
 /// Mistakes that the seeds of this budget do not meet. Each has a story or a test of its own rule.
-const TOLD: [Defect; 1] = [
+const TOLD: [Defect; 3] = [
     // The worker's test of tenures: the writes of a new home rest on what the old ones hold, and so does what
     // it would have forgotten.
     Defect::KeepActorAfterMove,
+    // The control core's tests of them: rivals that are both acknowledged, and reads that last as long as a
+    // version takes to retire, are too rare.
+    Defect::RetireEarly,
+    Defect::BareTrackers,
 ];
 
 /// Runs seeds until a checker that is meant for the mistake catches it: the seed, and every
