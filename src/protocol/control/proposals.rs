@@ -61,6 +61,9 @@ impl Control {
     /// This node gives up its name's place: it is to leave nothing behind.
     pub(super) fn depart(&mut self) {
         if !std::mem::replace(&mut self.claims.departs, true) {
+            // Soon nobody will hear it: clients are to go elsewhere.
+            self.conditions.draining = true;
+            self.effects.push(ControlEffect::Conditions(self.conditions));
             self.propose(self.identity.name.clone(), NOBODY, self.identity.id);
         }
     }
