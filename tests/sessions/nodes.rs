@@ -66,7 +66,7 @@ async fn what_a_change_would_come_to() {
     for line in [
         "coterie plan --join node-3",
         "coterie plan --join node-3 -o json",
-        "coterie plan --join node-3 --partition-bytes 1000000 --rate 2000000 | head -2",
+        "coterie plan --join node-3 --partition-bytes 1000000 --rate 2000000 | sed -n 1,2p",
         "coterie plan --join node-3 --leave node-2 --at-least 4",
         "coterie plan",
         "coterie plan --leave node-2",
