@@ -12,7 +12,6 @@ use super::backend::{MemberStatus, NodeStatus};
 use super::error;
 use super::request::Fields;
 use crate::proto;
-use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{Change, MEMBERS_MAX, Member, Placement, Plan, Stage, View};
 use crate::types::NodeName;
 
@@ -57,8 +56,8 @@ pub(super) fn plan(
     });
     Ok(proto::PlanResponse {
         name: view.name.to_string(),
-        parent: text(parent.tag),
-        tag: text(plan.placement.tag),
+        parent: parent.tag.to_string(),
+        tag: plan.placement.tag.to_string(),
         replicas: plan.placement.replicas.into(),
         members: u32::try_from(plan.placement.members.len()).unwrap_or(u32::MAX),
         moves: moves.collect(),
@@ -69,11 +68,6 @@ pub(super) fn plan(
         unheard: asked.unheard.iter().map(ToString::to_string).collect(),
         under_way: view.is_changing(),
     })
-}
-
-/// A version, as operators name it.
-pub(super) fn text(tag: PlacementTag) -> String {
-    format!("{}:{:016x}", tag.number, tag.hash)
 }
 
 fn stage(stage: Stage) -> proto::Stage {

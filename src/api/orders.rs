@@ -36,7 +36,7 @@ pub(super) async fn give<B: Backend>(
     match answer.unwrap_or_else(|_| silent()) {
         Ok(Agreed { placement }) => Ok(proto::OrderResponse {
             name: backend.status().name,
-            tag: placement.map(changes::text).unwrap_or_default(),
+            tag: placement.map(|tag| tag.to_string()).unwrap_or_default(),
         }),
         Err(refusal) => Err(refused(&refusal)),
     }
@@ -63,10 +63,8 @@ pub(super) fn apply(
     let makes = parent.next(&asked.change).map_err(|refused| error::plan_refused(&refused))?.tag;
     if let Some(planned) = made.filter(|planned| *planned != makes) {
         let message = format!(
-            "the plan makes placement version {}, and this makes {}: a node that joins says another \
-             zone or weight than then; make the plan anew",
-            changes::text(planned),
-            changes::text(makes)
+            "the plan makes placement version {planned}, and this makes {makes}: a node that joins says \
+             another zone or weight than then; make the plan anew"
         );
         return Err(error::order_refused("PLAN_STALE", Code::Aborted, message));
     }

@@ -109,4 +109,17 @@ impl Defect {
         Self::RetireEarly,
         Self::BareTrackers,
     ];
+
+    /// Whether it shows only while nodes join or leave.
+    #[must_use]
+    pub fn is_of_the_ring(self) -> bool {
+        matches!(
+            self,
+            Self::SkipOlderVersion
+                | Self::SyncEarly
+                | Self::KeepActorAfterMove
+                | Self::RetireEarly
+                | Self::BareTrackers
+        )
+    }
 }

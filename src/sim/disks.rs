@@ -3,6 +3,7 @@
 //! Either is the loss of one disk: the claim allows W − 1 between two completed repairs. The node's
 //! next process is another disk in the same place; see the control core's admissions.
 
+use bytes::Bytes;
 use rand::RngExt;
 
 use super::disk::Disk;
@@ -66,8 +67,7 @@ impl World {
     /// A control core has found that its disk has forgotten something.
     pub(super) fn come_back(&mut self, at: usize, why: &str) {
         self.trace.say(self.time, Some(at), || format!("comes back: {why}"));
-        let meta = self.nodes[at].disk.entries(Space::Meta);
-        let durable: Vec<_> = meta.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let durable = self.meta_of(at);
         let holds_nothing = self.nodes[at].disk.len(Space::Records) == 0;
         if was_removed(&durable, self.nodes[at].id) || holds_nothing {
             self.count(FaultKind::SetAside);
@@ -83,8 +83,7 @@ impl World {
 
     /// Before a process starts: a disk that has forgotten something goes on as another one.
     pub(super) fn take_up_disk(&mut self, at: usize) {
-        let meta = self.nodes[at].disk.entries(Space::Meta);
-        let durable: Vec<_> = meta.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let durable = self.meta_of(at);
         if was_removed(&durable, self.nodes[at].id) {
             return self.set_aside(at);
         }
@@ -100,6 +99,12 @@ impl World {
         self.nodes[at].disk = self.nodes[at].disk.emptied();
         self.nodes[at].generation = 0;
         self.rename_disk(at, id);
+    }
+
+    /// What a disk holds beside records and hints.
+    fn meta_of(&self, at: usize) -> Vec<(Bytes, Bytes)> {
+        let meta = self.nodes[at].disk.entries(Space::Meta);
+        meta.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     fn rename_disk(&mut self, at: usize, id: NodeId) {

@@ -442,18 +442,7 @@ impl Runner {
 /// Whether nobody joins or leaves: a mistake that has nothing to do with that is met sooner without.
 #[cfg(any(test, feature = "seeded-defects"))]
 fn is_still(options: &RunOptions) -> bool {
-    use crate::protocol::defect::Defect;
-    let of_the_ring = |defect| {
-        matches!(
-            defect,
-            Defect::SkipOlderVersion
-                | Defect::SyncEarly
-                | Defect::RetireEarly
-                | Defect::BareTrackers
-                | Defect::KeepActorAfterMove
-        )
-    };
-    options.defect.is_some_and(|defect| !of_the_ring(defect))
+    options.defect.is_some_and(|defect| !defect.is_of_the_ring())
 }
 
 #[cfg(not(any(test, feature = "seeded-defects")))]
@@ -467,12 +456,8 @@ fn theme(options: &RunOptions) -> Option<&'static [Kind]> {
     use crate::protocol::defect::Defect;
     match options.defect? {
         Defect::CountRebuilding => Some(&[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Damage]),
-        Defect::SkipOlderVersion
-        | Defect::SyncEarly
-        | Defect::RetireEarly
-        | Defect::BareTrackers
-        | Defect::KeepActorAfterMove => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
         Defect::KeepActorAfterLoss => Some(&[Kind::Pause, Kind::Cut, Kind::Damage]),
+        defect if defect.is_of_the_ring() => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
         _ => None,
     }
 }

@@ -213,7 +213,7 @@ impl Control {
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
         self.claims.bid = Some(Bid::new(ballot, own.clone()));
-        let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+        let newest = self.newest();
         self.ask_members(&Claim { ballot, admission: own, accept: false, newest });
     }
 
@@ -227,10 +227,9 @@ impl Control {
         within(taken, SAID_MICROS) || within(self.claims.put_off, PUT_OFF_MICROS)
     }
 
-    /// Whether someone whose newest placement version is this one lacks what is known here.
-    fn lacks_placement(&self, theirs: PlacementTag) -> bool {
-        let newest = self.placement().map(|version| version.tag).unwrap_or_default();
-        theirs.number < newest.number || (theirs.number == newest.number && theirs != newest)
+    /// The newest live version; before the founding, none.
+    fn newest(&self) -> PlacementTag {
+        self.placement().map(|version| version.tag).unwrap_or_default()
     }
 
     fn ask_members(&mut self, claim: &Claim) {
@@ -289,7 +288,7 @@ impl Control {
         let named = enters && self.is_named(&claim.admission.name);
         let departs = claim.admission.removes() && from == predecessor;
         // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
-        let lacks = claim.admission.id == from && self.lacks_placement(claim.newest);
+        let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
         if lacks {
             let placements = self.placements();
             self.say(from, ControlMessage::Push(Box::new(Push { placements, ..Push::default() })));
@@ -355,7 +354,7 @@ impl Control {
         match progress {
             Progress::Waiting => {}
             Progress::Ask(admission) => {
-                let newest = self.placement().map(|version| version.tag).unwrap_or_default();
+                let newest = self.newest();
                 self.ask_members(&Claim { ballot, admission, accept: true, newest });
             }
             Progress::Chosen(admission) => {

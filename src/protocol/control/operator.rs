@@ -69,9 +69,8 @@ pub enum Refusal {
     },
     /// The plan was made on another version.
     #[error(
-        "the plan was made on placement version {}:{:016x}, and {}:{:016x} is the newest now: somebody \
-         else has changed the ring; make the plan anew",
-        expected.number, expected.hash, newest.number, newest.hash
+        "the plan was made on placement version {expected}, and {newest} is the newest now: somebody \
+         else has changed the ring; make the plan anew"
     )]
     Stale {
         /// On which.
@@ -206,8 +205,7 @@ impl Control {
     }
 
     fn judge_change(&self, newest: &Placement, change: Change) -> Result<Work, Refusal> {
-        let changing = self.ring.as_ref().is_some_and(|ring| ring.chain.live().len() > 1);
-        if changing || self.works.plan.is_some() {
+        if self.is_changing() || self.works.plan.is_some() {
             let (newest, waits) = (newest.tag.number, self.waits_in_words());
             return Err(Refusal::UnderWay { newest, waits });
         }

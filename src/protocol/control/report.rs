@@ -150,15 +150,12 @@ impl Control {
     #[must_use]
     pub fn gossip_report(&self, now: Now) -> GossipReport {
         let placement = self.placement();
-        let tag = |tag: crate::protocol::message::PlacementTag| {
-            format!("{}:{:016x}", tag.number, tag.hash)
-        };
         let trackers = |t: Trackers| TrackersReport {
             name: t.name.to_string(),
             id: t.id.to_string(),
-            ack: tag(t.ack),
-            sync: tag(t.sync),
-            sync_ack: tag(t.sync_ack),
+            ack: t.ack.to_string(),
+            sync: t.sync.to_string(),
+            sync_ack: t.sync_ack.to_string(),
         };
         let gone =
             |id: NodeId| {

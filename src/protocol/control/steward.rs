@@ -35,8 +35,7 @@ impl Control {
         if self.leave_out_removed(&newest) || !still {
             return;
         }
-        let changing = self.ring.as_ref().is_some_and(|ring| ring.chain.live().len() > 1);
-        if !changing && self.works.plan.is_none() {
+        if !self.is_changing() && self.works.plan.is_none() {
             self.clear_away();
             self.note_returned();
             if self.config.auto_join {

@@ -113,6 +113,11 @@ impl Control {
         self.ring.as_ref().map(|ring| (ring, disks))
     }
 
+    /// Whether more than one version is live.
+    pub(super) fn is_changing(&self) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.chain.live().len() > 1)
+    }
+
     /// Whether a live version names a member so.
     pub(super) fn is_named(&self, name: &NodeName) -> bool {
         let live = self.ring.as_ref().map(|ring| ring.chain.live());

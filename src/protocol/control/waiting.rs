@@ -64,7 +64,7 @@ impl Control {
             Waits {
                 name: name.to_string(),
                 stage: in_words(*stage).to_owned(),
-                version: tag_text(*tag),
+                version: tag.to_string(),
                 since_ms: now.mono.micros_since(*since) / 1000,
                 reachable,
                 remedy: remedy(name, *stage, reachable),
@@ -77,9 +77,9 @@ impl Control {
             members.iter().filter(newest).count()
         };
         ChangeReport {
-            live: ring.chain.tags().into_iter().map(tag_text).collect(),
-            reads: tag_text(live[ring.reads(disks)].tag),
-            all_acked: tag_text(live[ring.all_acked(disks)].tag),
+            live: ring.chain.tags().into_iter().map(|tag| tag.to_string()).collect(),
+            reads: live[ring.reads(disks)].tag.to_string(),
+            all_acked: live[ring.all_acked(disks)].tag.to_string(),
             members: members.len(),
             acked: reached(Stage::Ack),
             synced: reached(Stage::Sync),
@@ -152,10 +152,6 @@ impl Control {
             "{me} joins with placement version {number}, which not all have acked yet{waits}"
         ))
     }
-}
-
-fn tag_text(tag: PlacementTag) -> String {
-    format!("{}:{:016x}", tag.number, tag.hash)
 }
 
 fn in_words(stage: Stage) -> &'static str {

@@ -28,6 +28,8 @@ mod round;
 mod sync;
 mod wire;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 pub use self::round::RoundMessage;
@@ -51,6 +53,21 @@ pub struct PlacementTag {
     pub number: u32,
     /// The hash of the whole version.
     pub hash: u64,
+}
+
+impl PlacementTag {
+    /// Whether who knows nothing newer than this lacks another version: a later one, or a rival.
+    #[must_use]
+    pub fn lacks(self, other: Self) -> bool {
+        self.number < other.number || (self.number == other.number && self != other)
+    }
+}
+
+/// As people are told of it: `number:hash`.
+impl fmt::Display for PlacementTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:016x}", self.number, self.hash)
+    }
 }
 
 /// Joins an answer to its question; chosen by the asker, unique within its process.

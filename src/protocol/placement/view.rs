@@ -109,8 +109,7 @@ impl Version {
             known.map_or_else(|| Arc::new(Ring::new(&placement.members)), |it| it.ring.clone());
         let id = |member: &super::Member| view.ids.get(&member.name).copied();
         let member_ids = placement.members.iter().map(id).collect();
-        let mine = view.ids.get(&view.name) == Some(&view.me);
-        let my_member = placement.member(&view.name).filter(|_| mine);
+        let my_member = placement.member(&view.name).filter(|_| view.has_my_name());
         Self { placement, ring, member_ids, my_member }
     }
 
@@ -274,6 +273,12 @@ impl View {
     #[must_use]
     pub fn is_changing(&self) -> bool {
         self.live.len() > 1
+    }
+
+    /// Whether this disk is known to be that of its name.
+    #[must_use]
+    pub fn has_my_name(&self) -> bool {
+        self.ids.get(&self.name) == Some(&self.me)
     }
 
     /// Whether this node is home to a partition in any live version.

@@ -153,7 +153,7 @@ impl Worker {
     /// for all the homes that it needs.
     pub(super) fn ignores_acked(&self, theirs: PlacementTag) -> bool {
         let Some(acked) = self.change.acked() else { return true };
-        theirs.number < acked.number || (theirs.number == acked.number && theirs != acked)
+        theirs.lacks(acked)
     }
 
     /// Whether a sender reads a version that has retired here.

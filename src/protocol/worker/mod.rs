@@ -456,8 +456,7 @@ impl Worker {
         };
         let tags = |view: &View| view.live().iter().map(Version::tag).collect::<Vec<_>>();
         // A version that names this node may be known before it is known that this disk has the name.
-        let mine = |view: &View| view.ids.get(&view.name) == Some(&view.me);
-        let moved = tags(&before) != tags(&view) || mine(&before) != mine(&view);
+        let moved = tags(&before) != tags(&view) || before.has_my_name() != view.has_my_name();
         self.view = Some(view.clone());
         self.routes.clear();
         self.change.take(&view);

@@ -159,9 +159,7 @@ impl Worker {
         held.is_fresh = true;
         let marks = !held.is_marked;
         if marks {
-            let value = Some(Bytes::from_static(&[1]));
-            let key = partition_key(DIRTY_PREFIX, partition);
-            changes.push(Change { space: Space::Meta, key, value });
+            changes.push(dirty_mark(partition));
             self.save_later(now, partition);
         }
         self.rescans.formed(partition, &id.key, before);
@@ -202,8 +200,7 @@ impl Worker {
     /// lost is not to be met again.
     pub(super) fn unsaved_mark(&mut self, partition: Partition) -> Change {
         self.trees.of(partition).is_marked = true;
-        let value = Some(Bytes::from_static(&[1]));
-        Change { space: Space::Meta, key: partition_key(DIRTY_PREFIX, partition), value }
+        dirty_mark(partition)
     }
 
     /// At the start, before anything is served: learns which trees were not saved after their
@@ -377,4 +374,10 @@ impl Worker {
             self.save_later(now, left);
         }
     }
+}
+
+/// That the tree of a partition is not what was saved of it, durably.
+fn dirty_mark(partition: Partition) -> Change {
+    let value = Some(Bytes::from_static(&[1]));
+    Change { space: Space::Meta, key: partition_key(DIRTY_PREFIX, partition), value }
 }
