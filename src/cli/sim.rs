@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::exit::{Coded, Exit};
 use super::term::{self, Output, Progress};
-use crate::sim::{self, Limits, Report, RunOptions, RunStats, TraceMode};
+use crate::sim::{self, Limits, Report, RunOptions, RunStats, Story, TraceMode};
 
 /// Run the core in a simulated world of faults, and check that nothing is lost
 #[derive(Args, Debug)]
@@ -21,7 +21,8 @@ always gives the same run. A seed that fails is shrunk to a smaller run that fai
 Examples:
   coterie sim --seeds 1000                 a thousand worlds
   coterie sim --seeds 1000 --first 5000    another thousand
-  coterie sim --seed 42 --trace            one world, told event by event")]
+  coterie sim --seed 42 --trace            one world, told event by event
+  coterie sim --story riak-1754            a case in which others lost data, in a hundred worlds")]
 pub struct SimArgs {
     /// How many seeds to run
     #[arg(
@@ -52,6 +53,10 @@ pub struct SimArgs {
     /// Leave out all but these faults of its plan, by their number: 0,3,17; or none
     #[arg(long, requires = "seed", value_parser = faults)]
     faults: Option<Faults>,
+    /// Tell a case in which others lost data: riak-1754 (two nodes join five, and leave again, under
+    /// forty clients that read, add to and write back ten keys)
+    #[arg(long)]
+    story: Option<Story>,
     /// How to print the verdict
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -134,10 +139,11 @@ pub fn sim(args: &SimArgs) -> anyhow::Result<Exit> {
     }
 }
 
-fn options(trace: TraceMode, limits: Limits) -> RunOptions {
+fn options(story: Option<Story>, trace: TraceMode, limits: Limits) -> RunOptions {
     RunOptions {
         trace,
         limits,
+        story,
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: crate::node::seeded_defect(),
     }
@@ -147,7 +153,7 @@ fn one(seed: u64, args: &SimArgs) -> anyhow::Result<Exit> {
     let trace = if args.trace { TraceMode::Lines } else { TraceMode::Hash };
     let faults = args.faults.as_ref().map(|list| list.0.clone());
     let limits = Limits { nodes: args.nodes, ops: args.ops.clone(), faults };
-    let report = sim::examine(seed, &options(trace, limits));
+    let report = sim::examine(seed, &options(args.story, trace, limits));
     let (good, output) = (report.violations.is_empty(), args.output);
     if output == Output::Json {
         term::json(&SeedDocument::of(report))?;
@@ -176,7 +182,7 @@ fn many(args: &SimArgs) -> anyhow::Result<Exit> {
         args.first,
         args.seeds,
         threads,
-        &options(TraceMode::Hash, Limits::default()),
+        &options(args.story, TraceMode::Hash, Limits::default()),
         &show,
     );
     progress.finish();

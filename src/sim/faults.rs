@@ -194,6 +194,16 @@ impl Plan {
         plan
     }
 
+    /// A plan that is told rather than drawn; some nodes are started by it.
+    pub(super) fn told(
+        mut faults: Vec<(Time, Fault)>,
+        span: Span,
+        late: impl IntoIterator<Item = usize>,
+    ) -> Self {
+        faults.sort_by_key(|fault| fault.0);
+        Self { faults, span, victim: None, late: late.into_iter().collect(), kinds: Vec::new() }
+    }
+
     /// Only these faults are left, by their place in the plan.
     pub(super) fn keep(&mut self, places: &[usize]) {
         let all = std::mem::take(&mut self.faults).into_iter().enumerate();

@@ -25,6 +25,7 @@
 //! What this cannot see: the storage engine, the transports and the kernel. Real processes under
 //! test cover those.
 
+mod agenda;
 mod bounds;
 mod brain;
 mod checkers;
@@ -62,6 +63,7 @@ mod scenarios_disks;
 #[cfg(test)]
 mod scenarios_sync;
 mod shrink;
+mod story;
 mod streams;
 mod tally;
 mod trace;
@@ -74,6 +76,7 @@ pub use self::report::{FAILURES_MAX, Report, RunStats, Summary};
 pub use self::run::{RunOptions, examine, run, run_many};
 pub use self::scenario::{Begun, KeptDisk, Scenario};
 pub use self::shrink::{Limits, Shrunk, Size};
+pub use self::story::Story;
 pub use self::tally::{FaultCounts, FaultKind};
 pub use self::trace::TraceMode;
 pub use self::world::{Counts, Tap};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::clock::Time;
 use super::observer::{Check, Violation};
 use super::shrink::{Shrunk, Size};
+use super::story::Story;
 use super::tally::FaultCounts;
 use super::world::Counts;
 
@@ -16,6 +17,8 @@ const SECOND: Time = 1_000_000;
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// What was told rather than drawn.
+    pub story: Option<Story>,
     /// The world that the seed made.
     pub topology: String,
     /// How large the run was.
@@ -97,10 +100,11 @@ impl RunStats {
 }
 
 impl Report {
-    pub(super) fn of_panic(seed: u64) -> Self {
+    pub(super) fn of_panic(seed: u64, story: Option<Story>) -> Self {
         let what = "the world could not be made".to_string();
         Self {
             seed,
+            story,
             topology: String::new(),
             size: Size::default(),
             plan: String::new(),
@@ -128,7 +132,8 @@ impl fmt::Display for Report {
             if let Some(shrunk) = &self.shrunk {
                 writeln!(f, "{shrunk}")?;
             }
-            write!(f, "repeat it with: coterie sim --seed {seed} --trace")
+            let story = self.story.map(|story| format!(" --story {story}")).unwrap_or_default();
+            write!(f, "repeat it with: coterie sim{story} --seed {seed} --trace")
         }
     }
 }

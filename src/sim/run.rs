@@ -23,6 +23,7 @@ use super::history::End;
 use super::observer::Check;
 use super::report::{FAILURES_MAX, Report, RunStats, Summary};
 use super::shrink::{self, Limits, Size};
+use super::story::Story;
 use super::trace::TraceMode;
 use super::workload::{TURNS, Workload};
 use super::world::{Event, Notice, World, WorldConfig};
@@ -56,7 +57,7 @@ const REST_MAX: Time = 30 * SECOND;
 /// Ops that a worker takes on at a time where requests come in floods.
 const IN_FLIGHT_FEW: usize = 8;
 /// Most nodes live at this pace; one seed in a hundred has the production constants.
-const PACE: u64 = 20;
+pub(super) const PACE: u64 = 20;
 /// A run has at most so many events: a core that never rests is a finding, not a hang.
 const EVENTS_MAX: u64 = 3_000_000;
 /// ALL reads that are under way at a time at the end.
@@ -71,6 +72,8 @@ pub struct RunOptions {
     pub trace: TraceMode,
     /// What is left out of what the seed says.
     pub limits: Limits,
+    /// What is told rather than drawn.
+    pub story: Option<Story>,
     /// The mistake that the cores are to make.
     #[cfg(any(test, feature = "seeded-defects"))]
     pub defect: Option<crate::protocol::defect::Defect>,
@@ -80,7 +83,7 @@ pub struct RunOptions {
 #[must_use]
 pub fn run(seed: u64, options: &RunOptions) -> Report {
     let made = catch_unwind(AssertUnwindSafe(|| Runner::new(seed, options)));
-    let Ok(mut runner) = made else { return Report::of_panic(seed) };
+    let Ok(mut runner) = made else { return Report::of_panic(seed, options.story) };
     let done = catch_unwind(AssertUnwindSafe(|| runner.run()));
     if let Err(panic) = done {
         let text = panic.downcast_ref::<String>().cloned();
@@ -149,6 +152,7 @@ struct Runner {
     workload: Workload,
     plan: Plan,
     seed: u64,
+    story: Option<Story>,
     /// The ALL read of each key that has been answered.
     final_reads: BTreeMap<Key, usize>,
     unread: Vec<Key>,
@@ -162,8 +166,12 @@ impl Runner {
         let mut world = World::new(draw_world(seed, options));
         let pace = world.config.pace;
         let begin = WARM_UP / pace;
-        let length = draw_length(pace, &mut world.rng);
-        let mut workload = Workload::draw(length, &mut world.rng);
+        let drawn = draw_length(pace, &mut world.rng);
+        let length = options.story.map_or(drawn, |story| story.length(pace));
+        let mut workload = match options.story {
+            Some(story) => story.workload(length),
+            None => Workload::draw(length, &mut world.rng),
+        };
         let span = Span { begin, heal: begin + length, pace, beat: workload.beat() };
         let cast = Cast {
             nodes: world.nodes.len(),
@@ -172,7 +180,10 @@ impl Runner {
             moves: !is_still(options),
             theme: theme(options),
         };
-        let mut plan = Plan::draw(&cast, span, &mut world.rng);
+        let mut plan = match options.story {
+            Some(story) => story.plan(span, &mut world.rng),
+            None => Plan::draw(&cast, span, &mut world.rng),
+        };
         if plan.victim.is_some() {
             // A good copy in memory would hide the damage on disk from the reads that mend it.
             world.config.tuning.recent_bytes_max = 0;
@@ -192,6 +203,7 @@ impl Runner {
             workload,
             plan,
             seed,
+            story: options.story,
             final_reads: BTreeMap::new(),
             unread: Vec::new(),
             overwritten: 0,
@@ -288,11 +300,15 @@ impl Runner {
     }
 
     /// Lets the world go on until a time or until `done`, which is asked every tenth of a second.
+    /// Limits are looked at every half second.
     fn until(&mut self, time: Time, done: impl Fn(&Self) -> bool) -> bool {
-        let mut look_at = self.world.time;
+        let (mut look_at, mut bounds_at) = (self.world.time, self.world.time);
         while self.world.counts.events < EVENTS_MAX {
             if self.world.time >= look_at {
-                self.world.check_bounds(self.workload.keys.len());
+                if self.world.time >= bounds_at {
+                    self.world.check_bounds(self.workload.keys.len());
+                    bounds_at = self.world.time + self.world.paced(SECOND / 2);
+                }
                 if done(self) {
                     return true;
                 }
@@ -427,6 +443,7 @@ impl Runner {
         };
         Report {
             seed: self.seed,
+            story: self.story,
             topology,
             size,
             plan: self.plan.to_string(),
@@ -471,14 +488,14 @@ fn theme(_: &RunOptions) -> Option<&'static [Kind]> {
 fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     use rand::SeedableRng;
     let mut rng = rand::rngs::ChaCha8Rng::seed_from_u64(seed ^ 0x5eed);
-    let drawn = rng.random_range(3..=7);
-    let replicas = if drawn >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
-    let nodes = options.limits.nodes.unwrap_or(drawn).clamp(usize::from(replicas), drawn);
+    let founders = rng.random_range(3..=7);
+    let replicas = if founders >= 5 && rng.random_ratio(1, 4) { 5 } else { 3 };
+    let nodes = options.limits.nodes.unwrap_or(founders).clamp(usize::from(replicas), founders);
     let recent_bytes_max = *[0, 250, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
     let control = rng.random_ratio(1, 2);
     let still = is_still(options);
     let joiners = if still { 0 } else { rng.random_range(0..=2) };
-    WorldConfig {
+    let drawn = WorldConfig {
         seed,
         nodes: nodes + joiners,
         founders: nodes,
@@ -499,7 +516,8 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         trace: options.trace,
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,
-    }
+    };
+    options.story.map_or(drawn.clone(), |story| story.stage(drawn))
 }
 
 /// How long clients and faults are at work, in the world's time: mostly short, for what goes wrong

@@ -12,6 +12,7 @@ use std::ops::Range;
 use super::observer::{Check, Violation};
 use super::report::Report;
 use super::run::{RunOptions, run};
+use super::story::Story;
 use super::trace::TraceMode;
 
 /// Runs that a search may take: a seed takes some dozens of milliseconds.
@@ -50,6 +51,8 @@ pub struct Size {
 pub struct Shrunk {
     /// The seed.
     pub seed: u64,
+    /// What was told rather than drawn.
+    pub story: Option<Story>,
     /// What was left out.
     pub limits: Limits,
     /// How large it is.
@@ -74,6 +77,7 @@ pub(super) fn shrink(report: &Report, options: &RunOptions) -> Option<Shrunk> {
     let check = report.violations.first()?.check;
     let best = Shrunk {
         seed: report.seed,
+        story: options.story,
         limits: options.limits.clone(),
         size: report.size,
         violations: report.violations.clone(),
@@ -181,7 +185,8 @@ impl fmt::Display for Shrunk {
         for violation in &self.violations {
             writeln!(f, "  {violation}")?;
         }
-        write!(f, "repeat that with: coterie sim --seed {seed}")?;
+        let story = self.story.map(|story| format!(" --story {story}")).unwrap_or_default();
+        write!(f, "repeat that with: coterie sim{story} --seed {seed}")?;
         if let Some(nodes) = limits.nodes {
             write!(f, " --nodes {nodes}")?;
         }

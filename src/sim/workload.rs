@@ -76,8 +76,9 @@ pub(super) struct Workload {
     /// How often clients have wanted something so far; and which of that they ask for.
     wanted: usize,
     window: Range<usize>,
-    /// Ops that were asked for.
+    /// Ops that were asked for, and the most that may be.
     asked: usize,
+    asked_max: usize,
     /// The client that scans begins a walk about so often, if it does at all.
     scans_every: Option<Time>,
     /// Writes are numbered: each value is unique.
@@ -162,9 +163,32 @@ impl Workload {
             wanted: 0,
             window: 0..wanted,
             asked: 0,
+            asked_max: OPS_MAX,
             scans_every: rng
                 .random_ratio(1, 2)
                 .then(|| rng.random_range(length / 100..=length / 5)),
+            written: 0,
+            after_read: BTreeMap::new(),
+            thinking: BTreeMap::new(),
+            keys: BTreeSet::new(),
+            stopped: false,
+        }
+    }
+
+    /// Clients that read one of a few keys, add to what they have read, and write it back.
+    pub(super) fn add_to_sets(clients: usize, keys: u32, wanted: usize, length: Time) -> Self {
+        Self {
+            weights: CLASSES.map(|class| u32::from(class == Class::Causal)),
+            consistencies: [0, 1, 0],
+            clients,
+            think: length * clients as u64 / wanted as u64,
+            bursts: false,
+            keys_each: keys,
+            wanted: 0,
+            window: 0..wanted,
+            asked: 0,
+            asked_max: 2 * wanted,
+            scans_every: None,
             written: 0,
             after_read: BTreeMap::new(),
             thinking: BTreeMap::new(),
@@ -196,7 +220,7 @@ impl Workload {
     /// A client wants something: whether it is asked for.
     fn wants(&mut self) -> bool {
         self.wanted += 1;
-        self.asked < OPS_MAX && self.window.contains(&(self.wanted - 1))
+        self.asked < self.asked_max && self.window.contains(&(self.wanted - 1))
     }
 
     /// So many requests at once, all to one node.

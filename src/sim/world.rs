@@ -14,14 +14,14 @@
 //! mechanism only; what is asked of it and what is done to it comes from above ([`super::run()`]
 //! for seeds, [`super::scenario`] for scripts), which [`World::next`] tells what happened.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 
+use super::agenda::Agenda;
 use super::clock::Time;
 use super::history::History;
 use super::network::{Fate, Network, Weather};
@@ -117,12 +117,6 @@ pub enum Tap {
 /// Decides about messages: from, to, what.
 pub(super) type Tapper = Box<dyn FnMut(usize, usize, &DataMessage) -> Tap>;
 
-struct Scheduled {
-    at: Time,
-    sequence: u64,
-    event: Event,
-}
-
 /// What a world is made of.
 #[derive(Clone, Debug)]
 pub(super) struct WorldConfig {
@@ -168,8 +162,7 @@ pub struct Counts {
 /// Everything that there is.
 pub(super) struct World {
     pub(super) time: Time,
-    sequence: u64,
-    queue: BinaryHeap<Reverse<Scheduled>>,
+    agenda: Agenda<Event>,
     pub(super) rng: ChaCha8Rng,
     pub(super) config: WorldConfig,
     pub(super) nodes: Vec<SimNode>,
@@ -189,26 +182,6 @@ pub(super) struct World {
     pub(super) orders: Orders,
 }
 
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.sequence) == (other.at, other.sequence)
-    }
-}
-
-impl Eq for Scheduled {}
-
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
 impl World {
     /// A world of nodes that have never been started.
     pub(super) fn new(config: WorldConfig) -> Self {
@@ -219,8 +192,7 @@ impl World {
             members.iter().map(|m| SimNode::new(m.clone(), config.pace)).collect();
         Self {
             time: 0,
-            sequence: 0,
-            queue: BinaryHeap::new(),
+            agenda: Agenda::default(),
             ids: members.iter().enumerate().map(|(at, m)| (m.id, at)).collect(),
             names: members.iter().enumerate().map(|(at, m)| (m.name.clone(), at)).collect(),
             // One more place, for a process on a copied folder.
@@ -261,22 +233,18 @@ impl World {
 
     /// Something happens after so long.
     pub(super) fn schedule(&mut self, after: Time, event: Event) {
-        self.sequence += 1;
-        let at = self.time + after;
-        self.queue.push(Reverse(Scheduled { at, sequence: self.sequence, event }));
+        self.agenda.add(self.time + after, event);
     }
 
     /// The next event happens; none if nothing ever will, or not before `until`.
     pub(super) fn next(&mut self, until: Time) -> Option<Notice> {
-        let due = self.queue.peek().is_some_and(|next| next.0.at <= until);
-        if !due {
+        let Some((at, event)) = self.agenda.next(until) else {
             self.time = self.time.max(until);
             return None;
-        }
-        let Reverse(scheduled) = self.queue.pop()?;
-        self.time = scheduled.at;
+        };
+        self.time = at;
         self.counts.events += 1;
-        Some(self.dispatch(scheduled.event))
+        Some(self.dispatch(event))
     }
 
     /// Handles an event, or holds it while its node is stopped.

@@ -1,7 +1,6 @@
 //! What follows from the state of a control core after an input: what is made durable, what
 //! workers and drivers are told. Each is told on change only.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -294,11 +293,11 @@ impl Control {
 
     /// Dial everybody whom we know, dead or alive, and seeds behind whom nobody was found yet.
     fn tell_connect(&mut self) {
-        let mut wanted: BTreeSet<SocketAddr> =
+        let mut wanted: Vec<SocketAddr> =
             self.peers.iter().map(|(_, peer)| peer.record.internal).collect();
         for sighting in self.swim.members() {
             if self.peers.get(sighting.who.id).is_none() {
-                wanted.insert(sighting.who.addr);
+                wanted.push(sighting.who.addr);
             }
         }
         let found = |address: &SocketAddr| {
@@ -306,10 +305,13 @@ impl Control {
             behind.is_some_and(|&id| id == self.identity.id || self.peers.get(id).is_some())
         };
         wanted.extend(self.seeds.iter().filter(|address| !found(address)));
-        wanted.remove(&self.config.internal);
-        if wanted != self.connect {
-            self.connect.clone_from(&wanted);
-            self.effects.push(ControlEffect::Connect(wanted));
+        wanted.retain(|address| *address != self.config.internal);
+        wanted.sort_unstable();
+        wanted.dedup();
+        // Asked after every input, and nearly always the same.
+        if !wanted.iter().eq(&self.connect) {
+            self.connect = wanted.into_iter().collect();
+            self.effects.push(ControlEffect::Connect(self.connect.clone()));
         }
     }
 

@@ -255,20 +255,25 @@ impl Control {
 
     /// What follows from versions and trackers as they are now.
     pub(super) fn turn_ring(&mut self) {
-        let Some(ring) = &mut self.ring else { return };
-        let (before, evidence) = (ring.chain.newest().tag, ring.evidence());
-        if ring.chain.choose(&evidence) {
-            let (after, lost) = (ring.chain.newest().tag, ring.chain.lost().count());
-            let sentence = format!(
-                "placement version {} ({:016x}) follows {} ({:016x}); {lost} rivals have lost",
-                after.number, after.hash, before.number, before.hash
-            );
-            self.log(Level::Info, sentence);
-        }
+        self.choose_versions();
         self.write_ring();
         self.note_behind();
         if self.view_is_behind() {
             self.refresh_view();
+        }
+    }
+
+    /// The chain of live versions, by what has been published of them.
+    fn choose_versions(&mut self) {
+        let Some(ring) = self.ring.as_mut().filter(|ring| ring.chain.has_successors()) else {
+            return;
+        };
+        let (before, evidence) = (ring.chain.newest().tag, ring.evidence());
+        if ring.chain.choose(&evidence) {
+            let (after, lost) = (ring.chain.newest().tag, ring.chain.lost().count());
+            let sentence =
+                format!("placement version {after} follows {before}; {lost} rivals have lost");
+            self.log(Level::Info, sentence);
         }
     }
 

@@ -132,6 +132,7 @@ impl Worker {
     /// Of a partition that has no home here, nothing can be missing.
     fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.route(partition).is_some() && self.lost.partitions.remove(&partition).is_some() {
+            self.abandon_rebuilds(partition);
             self.lost.unmarking += 1;
             self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
         }
@@ -166,6 +167,7 @@ impl Worker {
 
     fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.lost.partitions.remove(&partition).is_some() {
+            self.abandon_rebuilds(partition);
             self.lost.unmarking += 1;
             let unmark = Change { space: Space::Meta, key: lost_marker(partition), value: None };
             let changes = vec![unmark, self.unsaved_mark(partition)];

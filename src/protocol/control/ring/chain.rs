@@ -8,7 +8,7 @@ use crate::protocol::placement::{LIVE_MAX, Placement};
 
 /// Versions of one parent that are kept: as many nodes would have to make a change at the same time, each
 /// without having heard of the others.
-const RIVALS_MAX: usize = 8;
+const RIVALS_MAX: usize = 32;
 
 /// What was heard that makes one rival stay, whatever its hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,6 +78,11 @@ impl Chain {
 
     pub(in super::super) fn get(&self, tag: PlacementTag) -> Option<&Arc<Placement>> {
         self.held.get(&tag)
+    }
+
+    /// Whether there is anything to choose from.
+    pub(in super::super) fn has_successors(&self) -> bool {
+        self.held.len() > 1
     }
 
     /// Everything held that is not live: rivals that lost, and their successors.
@@ -310,7 +315,7 @@ mod tests {
         chain.retire_before(line[1].tag);
         assert_eq!(chain.judge(&line[LIVE_MAX]), Ok(Taken::Successor));
         let mut chain = Chain::new(first.clone());
-        (10..30).for_each(|weight| chain.take(next(&first, 2, weight)));
+        (10..80).for_each(|weight| chain.take(next(&first, 2, weight)));
         assert_eq!(chain.all_held().len(), 1 + RIVALS_MAX);
         let other = Placement::found(first.members.clone(), 3, 32);
         let other = next(&other, 1, 2);

@@ -129,10 +129,11 @@ impl Worker {
         }
     }
 
-    /// What has failed is tried again.
+    /// What has failed is tried again, if it is still to be done.
     pub(super) fn sync_again(&mut self, now: Now, goal: Goal, node: NodeId, out: &mut Vec<Effect>) {
-        self.sync.again.remove(&(goal, node));
-        self.sync_with(now, goal, node, out);
+        if self.sync.again.remove(&(goal, node)) {
+            self.sync_with(now, goal, node, out);
+        }
     }
 
     /// Begins a session, now or once there is room.
@@ -143,7 +144,7 @@ impl Worker {
         }
     }
 
-    /// What was merged of a partition is lost again: what fetches it for that begins anew.
+    /// What fetches a lost partition stops: it is rebuilt, or lost again, or no longer this node's.
     pub(super) fn abandon_rebuilds(&mut self, partition: Partition) {
         self.abandon(|goal| goal == Goal::Rebuild(partition));
     }
@@ -157,6 +158,7 @@ impl Worker {
         self.sync.sessions.retain(|_, session| !which(session.goal()));
         self.sync.queue.retain(|(goal, _)| !which(*goal));
         self.sync.wanted.retain(|(goal, _)| !which(*goal));
+        self.sync.again.retain(|(goal, _)| !which(*goal));
     }
 
     fn sync_more(&mut self, now: Now, out: &mut Vec<Effect>) {

@@ -419,6 +419,25 @@ fn a_lost_partition_is_rebuilt_from_the_homes_of_all_live_versions() {
     assert_eq!(cluster.workers[0].stats().partitions_rebuilding, 0);
 }
 
+/// Seed 201199: the rebuilding went on for ever, fetching what a home that is none does not keep.
+#[test]
+fn what_is_lost_is_not_fetched_for_a_partition_that_was_given_up() {
+    let (mut cluster, _, new) = joining(None);
+    let key = moved(&new, 1).remove(0);
+    (0..2).for_each(|node| cluster.plant(node, &key, "value"));
+    cluster.nodes[2].refuses = true;
+    cluster.input(2, Input::Lost(vec![key.partition(64)]));
+    cluster.pass(10 * SECOND);
+    assert!(cluster.workers[2].stats().sync_records > 0, "nothing was fetched");
+    cluster.live(&[&new], 0, 0);
+    cluster.nodes[2].refuses = false;
+    cluster.pass(120 * SECOND);
+    assert_eq!(cluster.workers[2].stats().partitions_rebuilding, 0);
+    let before = cluster.workers[2].stats().sync_records;
+    cluster.pass(1_200 * SECOND);
+    assert_eq!(cluster.workers[2].stats().sync_records, before);
+}
+
 #[test]
 fn a_joiner_takes_over_a_round_that_closed_without_it_and_others_set_their_copy_aside() {
     for joins in [true, false] {
