@@ -15,6 +15,7 @@
 //!   test, however that ends: its standard input is a pipe from here.
 //! - At most two clusters run at a time, and alone where time is measured.
 
+mod additions;
 mod bad_calls;
 mod batches;
 mod cli;
