@@ -15,7 +15,8 @@ use super::message::PlacementTag;
 /// before it tells anyone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// No running write, strict read, repair or replay of hints ignores this version.
+    /// No running write, strict read, repair or replay of hints ignores this version, nor does this node
+    /// still drop what it gives it.
     pub acked: PlacementTag,
     /// All records and hints that were held here when every member had acknowledged this version
     /// have been merged by all homes that it gives them to, save those that were removed. A partition
@@ -30,7 +31,7 @@ pub struct Progress {
 /// What a change of the ring waits for in a worker, or in a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// Writes and strict reads that began before the newest version was known here.
+    /// What began before the newest version was known here: writes and strict reads above all.
     pub ops: u64,
     /// Reads of an older version than the one to be read.
     pub reads: u64,

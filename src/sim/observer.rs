@@ -455,8 +455,8 @@ impl Observer {
         }
     }
 
-    /// Whether a node drops its copy of a partition of which it is no home, as far as it has heard, or a
-    /// hint for one that is none. What it held was acknowledged elsewhere, or not at all: some home
+    /// Whether a node drops its copy of a partition of which it is no home, as far as it has acknowledged,
+    /// or a hint for one that is none, as far as it has heard. What it held was acknowledged elsewhere, or not at all: some home
     /// has to know each acknowledged write by then.
     fn is_given_up(
         &mut self,
@@ -467,13 +467,9 @@ impl Observer {
         place: &Place,
         before: &Record,
     ) -> bool {
-        let owner = place.hint_for.as_ref().unwrap_or(&nodes[node].name);
         let homes: BTreeSet<&NodeName> =
             self.live.iter().flat_map(|version| home_names(version, place.partition)).collect();
-        let view = nodes[node].process.as_ref().and_then(|process| process.view.as_ref());
-        let heard = view.into_iter().flat_map(|view| view.live());
-        let mut heard = heard.flat_map(|version| version.home_names(place.partition));
-        if heard.any(|home| home == owner) {
+        if is_home(&nodes[node], place) {
             return false;
         }
         let knows = |&at: &usize| {
@@ -587,6 +583,22 @@ impl Observer {
 }
 
 /// The homes of a partition in a version, in order.
+/// Whether a node takes the owner of what it holds at a place for a home: itself by the versions that it has
+/// acknowledged, for until then a page may be on its way out; a hint's target by all.
+fn is_home(node: &SimNode, place: &Place) -> bool {
+    let Some(process) = &node.process else { return false };
+    let owner = place.hint_for.as_ref().unwrap_or(&node.name);
+    let told = process.progress.last();
+    let worker = told.get(place.partition.worker(told.len().max(1)));
+    let acked = worker.copied().flatten().map_or(0, |worker| worker.acked.number);
+    let most = if place.hint_for.is_some() { u32::MAX } else { acked };
+    let live = process.view.iter().flat_map(|view| view.live());
+    let mut homes = live
+        .filter(|version| version.tag().number <= most)
+        .flat_map(|version| version.home_names(place.partition));
+    homes.any(|home| home == owner)
+}
+
 fn home_names(version: &Placement, partition: Partition) -> impl Iterator<Item = &NodeName> {
     version.homes(partition).iter().map(|&home| &version.members[usize::from(home)].name)
 }

@@ -18,11 +18,11 @@ use super::wire::{ControlMessage, MemberState, Sight};
 use crate::types::NodeId;
 
 /// A node announces itself about this often, in milliseconds, for ever.
-const ANNOUNCE_EVERY_MS: u64 = 4500;
+pub(super) const ANNOUNCE_EVERY_MS: u64 = 4500;
 /// And up to this much later.
-const ANNOUNCE_SPREAD_MS: u64 = 1000;
+pub(super) const ANNOUNCE_SPREAD_MS: u64 = 1000;
 /// To so many nodes that gossip holds for dead or does not know, and to so many others.
-const ANNOUNCE_TO: usize = 3;
+pub(super) const ANNOUNCE_TO: usize = 3;
 /// A node that was declared dead comes back after this, doubling up to [`REJOIN_MAX_MS`].
 const REJOIN_MS: u64 = 200;
 const REJOIN_MAX_MS: u64 = 6400;

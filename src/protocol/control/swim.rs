@@ -248,6 +248,13 @@ impl Swim {
         self.refused += u64::from(result.is_err());
     }
 
+    /// Knows these members from the beginning, and does not gossip of them.
+    #[cfg(test)]
+    pub(super) fn know(&mut self, members: impl Iterator<Item = GossipId>) {
+        let alive = members.map(|who| Member::new(who, 0, State::Alive));
+        self.foca.apply_many(alive, false, &mut self.runtime).unwrap();
+    }
+
     /// Comes back under an epoch above `heard` and the present one.
     pub(super) fn rejoin(&mut self, heard: u64) {
         if self.left {

@@ -1,5 +1,6 @@
 //! Claims about control cores, in a small deterministic network.
 
+mod crowd;
 mod disks;
 mod net;
 mod orders;

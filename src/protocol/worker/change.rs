@@ -283,7 +283,8 @@ impl Worker {
             let moves = matches!(call.purpose, Purpose::Repair { .. } | Purpose::Replay { .. });
             moves.then_some(call.epoch)
         });
-        let older = ops.chain(calls).filter(|epoch| *epoch < newest_since);
+        let dropping = self.leaving.epoch();
+        let older = ops.chain(calls).chain(dropping).filter(|epoch| *epoch < newest_since);
         let (mut oldest, mut count) = (u64::MAX, 0);
         older.for_each(|epoch| (oldest, count) = (oldest.min(epoch), count + 1));
         waiting.ops = count;

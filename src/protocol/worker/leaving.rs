@@ -9,6 +9,9 @@
 //! `trees`), so that it is found again after a restart: the mark goes last. Until then this node
 //! confirms no round of the partition. So what is left of an old copy is never behind a closed round,
 //! and may be kept if the partition comes back.
+//!
+//! If it comes back while a page of it is being dropped, its new version is acknowledged after that: what
+//! is brought here is compared with a copy that shrinks no more.
 
 use std::collections::BTreeSet;
 
@@ -31,9 +34,16 @@ const RETRY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     left: BTreeSet<Partition>,
-    /// The one whose page is being read or dropped, and how many bytes of it.
-    active: Option<(Partition, u64)>,
+    active: Option<Active>,
     is_armed: bool,
+}
+
+/// A page that is being read or dropped.
+#[derive(Debug)]
+struct Active {
+    bytes: u64,
+    /// Of the change (see [`super::change`]): when this was begun.
+    epoch: u64,
 }
 
 impl Leaving {
@@ -44,6 +54,11 @@ impl Leaving {
 
     pub fn count(&self) -> usize {
         self.left.len()
+    }
+
+    /// When the page was begun that is being dropped, if any is.
+    pub fn epoch(&self) -> Option<u64> {
+        self.active.as_ref().map(|active| active.epoch)
     }
 }
 
@@ -74,7 +89,7 @@ impl Worker {
         let Some(partition) = free.filter(|_| self.leaving.active.is_none()) else {
             return self.leave_later(now, RETRY_MS * 1_000);
         };
-        self.leaving.active = Some((partition, 0));
+        self.leaving.active = Some(Active { bytes: 0, epoch: self.change.epoch() });
         let token = self.next_token();
         self.reads.insert(token, Reading::Leaving(partition));
         out.push(scan_effect(token, partition, &Bytes::new(), PAGE_BYTES));
@@ -106,13 +121,15 @@ impl Worker {
         if last {
             self.leaving.left.remove(&partition);
         }
-        self.leaving.active = Some((partition, bytes));
+        if let Some(active) = &mut self.leaving.active {
+            active.bytes = bytes;
+        }
         self.commit_changes_for(changes, Waiter::Left(partition), out);
     }
 
     /// A page has been dropped, or could not be.
     pub(super) fn page_left(&mut self, now: Now, partition: Partition, durable: bool) {
-        let bytes = self.leaving.active.take().map_or(0, |(_, bytes)| bytes);
+        let bytes = self.leaving.active.take().map_or(0, |active| active.bytes);
         if self.is_home(partition) {
             // It came back meanwhile, and may have been read before the page was dropped.
             self.recent.forget_all();

@@ -419,6 +419,30 @@ fn a_lost_partition_is_rebuilt_from_the_homes_of_all_live_versions() {
     assert_eq!(cluster.workers[0].stats().partitions_rebuilding, 0);
 }
 
+/// Seed 1001173: what is dropped must not be taken for what is held.
+#[test]
+fn a_partition_that_comes_back_while_it_is_dropped_is_acknowledged_once_that_is_over() {
+    let (mut cluster, _, new) = joining(None);
+    let key = moved(&new, 1).remove(0);
+    cluster.set(0, &key, "value");
+    cluster.live(&[&new], 0, 0);
+    cluster.nodes[2].held = true;
+    cluster.pass(60 * SECOND);
+    let again = next(&new, 0..3);
+    cluster.live(&[&new, &again], 0, 0);
+    cluster.pass(SECOND);
+    assert!(cluster.stored(2, &key).is_some(), "nothing is being dropped");
+    assert_eq!(cluster.come(0..2).0, again.tag.number);
+    assert_eq!(cluster.come([2]).0, new.tag.number, "its disk still shrinks");
+    cluster.release(2);
+    cluster.pass(SECOND);
+    assert_eq!(cluster.come([2]).0, again.tag.number);
+    cluster.live(&[&new, &again], 0, 1);
+    cluster.pass(30 * SECOND);
+    assert_eq!(cluster.come(0..4).1, again.tag.number);
+    assert!(cluster.stored(2, &key).is_some(), "it was not brought back");
+}
+
 /// Seed 201199: the rebuilding went on for ever, fetching what a home that is none does not keep.
 #[test]
 fn what_is_lost_is_not_fetched_for_a_partition_that_was_given_up() {
