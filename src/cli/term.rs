@@ -134,8 +134,8 @@ impl Progress {
     /// Shows how far it has come; the message goes on from the number, beginning with its unit.
     pub fn show(&self, position: u64, message: &str) {
         if let Some(bar) = &self.bar {
-            bar.set_position(position);
             bar.set_message(message.to_owned());
+            bar.set_position(position);
         } else if let Ok(mut spoken) = self.spoken.lock()
             && spoken.elapsed() >= PLAIN_EVERY
         {
