@@ -21,6 +21,7 @@ mod cli;
 mod cluster;
 mod disks;
 mod explain;
+mod exports;
 mod folders;
 mod garbage;
 mod handoff;

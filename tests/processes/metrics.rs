@@ -13,15 +13,16 @@ const SEEN_WITHIN: Duration = Duration::from_secs(30);
 /// Units that the name of a metric ends with, if it has one.
 const UNITS: [&str; 2] = ["_seconds", "_bytes"];
 
-/// A page, by name with labels as they are written.
-struct Scrape {
-    samples: BTreeMap<String, f64>,
+/// A page that was read.
+pub struct Scrape {
+    /// By name with labels as they are written.
+    pub samples: BTreeMap<String, f64>,
     /// Name, then kind and help.
-    families: BTreeMap<String, (String, String)>,
+    pub families: BTreeMap<String, (String, String)>,
 }
 
 impl Scrape {
-    async fn of(cluster: &Cluster, node: usize) -> Self {
+    pub async fn of(cluster: &Cluster, node: usize) -> Self {
         let (code, text) = http_get(cluster.place(node).admin, "/metrics").await.unwrap();
         assert_eq!(code, 200, "{text}");
         Self::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
