@@ -24,6 +24,11 @@ use tonic::body::Body;
 use crate::metrics::{Histogram, Kind, LATENCIES, Page};
 use crate::proto;
 
+/// The name of a status of gRPC.
+pub(super) fn status_name(code: Code) -> &'static str {
+    STATUSES[code as usize]
+}
+
 /// The statuses of gRPC, by their numbers.
 const STATUSES: [&str; 17] = [
     "OK",

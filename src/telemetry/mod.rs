@@ -20,7 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, filter, fmt};
 
 pub use self::metrics::Metrics;
-pub use self::traces::{OpenSpan, Origin, Traces};
+pub use self::traces::{Caller, OpenSpan, Origin, Traces};
 use crate::config::{Log, LogFormat, Telemetry};
 
 /// How long the exit waits for spans that were not exported yet.

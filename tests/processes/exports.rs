@@ -72,7 +72,7 @@ fn differences<'a>(sent: &'a Sent, scrape: &'a Scrape) -> BTreeSet<&'a str> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_are_sent_as_they_are_scraped() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let mut cluster = telling_cluster(&collector).await;
     let client = cluster.client_of(0);
     for number in 0..7 {
@@ -125,12 +125,12 @@ async fn metrics_are_sent_as_they_are_scraped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_down_is_spoken_of_once_and_missed_by_no_request() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let mut cluster = telling_cluster(&collector).await;
     let client = cluster.client_of(0);
     when_sent(&cluster, &collector, 1).await;
     let at = collector.at;
-    collector.stop().await;
+    drop(collector);
 
     let began = Instant::now();
     let said = |cluster: &Cluster, node: usize, what: &str| {

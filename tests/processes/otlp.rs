@@ -1,7 +1,7 @@
 //! A collector: a server of OTLP that keeps the spans that it is sent, and the newest metrics.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,7 @@ use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, HistogramDataPoint, Metric, NumberDataPoint,
 };
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::runtime::{Builder, Runtime};
 use tonic::{Request, Response, Status};
 
 use crate::cluster::LOOK_EVERY;
@@ -66,13 +65,14 @@ type Spans = Arc<Mutex<Vec<Told>>>;
 /// By `service.instance.id`: how often they came, and the newest.
 type Metrics = Arc<Mutex<BTreeMap<String, (usize, Sent)>>>;
 
-/// A collector that runs.
+/// A collector that runs until it is dropped: its connections end with it, as if its machine had
+/// gone.
 pub struct Collector {
     pub at: SocketAddr,
     spans: Spans,
     metrics: Metrics,
-    stop: oneshot::Sender<()>,
-    ended: tokio::task::JoinHandle<()>,
+    /// A server's connections are tasks of their own, which end with this.
+    runtime: Option<Runtime>,
 }
 
 struct Service(Spans);
@@ -80,15 +80,15 @@ struct Service(Spans);
 struct Counts(Metrics);
 
 impl Collector {
-    pub async fn start() -> Self {
-        Self::listen(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    pub fn start() -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
     /// Starts one where another has been. A call may have the port for its own end for a while.
     pub async fn start_at(at: SocketAddr) -> Self {
         let began = Instant::now();
         loop {
-            match TcpListener::bind(at).await {
+            match TcpListener::bind(at) {
                 Ok(listener) => return Self::listen(listener),
                 Err(error) => assert!(began.elapsed() < SEEN_WITHIN, "{error}"),
             }
@@ -98,27 +98,19 @@ impl Collector {
 
     fn listen(listener: TcpListener) -> Self {
         let at = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         let (spans, metrics) = (Spans::default(), Metrics::default());
-        let (stop, stopped) = oneshot::channel::<()>();
         let traces = TraceServiceServer::new(Service(spans.clone()));
         let counts = MetricsServiceServer::new(Counts(metrics.clone()));
-        let ended = tokio::spawn(async move {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let incoming = tonic::transport::server::TcpIncoming::from(listener);
-            let server = tonic::transport::Server::builder();
-            let server = { server }.add_service(traces).add_service(counts);
-            // Not gracefully: its callers would keep it up.
-            tokio::select! {
-                served = server.serve_with_incoming(incoming) => served.unwrap(),
-                _ = stopped => {}
-            }
+            let mut server = tonic::transport::Server::builder();
+            let server = server.add_service(traces).add_service(counts);
+            server.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { at, spans, metrics, stop, ended }
-    }
-
-    /// Ends it, as if its machine had gone.
-    pub async fn stop(self) {
-        drop(self.stop);
-        self.ended.await.unwrap();
+        Self { at, spans, metrics, runtime: Some(runtime) }
     }
 
     pub fn spans(&self) -> Vec<Told> {
@@ -140,6 +132,14 @@ impl Collector {
             }
             assert!(began.elapsed() < SEEN_WITHIN, "no {what} among {spans:#?}");
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
