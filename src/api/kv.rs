@@ -202,12 +202,11 @@ impl<B: Backend> KvService<B> {
     async fn run_batch(&self, call: &mut Call, batch: &mut Batch) -> Vec<Outcome> {
         let ops = std::mem::take(&mut batch.ops);
         let outcomes = self.backend.run_many(ops, call.timeout, call.traced.context()).await;
-        let failures = outcomes.iter().filter_map(|outcome| match outcome {
+        let mut failures = outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::Failed(failure) => Some(error::failed(failure, &Action::Get)),
             Outcome::Read(_) | Outcome::Written(_) => None,
         });
-        let of_server = |status: &Status| error::is_of_server(status.code());
-        if let Some(status) = { failures }.find(of_server) {
+        if let Some(status) = failures.find(|status| error::is_of_server(status.code())) {
             call.traced.note_failed(status);
         }
         outcomes

@@ -5,7 +5,7 @@
 //! none here, and without a provider of this process the caller's own is what nodes are told.
 
 use opentelemetry::global::{self, BoxedSpan};
-use opentelemetry::trace::{Span as _, SpanContext, SpanKind, Status as Outcome};
+use opentelemetry::trace::{Span, SpanContext, SpanKind, Status as Outcome};
 use opentelemetry::trace::{TraceContextExt, Tracer as _};
 use opentelemetry::{Context, KeyValue};
 use tonic::Status;
@@ -66,7 +66,7 @@ impl Attempt {
 
     /// Adds `traceparent`, and `tracestate` if there is one.
     pub(super) fn tell(&self, metadata: &mut MetadataMap) {
-        let context = self.0.as_ref().map(|span| span.span_context());
+        let context = self.0.as_ref().map(Span::span_context);
         let Some(context) = context.filter(|context| context.is_valid()) else { return };
         let headers =
             [("traceparent", traceparent(context)), ("tracestate", context.trace_state().header())];

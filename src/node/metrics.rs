@@ -2,12 +2,16 @@
 //! for it but what the drivers count anyway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::hint_age::OldestHint;
 use crate::api::backend::{MemberStatus, NodeStatus};
 use crate::api::calls::Calls;
 use crate::gossip;
 use crate::metrics::{Kind, Page};
 use crate::peers;
+use crate::protocol::control::ChangeReport;
+use crate::protocol::progress::Waiting;
 use crate::protocol::step::{RepairReport, Stats};
 use crate::store::{Beat, Committer, Store};
 use crate::telemetry;
@@ -19,6 +23,7 @@ const STATES: [&str; 4] = ["alive", "suspect", "down", "unknown"];
 pub(super) struct Meters {
     pub(super) calls: Arc<Calls>,
     pub(super) store: Arc<dyn Store>,
+    pub(super) oldest_hint: OldestHint,
 }
 
 /// Who this is, and whether it serves.
@@ -148,6 +153,35 @@ fn upkeep(stats: &Stats, page: &mut Page) {
     page.gauge("coterie_collection_round_age_max_seconds", help, age);
 }
 
+/// How old the oldest write is that a hint keeps.
+pub(super) fn hint_age(age: Duration, page: &mut Page) {
+    let help = "Age of the oldest write that a hint held here keeps, as last looked up on disk.";
+    page.gauge("coterie_hints_age_max_seconds", help, age.as_secs_f64());
+}
+
+/// How far a change of the ring is, and who holds it up.
+pub(super) fn change(report: &ChangeReport, page: &mut Page) {
+    let help = "Live versions of the placement: one, or more while the ring changes; 0 before the \
+                founding.";
+    page.gauge("coterie_placement_versions_live", help, report.live.len());
+    let help = "For how long a change of the ring has waited for this member at this stage, as seen \
+                here.";
+    let family = page.family("coterie_change_waits_for_seconds", Kind::Gauge, help);
+    for wait in &report.waits {
+        let labels = [("peer", wait.name.as_str()), ("stage", wait.stage.as_str())];
+        family.sample(&labels, wait.since_ms as f64 / 1e3);
+    }
+    let help = "What this node itself has still to do for a change of the ring: requests and reads \
+                that began before it, partitions and targets of hints that are not brought over.";
+    let family = page.family("coterie_change_left", Kind::Gauge, help);
+    let Waiting { ops, reads, exchanges, hints } = report.left;
+    for (what, left) in
+        [("requests", ops), ("reads", reads), ("partitions", exchanges), ("hint_targets", hints)]
+    {
+        family.sample(&[("what", what)], left);
+    }
+}
+
 /// How whole the copies are.
 pub(super) fn repair(report: &RepairReport, page: &mut Page) {
     let help = "Partitions that were read again and verified, and that all other homes hold alike.";
@@ -257,5 +291,49 @@ pub(super) fn members(members: &[MemberStatus], own_id: &str, page: &mut Page) {
     for member in members.iter().filter(|member| member.node_id != own_id) {
         let labels = [("peer", member.name.as_str()), ("peer_id", member.node_id.as_str())];
         family.sample(&labels, u8::from(member.reachable));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics;
+    use crate::protocol::control::Waits;
+
+    #[test]
+    fn a_change_tells_who_holds_it_up_and_what_is_left() {
+        let waits = Waits {
+            name: "node-2".into(),
+            stage: "sync".into(),
+            version: "2:ab".into(),
+            since_ms: 90_500,
+            reachable: false,
+            remedy: String::new(),
+        };
+        let left = Waiting { exchanges: 12, ..Waiting::default() };
+        let live = vec!["1:aa".to_owned(), "2:ab".to_owned()];
+        let report = ChangeReport { live, waits: vec![waits], left, ..ChangeReport::default() };
+        let mut page = Page::default();
+        change(&report, &mut page);
+        let text = metrics::text(&page);
+        for line in [
+            "coterie_placement_versions_live 2",
+            "coterie_change_waits_for_seconds{peer=\"node-2\",stage=\"sync\"} 90.5",
+            "coterie_change_left{what=\"partitions\"} 12",
+            "coterie_change_left{what=\"requests\"} 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "no {line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_rebuild_tells_whom_it_waits_for() {
+        let name = crate::types::NodeName::new("node-1").unwrap();
+        let waits_for = std::iter::once((name, 7)).collect();
+        let report = RepairReport { waits_for, ..RepairReport::default() };
+        let mut page = Page::default();
+        repair(&report, &mut page);
+        let text = metrics::text(&page);
+        assert!(text.contains("coterie_rebuilding_waits_for{peer=\"node-1\"} 7\n"), "{text}");
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::{ComesBack, Failed};
 use super::handle::{NodeHandle, Reports};
+use super::hint_age;
 use super::host::DataCore;
 use super::ports::Ports;
 use super::start::{Cores, Node, Prepared, threads};
@@ -126,6 +127,7 @@ async fn live<C: Cores>(
                 }
             })
         };
+    admin.spawn(hint_age::watch(node.handle.clone(), close.clone()));
     let metrics = logs.as_ref().and_then(telemetry::Guard::metrics).map(|metrics| {
         let handle = node.handle.clone();
         admin.spawn(metrics.send(move || handle.metrics(), close.clone()))

@@ -160,7 +160,10 @@ mod tests {
         assert!(sum.is_monotonic && sum.aggregation_temporality == 2, "{sum:?}");
         let point = &sum.data_points[0];
         assert_eq!(point.value, Some(Counted::AsInt(i64::MAX)));
-        assert_eq!((point.start_time_unix_nano, point.time_unix_nano), (1e9 as u64, 2e9 as u64));
+        assert_eq!(
+            (point.start_time_unix_nano, point.time_unix_nano),
+            (1_000_000_000, 2_000_000_000)
+        );
         let Some(Data::Gauge(gauge)) = &gauge.data else { panic!("{gauge:?}") };
         assert_eq!(gauge.data_points[0].value, Some(Counted::AsDouble(0.5)));
         let Some(Data::Histogram(histogram)) = &times.data else { panic!("{times:?}") };
