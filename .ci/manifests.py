@@ -15,6 +15,9 @@ import kubernetes_validate
 import promql_parser
 import yaml
 
+import flows
+from flows import Wrong, demand
+
 # The oldest version that is served widely, and the newest that the package knows.
 VERSIONS = ["1.32", "1.37"]
 DURATION = {"type": "string", "pattern": r"^([0-9]+(ms|s|m|h|d))+$"}
@@ -60,15 +63,6 @@ SPECS = {
         },
     ),
 }
-
-
-class Wrong(Exception):
-    """What is wrong with a document."""
-
-
-def demand(holds, told):
-    if not holds:
-        raise Wrong(told)
 
 
 def check_schema(document):
@@ -160,6 +154,10 @@ def check_rendered(path):
             raise Wrong(f"{name}: {error} is missing") from error
         except Exception as error:
             raise Wrong(f"{name}: {getattr(error, 'message', error)}") from error
+    try:
+        flows.check(documents)
+    except Wrong as wrong:
+        raise Wrong(f"{path.stem}: {wrong}") from wrong
     return len(documents)
 
 

@@ -5,7 +5,7 @@
 //!     node                   wires everything: start, shutdown, background drivers
 //!     api · http · client    gRPC services · admin HTTP · the Rust client
 //!     gossip · peers · store drivers: UDP and foca, streams between nodes, fjall
-//!     config · telemetry     settings · logs and traces
+//!     config · telemetry     settings · logs; traces and metrics for a collector
 //!     metrics                instruments, and the text that Prometheus reads
 //!     sim                    the core in one deterministic world
 //!     protocol               the pure core: no async, sockets, files, clock or randomness

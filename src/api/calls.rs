@@ -24,6 +24,11 @@ use tonic::body::Body;
 use crate::metrics::{Histogram, Kind, LATENCIES, Page};
 use crate::proto;
 
+/// The name of a status of gRPC.
+pub(super) fn status_name(code: Code) -> &'static str {
+    STATUSES[code as usize]
+}
+
 /// The statuses of gRPC, by their numbers.
 const STATUSES: [&str; 17] = [
     "OK",
@@ -100,7 +105,7 @@ impl Calls {
     pub fn write(&self, page: &mut Page) {
         let help = "How long calls of clients took until they were answered, in seconds, by method \
                     and status; calls that stream, until their first answer.";
-        let mut family = page.family("rpc_server_call_duration_seconds", Kind::Histogram, help);
+        let family = page.family("rpc_server_call_duration_seconds", Kind::Histogram, help);
         for Method { name, durations } in &self.methods {
             for (status, durations) in STATUSES.iter().zip(durations) {
                 if *status != STATUSES[Code::Ok as usize] && durations.count() == 0 {

@@ -191,10 +191,33 @@ fn list(names: &[NodeName], between: &str) -> String {
     names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(between)
 }
 
-/// The name of a reason that is not the client's fault; none if it is.
-pub(super) fn of_server(reason: Reason) -> Option<&'static str> {
-    let told = told(reason);
-    matches!(told.code, Code::Unavailable | Code::ResourceExhausted).then_some(told.name)
+/// Whether a status says that the store has failed, and not that the client has asked for what
+/// cannot be had.
+pub(super) fn is_of_server(code: Code) -> bool {
+    match code {
+        Code::Unavailable
+        | Code::ResourceExhausted
+        | Code::DeadlineExceeded
+        | Code::Internal
+        | Code::Unknown
+        | Code::DataLoss
+        | Code::Unimplemented => true,
+        Code::Ok
+        | Code::Cancelled
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unauthenticated => false,
+    }
+}
+
+/// The name that a status has beside its code; empty if it is none of ours.
+pub(super) fn name_of(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
 }
 
 fn told(reason: Reason) -> Told {

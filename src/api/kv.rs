@@ -1,6 +1,5 @@
 //! The service of keys.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,12 +15,12 @@ use super::batch::{self, Batch};
 use super::error;
 use super::request::{self, Fields};
 use super::scan;
-use super::trace::{Ended, Sampling};
+use super::trace::{Sampling, Traced};
 use crate::proto;
 use crate::proto::kv_server::Kv;
 use crate::protocol::context::Context;
 use crate::protocol::op::{Action, Failure, Op, Outcome, Put, Reason, Receipt, VisibleSibling};
-use crate::types::{ClusterId, Key, TraceContext};
+use crate::types::{ClusterId, Key};
 
 /// Walks over all keys that a node carries out at a time: each reads several partitions ahead.
 const SCANS_MAX: usize = 32;
@@ -31,7 +30,15 @@ pub(super) struct KvService<B> {
     settings: Settings,
     requests: Gate,
     scans: Arc<Gate>,
-    sampling: Sampling,
+    sampling: Arc<Sampling>,
+}
+
+/// A call that has begun. Every answer ends it, a refusal like any other.
+struct Call {
+    metadata: MetadataMap,
+    /// How long it may take.
+    timeout: Duration,
+    traced: Traced,
 }
 
 /// Bounds how much is under way.
@@ -99,7 +106,7 @@ impl<B: Backend> KvService<B> {
         let requests = Gate::new("requests", settings.in_flight_max);
         let scans = Arc::new(Gate::new("scans", SCANS_MAX));
         let (ratio, slow) = (settings.sample_ratio, settings.slow_request);
-        let sampling = Sampling::new(backend.traces(), ratio, slow);
+        let sampling = Arc::new(Sampling::new(backend.traces(), ratio, slow));
         Self { backend, settings, requests, scans, sampling }
     }
 
@@ -108,53 +115,113 @@ impl<B: Backend> KvService<B> {
         self.backend.cluster().ok_or_else(not_founded)
     }
 
-    /// Runs what `run` makes of a deadline and a trace, in a span of its own if it is sampled.
-    async fn traced<R: Future>(
-        &self,
-        name: &'static str,
-        metadata: &MetadataMap,
-        run: impl FnOnce(Duration, Option<TraceContext>) -> R,
-    ) -> R::Output
-    where
-        R::Output: Ended,
-    {
-        let timeout = request::timeout(metadata, self.settings.request_timeout);
-        let traced = self.sampling.begin(name, request::trace(metadata));
-        let ended = run(timeout, traced.context()).await;
-        self.sampling.end(traced, ended.failure());
-        ended
+    /// Begins a call: before anything can refuse it.
+    fn begin<M>(&self, method: &'static str, request: Request<M>) -> (Call, M) {
+        let (metadata, _, message) = request.into_parts();
+        let timeout = request::timeout(&metadata, self.settings.request_timeout);
+        let traced = self.sampling.begin(method, request::caller(&metadata));
+        (Call { metadata, timeout, traced }, message)
     }
 
-    async fn run(&self, name: &'static str, metadata: &MetadataMap, op: Op) -> Outcome {
-        self.traced(name, metadata, |timeout, trace| self.backend.run(op, timeout, trace)).await
+    async fn run(&self, call: &Call, op: Op) -> Outcome {
+        self.backend.run(op, call.timeout, call.traced.context()).await
+    }
+
+    async fn read(
+        &self,
+        call: &Call,
+        message: proto::GetRequest,
+    ) -> Result<proto::GetResponse, Status> {
+        let _place = Gate::enter(&self.requests, 1)?;
+        let mut fields = Fields::default();
+        let parsed = (fields.key(message.key), fields.consistency(message.consistency));
+        let (Some(key), Some(consistency)) = parsed else { return Err(fields.into_status()) };
+        let (cluster, _) = self.cluster()?;
+        let op = Op { key, consistency, strict: message.strict, action: Action::Get };
+        let asked = Answering::of(&op);
+        shown(self.run(call, op).await, cluster, &asked, message.all_siblings)
     }
 
     async fn write(
         &self,
-        name: &'static str,
-        metadata: &MetadataMap,
+        call: &Call,
         parts: PutParts,
         how: (i32, bool),
-    ) -> Result<(Bytes, proto::Receipt), Status> {
+    ) -> Result<(Bytes, Option<proto::Receipt>), Status> {
+        let _place = Gate::enter(&self.requests, 1)?;
         let mut cluster = ClusterId(0);
         let op = put(Fields::default(), parts, how, self.settings.value_bytes_max, || {
             cluster = self.cluster()?.0;
             Ok(cluster)
         })?;
         let asked = Answering::of(&op);
-        written(self.run(name, metadata, op).await, cluster, &asked)
+        let (context, receipt) = written(self.run(call, op).await, cluster, &asked)?;
+        Ok((context, Some(receipt)))
+    }
+
+    async fn read_many(
+        &self,
+        call: &mut Call,
+        message: proto::BatchGetRequest,
+    ) -> Result<proto::BatchGetResponse, Status> {
+        let mut fields = Fields::default();
+        let fits = batch::check_gets(&mut fields, &message.keys);
+        let consistency = fields.consistency(message.consistency);
+        let (Some(()), Some(_)) = (fits, consistency) else {
+            return Err(fields.into_status());
+        };
+        let _place = Gate::enter(&self.requests, message.keys.len())?;
+        let common = self.common(message.consistency, message.strict)?;
+        let mut batch = Batch::of_gets(message.keys, common);
+        let outcomes = self.run_batch(call, &mut batch).await;
+        let results = batch.got(outcomes, common.cluster, message.all_siblings);
+        Ok(proto::BatchGetResponse { results })
+    }
+
+    async fn write_many(
+        &self,
+        call: &mut Call,
+        message: proto::BatchSetRequest,
+    ) -> Result<proto::BatchSetResponse, Status> {
+        let mut fields = Fields::default();
+        let value_bytes_max = self.settings.value_bytes_max;
+        let fits = batch::check_sets(&mut fields, &message.entries, value_bytes_max);
+        let consistency = fields.consistency(message.consistency);
+        let (Some(()), Some(_)) = (fits, consistency) else {
+            return Err(fields.into_status());
+        };
+        let _place = Gate::enter(&self.requests, message.entries.len())?;
+        let common = self.common(message.consistency, message.strict)?;
+        let mut batch = Batch::of_sets(message.entries, common);
+        let outcomes = self.run_batch(call, &mut batch).await;
+        let results = batch.written(outcomes, common.cluster);
+        Ok(proto::BatchSetResponse { results })
     }
 
     /// Runs a batch; its answer begins where its outcomes are.
-    async fn run_batch(
-        &self,
-        name: &'static str,
-        metadata: &MetadataMap,
-        batch: &mut Batch,
-    ) -> Vec<Outcome> {
+    async fn run_batch(&self, call: &mut Call, batch: &mut Batch) -> Vec<Outcome> {
         let ops = std::mem::take(&mut batch.ops);
-        let run = |timeout, trace| self.backend.run_many(ops, timeout, trace);
-        self.traced(name, metadata, run).await
+        let outcomes = self.backend.run_many(ops, call.timeout, call.traced.context()).await;
+        let mut failures = outcomes.iter().filter_map(|outcome| match outcome {
+            Outcome::Failed(failure) => Some(error::failed(failure, &Action::Get)),
+            Outcome::Read(_) | Outcome::Written(_) => None,
+        });
+        if let Some(status) = failures.find(|status| error::is_of_server(status.code())) {
+            call.traced.note_failed(status);
+        }
+        outcomes
+    }
+
+    fn walk(
+        &self,
+        call: &Call,
+        message: proto::ScanRequest,
+    ) -> Result<(scan::Walk, Place<Arc<Gate>>), Status> {
+        let place = Gate::enter(self.scans.clone(), 1)?;
+        let (cluster, partitions) = self.cluster()?;
+        let limit = self.settings.request_timeout;
+        let walk = scan::Walk::new(message, &call.metadata, cluster, partitions, limit)?;
+        Ok((walk, place))
     }
 
     /// What the keys of a batch have in common, once the batch as a whole is known to be valid.
@@ -171,81 +238,51 @@ impl<B: Backend> Kv for KvService<B> {
         &self,
         request: Request<proto::GetRequest>,
     ) -> Result<Response<proto::GetResponse>, Status> {
-        let _place = Gate::enter(&self.requests, 1)?;
-        let (metadata, _, message) = request.into_parts();
-        let mut fields = Fields::default();
-        let parsed = (fields.key(message.key), fields.consistency(message.consistency));
-        let (Some(key), Some(consistency)) = parsed else { return Err(fields.into_status()) };
-        let (cluster, _) = self.cluster()?;
-        let op = Op { key, consistency, strict: message.strict, action: Action::Get };
-        let asked = Answering::of(&op);
-        let outcome = self.run("coterie.v1.Kv/Get", &metadata, op).await;
-        shown(outcome, cluster, &asked, message.all_siblings).map(Response::new)
+        let (call, message) = self.begin("coterie.v1.Kv/Get", request);
+        let answer = self.read(&call, message).await;
+        call.end(answer)
     }
 
     async fn set(
         &self,
         request: Request<proto::SetRequest>,
     ) -> Result<Response<proto::SetResponse>, Status> {
-        let _place = Gate::enter(&self.requests, 1)?;
-        let (metadata, _, message) = request.into_parts();
+        let (call, message) = self.begin("coterie.v1.Kv/Set", request);
         let how = (message.consistency, message.strict);
         let proto::SetRequest { key, value, context, ttl_ms, request_id, .. } = message;
         let parts = PutParts { key, value: Some(value), ttl_ms, request_id, context };
-        let (context, receipt) = self.write("coterie.v1.Kv/Set", &metadata, parts, how).await?;
-        Ok(Response::new(proto::SetResponse { context, receipt: Some(receipt) }))
+        let written = self.write(&call, parts, how).await;
+        call.end(written.map(|(context, receipt)| proto::SetResponse { context, receipt }))
     }
 
     async fn delete(
         &self,
         request: Request<proto::DeleteRequest>,
     ) -> Result<Response<proto::DeleteResponse>, Status> {
-        let _place = Gate::enter(&self.requests, 1)?;
-        let (metadata, _, message) = request.into_parts();
+        let (call, message) = self.begin("coterie.v1.Kv/Delete", request);
         let how = (message.consistency, message.strict);
         let proto::DeleteRequest { key, context, request_id, .. } = message;
         let parts = PutParts { key, value: None, ttl_ms: 0, request_id, context };
-        let (context, receipt) = self.write("coterie.v1.Kv/Delete", &metadata, parts, how).await?;
-        Ok(Response::new(proto::DeleteResponse { context, receipt: Some(receipt) }))
+        let written = self.write(&call, parts, how).await;
+        call.end(written.map(|(context, receipt)| proto::DeleteResponse { context, receipt }))
     }
 
     async fn batch_get(
         &self,
         request: Request<proto::BatchGetRequest>,
     ) -> Result<Response<proto::BatchGetResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        let mut fields = Fields::default();
-        let fits = batch::check_gets(&mut fields, &message.keys);
-        let consistency = fields.consistency(message.consistency);
-        let (Some(()), Some(_)) = (fits, consistency) else {
-            return Err(fields.into_status());
-        };
-        let _place = Gate::enter(&self.requests, message.keys.len())?;
-        let common = self.common(message.consistency, message.strict)?;
-        let mut batch = Batch::of_gets(message.keys, common);
-        let outcomes = self.run_batch("coterie.v1.Kv/BatchGet", &metadata, &mut batch).await;
-        let results = batch.got(outcomes, common.cluster, message.all_siblings);
-        Ok(Response::new(proto::BatchGetResponse { results }))
+        let (mut call, message) = self.begin("coterie.v1.Kv/BatchGet", request);
+        let answer = self.read_many(&mut call, message).await;
+        call.end(answer)
     }
 
     async fn batch_set(
         &self,
         request: Request<proto::BatchSetRequest>,
     ) -> Result<Response<proto::BatchSetResponse>, Status> {
-        let (metadata, _, message) = request.into_parts();
-        let mut fields = Fields::default();
-        let value_bytes_max = self.settings.value_bytes_max;
-        let fits = batch::check_sets(&mut fields, &message.entries, value_bytes_max);
-        let consistency = fields.consistency(message.consistency);
-        let (Some(()), Some(_)) = (fits, consistency) else {
-            return Err(fields.into_status());
-        };
-        let _place = Gate::enter(&self.requests, message.entries.len())?;
-        let common = self.common(message.consistency, message.strict)?;
-        let mut batch = Batch::of_sets(message.entries, common);
-        let outcomes = self.run_batch("coterie.v1.Kv/BatchSet", &metadata, &mut batch).await;
-        let results = batch.written(outcomes, common.cluster);
-        Ok(Response::new(proto::BatchSetResponse { results }))
+        let (mut call, message) = self.begin("coterie.v1.Kv/BatchSet", request);
+        let answer = self.write_many(&mut call, message).await;
+        call.end(answer)
     }
 
     type ScanStream = ReceiverStream<Result<proto::ScanResponse, Status>>;
@@ -254,12 +291,21 @@ impl<B: Backend> Kv for KvService<B> {
         &self,
         request: Request<proto::ScanRequest>,
     ) -> Result<Response<Self::ScanStream>, Status> {
-        let place = Gate::enter(self.scans.clone(), 1)?;
-        let (metadata, _, message) = request.into_parts();
-        let (cluster, partitions) = self.cluster()?;
-        let limit = self.settings.request_timeout;
-        let walk = scan::Walk::new(message, &metadata, cluster, partitions, limit)?;
-        Ok(Response::new(walk.start(self.backend.clone(), place)))
+        let (call, message) = self.begin("coterie.v1.Kv/Scan", request);
+        match self.walk(&call, message) {
+            // It ends with its last answer.
+            Ok((walk, place)) => {
+                Ok(Response::new(walk.start(self.backend.clone(), place, call.traced)))
+            }
+            Err(status) => call.end(Err(status)),
+        }
+    }
+}
+
+impl Call {
+    fn end<T>(self, answer: Result<T, Status>) -> Result<Response<T>, Status> {
+        self.traced.end(&answer);
+        answer.map(Response::new)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use opentelemetry::trace::TraceState;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic_types::FieldViolation;
@@ -10,6 +11,7 @@ use tonic_types::FieldViolation;
 use super::error;
 use crate::proto;
 use crate::protocol::quorum::Consistency;
+use crate::telemetry::Caller;
 use crate::types::{KEY_BYTES_MAX, Key, RequestId, TraceContext};
 
 /// The longest life of a value: 100 years. Beyond it, clocks and sums would have to be doubted.
@@ -138,8 +140,19 @@ fn grpc_timeout(text: &[u8]) -> Option<Duration> {
 }
 
 /// The W3C trace context of a request, if it has a valid one.
-pub(super) fn trace(metadata: &MetadataMap) -> Option<TraceContext> {
-    traceparent(metadata.get("traceparent")?.as_bytes())
+pub(super) fn caller(metadata: &MetadataMap) -> Option<Caller> {
+    let context = traceparent(metadata.get("traceparent")?.as_bytes())?;
+    Some(Caller { context, state: tracestate(metadata) })
+}
+
+/// What several headers say is one list. One that cannot be read says nothing of the trace itself.
+fn tracestate(metadata: &MetadataMap) -> TraceState {
+    let headers = metadata.get_all("tracestate").iter();
+    let parts: Vec<&str> = headers.filter_map(|header| header.to_str().ok()).collect();
+    if parts.is_empty() {
+        return TraceState::default();
+    }
+    parts.join(",").parse().unwrap_or_default()
 }
 
 /// `version-trace-span-flags` in lower-case hexadecimal. Later versions may have more behind it.
@@ -195,6 +208,24 @@ mod tests {
         }
         let later = b"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more";
         assert_eq!(traceparent(later), Some(trace));
+    }
+
+    #[test]
+    fn a_tracestate_is_one_list_and_garbage_is_none() {
+        let of = |headers: &[&str]| {
+            let mut metadata = MetadataMap::new();
+            let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+            metadata.insert("traceparent", parent.parse().unwrap());
+            for header in headers {
+                metadata.append("tracestate", header.parse().unwrap());
+            }
+            caller(&metadata).unwrap().state.header()
+        };
+        assert_eq!(of(&[]), "");
+        assert_eq!(of(&["a=1"]), "a=1");
+        assert_eq!(of(&["a=1,b=2", "c=3"]), "a=1,b=2,c=3");
+        assert_eq!(of(&["a b c"]), "");
+        assert_eq!(caller(&MetadataMap::new()), None);
     }
 
     #[test]

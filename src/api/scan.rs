@@ -26,6 +26,7 @@ use super::error;
 use super::kv::{Gate, Place};
 use super::request::{self, Fields};
 use super::token::{self, PageToken};
+use super::trace::Traced;
 use crate::proto;
 use crate::protocol::context::Context;
 use crate::protocol::op::{Action, Failure};
@@ -126,6 +127,7 @@ impl Walk {
         mut self,
         backend: B,
         place: Place<Arc<Gate>>,
+        traced: Traced,
     ) -> ReceiverStream<Result<proto::ScanResponse, Status>> {
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
@@ -137,8 +139,14 @@ impl Walk {
                 () = gone.closed() => Err(End::Gone),
             };
             ahead.iter().for_each(JoinHandle::abort);
-            if let Err(End::Failed(status)) = ended {
-                // If the client has gone, nobody needs to know.
+            let answer = match ended {
+                Ok(()) => Ok(()),
+                Err(End::Failed(status)) => Err(status),
+                // Nobody needs to know; the span is told as cancelled.
+                Err(End::Gone) => return,
+            };
+            traced.end(&answer);
+            if let Err(status) = answer {
                 let _ = sender.send(Err(status)).await;
             }
         });

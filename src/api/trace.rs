@@ -2,19 +2,21 @@
 //!
 //! The decision comes before any span is built, since most requests are not traced: the caller's,
 //! if it has made one, else by chance. A request that was not chosen and then fails, or is slow, gets
-//! its one span when it has ended.
+//! its one span when it has ended. One that is turned away fails like any other.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use opentelemetry::trace::SpanKind;
+use tonic::{Code, Status};
 
+use super::calls::status_name;
 use super::error;
-use crate::protocol::op::{Failure, Outcome};
-use crate::telemetry::{OpenSpan, Origin, Traces};
+use crate::telemetry::{Caller, OpenSpan, Origin, Traces};
 use crate::types::TraceContext;
 
 /// Decides which requests are traced.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Sampling {
     traces: Traces,
     /// Of 2^32 requests without a caller's decision, this many are chosen.
@@ -23,40 +25,21 @@ pub(super) struct Sampling {
     slow: Duration,
 }
 
-/// One request, traced or not.
+/// One request, traced or not. If it is dropped before its end, its client has cancelled it.
 pub(super) struct Traced {
     method: &'static str,
-    caller: Option<TraceContext>,
+    caller: Option<Caller>,
     state: State,
+    /// Of a batch that is answered: the first of its requests that has failed.
+    failed: Option<Status>,
 }
 
 enum State {
-    /// Spans go nowhere.
+    /// Spans go nowhere, or it has ended.
     Off,
-    Unsampled(Instant),
+    Unsampled(Instant, Arc<Sampling>),
     /// Boxed: every request would have room for one, and few have one.
     Sampled(Box<OpenSpan>),
-}
-
-/// How a request, or each of a batch, has ended.
-pub(super) trait Ended {
-    /// The first failure among them.
-    fn failure(&self) -> Option<&Failure>;
-}
-
-impl Ended for Outcome {
-    fn failure(&self) -> Option<&Failure> {
-        match self {
-            Self::Failed(failure) => Some(failure),
-            Self::Read(_) | Self::Written(_) => None,
-        }
-    }
-}
-
-impl Ended for Vec<Outcome> {
-    fn failure(&self) -> Option<&Failure> {
-        self.iter().find_map(Ended::failure)
-    }
 }
 
 impl Sampling {
@@ -67,40 +50,17 @@ impl Sampling {
     }
 
     /// Begins a request's span, if it is chosen.
-    pub(super) fn begin(&self, method: &'static str, caller: Option<TraceContext>) -> Traced {
+    pub(super) fn begin(self: &Arc<Self>, method: &'static str, caller: Option<Caller>) -> Traced {
+        let chosen = |caller: &Caller| caller.context.is_sampled();
         let state = if !self.traces.are_on() {
             State::Off
-        } else if caller.map_or_else(|| self.by_chance(), |caller| caller.is_sampled()) {
-            let span = self.span(method, caller, None).map(Box::new);
+        } else if caller.as_ref().map_or_else(|| self.by_chance(), chosen) {
+            let span = self.span(method, caller.clone(), None).map(Box::new);
             span.map_or(State::Off, State::Sampled)
         } else {
-            State::Unsampled(Instant::now())
+            State::Unsampled(Instant::now(), self.clone())
         };
-        Traced { method, caller, state }
-    }
-
-    /// Ends a request, and with it its span.
-    pub(super) fn end(&self, traced: Traced, failure: Option<&Failure>) {
-        // What the client has done wrong is no failure of the store.
-        let failure =
-            failure.and_then(|failure| Some((error::of_server(failure.reason)?, failure)));
-        let mut span = match traced.state {
-            State::Off => return,
-            State::Sampled(span) => *span,
-            State::Unsampled(began) => {
-                let took = began.elapsed();
-                if failure.is_none() && took <= self.slow {
-                    return;
-                }
-                let at = SystemTime::now().checked_sub(took);
-                let Some(span) = self.span(traced.method, traced.caller, at) else { return };
-                span
-            }
-        };
-        if let Some((name, failure)) = failure {
-            span.tell("error.type", name);
-            span.fail(failure.reason.to_string());
-        }
+        Traced { method, caller, state, failed: None }
     }
 
     fn by_chance(&self) -> bool {
@@ -110,10 +70,10 @@ impl Sampling {
     fn span(
         &self,
         method: &'static str,
-        caller: Option<TraceContext>,
+        caller: Option<Caller>,
         at: Option<SystemTime>,
     ) -> Option<OpenSpan> {
-        let origin = caller.map_or(Origin::Root, Origin::Within);
+        let origin = caller.map_or(Origin::Root, Origin::Called);
         let mut span = self.traces.begin_at(method, SpanKind::Server, origin, at)?;
         span.tell("rpc.system.name", "grpc");
         span.tell("rpc.method", method);
@@ -126,13 +86,62 @@ impl Traced {
     pub(super) fn context(&self) -> Option<TraceContext> {
         match &self.state {
             State::Sampled(span) => Some(span.context()),
-            State::Off | State::Unsampled(_) => self.caller,
+            State::Off | State::Unsampled(..) => self.caller.as_ref().map(|caller| caller.context),
         }
+    }
+
+    /// Notes the first request of a batch that has failed, though the batch itself is answered.
+    pub(super) fn note_failed(&mut self, status: Status) {
+        self.failed = Some(status);
+    }
+
+    /// Ends the request, and with it its span.
+    pub(super) fn end<T>(mut self, answer: &Result<T, Status>) {
+        let failed = self.failed.take();
+        let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+        let failed = answer.as_ref().err().or(failed.as_ref());
+        // What the client has done wrong is no failure of the store.
+        match failed.filter(|status| error::is_of_server(status.code())) {
+            Some(status) => self.close(code, Some((error::name_of(status), status.message()))),
+            None => self.close(code, None),
+        }
+    }
+
+    /// Ends its span, which it gets now if it is to have one. A failure has a name and a sentence.
+    fn close(&mut self, code: Code, failure: Option<(String, &str)>) {
+        let mut span = match std::mem::replace(&mut self.state, State::Off) {
+            State::Off => return,
+            State::Sampled(span) => *span,
+            State::Unsampled(began, sampling) => {
+                let took = began.elapsed();
+                if failure.is_none() && took <= sampling.slow {
+                    return;
+                }
+                let at = SystemTime::now().checked_sub(took);
+                let span = sampling.span(self.method, self.caller.take(), at);
+                let Some(span) = span else { return };
+                span
+            }
+        };
+        span.tell("rpc.response.status_code", status_name(code));
+        if let Some((name, told)) = failure {
+            span.tell("error.type", name);
+            span.fail(told.to_owned());
+        }
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let told = "the client did not wait for the answer";
+        self.close(Code::Cancelled, Some(("cancelled".to_owned(), told)));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use opentelemetry::trace::TraceState;
+
     use super::*;
 
     #[test]
@@ -144,11 +153,12 @@ mod tests {
 
     #[test]
     fn without_a_place_for_spans_the_callers_context_goes_on() {
-        let sampling = Sampling::new(Traces::default(), 1.0, Duration::ZERO);
-        let caller = TraceContext { trace: 1, span: 2, flags: 1 };
+        let sampling = Arc::new(Sampling::new(Traces::default(), 1.0, Duration::ZERO));
+        let context = TraceContext { trace: 1, span: 2, flags: 1 };
+        let caller = Caller { context, state: TraceState::default() };
         let traced = sampling.begin("Get", Some(caller));
         assert!(matches!(traced.state, State::Off));
-        assert_eq!(traced.context(), Some(caller));
-        sampling.end(traced, None);
+        assert_eq!(traced.context(), Some(context));
+        traced.end(&Ok(()));
     }
 }

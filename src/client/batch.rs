@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::call::{self, Effect, Tried};
+use super::trace::Method;
 use super::{BatchOptions, Client, Error, Got, Reading, Written, millis, request_id};
 use crate::proto;
 use crate::proto::kv_client::KvClient;
@@ -83,7 +84,7 @@ impl SetEntry {
 /// A kind of batches.
 trait Kind: Clone + Send + Sync + 'static {
     type Entry: Clone + Send + Sync + 'static;
-    type Request: Clone + Send;
+    type Request: Clone + Send + Method;
     type Answer: Send + 'static;
 
     const EFFECT: Effect;

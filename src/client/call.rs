@@ -9,7 +9,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::nodes::{Node, pause_before_attempt};
-use super::{Error, Options, Shared, error, follow, trace};
+use super::trace::{Attempt, Method};
+use super::{Error, Options, Shared, error, follow};
 use crate::proto;
 use crate::proto::admin_client::AdminClient;
 use crate::proto::kv_client::KvClient;
@@ -48,7 +49,7 @@ pub(super) async fn run<M, R, F, Called>(
     send: &F,
 ) -> Tried<R>
 where
-    M: Clone,
+    M: Clone + Method,
     F: Fn(KvClient<Channel>, Request<M>) -> Called,
     Called: Future<Output = Result<Response<R>, Status>>,
 {
@@ -98,14 +99,16 @@ async fn attempt<M, R, F, Called>(
     send: &F,
 ) -> Result<R, Status>
 where
+    M: Method,
     F: Fn(KvClient<Channel>, Request<M>) -> Called,
     Called: Future<Output = Result<Response<R>, Status>>,
 {
     let limit = end.saturating_duration_since(Instant::now());
     let mut request = Request::new(message);
     request.set_timeout(limit);
-    trace::tell(request.metadata_mut());
-    match timeout_at(end, send(node.kv(), request)).await {
+    let attempt = Attempt::begin::<M>(&node.address);
+    attempt.tell(request.metadata_mut());
+    let answer = match timeout_at(end, send(node.kv(), request)).await {
         Ok(Ok(answer)) => {
             node.answered();
             Ok(answer.into_inner())
@@ -113,7 +116,9 @@ where
         Ok(Err(status)) if is_cut_off(&status) => Err(silent(limit)),
         Ok(Err(status)) => Err(status),
         Err(_) => Err(silent(limit)),
-    }
+    };
+    attempt.end(&answer);
+    answer
 }
 
 /// Whether the transport of either end has ended a call whose time was up, in words of its own.

@@ -296,7 +296,7 @@ impl Client {
         send: F,
     ) -> Result<R, Error>
     where
-        M: Clone,
+        M: Clone + trace::Method,
         F: Fn(KvClient<Channel>, Request<M>) -> Called,
         Called: Future<Output = Result<Response<R>, Status>>,
     {

@@ -9,6 +9,7 @@ use tonic::{Request, Streaming};
 
 use super::call::silent;
 use super::nodes::{Node, pause_before_attempt};
+use super::trace::Attempt;
 use super::{Client, Consistency, Error, follow};
 use crate::proto;
 
@@ -139,8 +140,12 @@ impl Scan {
                         contexts: self.options.contexts,
                         keys_only: self.options.keys_only,
                     };
-                    let answer = node.kv().scan(Request::new(message)).await?;
-                    &mut absent.insert((node.clone(), answer.into_inner())).1
+                    let mut request = Request::new(message);
+                    let attempt = Attempt::begin::<proto::ScanRequest>(&node.address);
+                    attempt.tell(request.metadata_mut());
+                    let answer = node.kv().scan(request).await;
+                    attempt.end(&answer);
+                    &mut absent.insert((node.clone(), answer?.into_inner())).1
                 }
             };
             stream.message().await

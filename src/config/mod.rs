@@ -42,6 +42,8 @@ const RECORD_BYTES_MAX: u64 = 48 << 20;
 const RECORD_BYTES_BESIDE: u64 = 64 << 10;
 /// Bytes a second below which comparing, rebuilding or scrubbing would take for ever.
 const RATE_MIN: u64 = 64 << 10;
+/// The least time between two exports of metrics: nobody looks at them more often.
+const METRICS_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// The most nodes that may found a cluster: all of them must have been seen once.
 const FOUNDERS_MAX: u64 = 100;
 
@@ -284,15 +286,17 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is traced.
+/// What is told to a collector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Telemetry {
-    /// Where spans are sent; none: nowhere.
+    /// Where spans and metrics are sent; none: nowhere.
     pub otlp_endpoint: Option<String>,
     /// Which part of the requests is traced if the caller has not decided, 0 to 1.
     pub sample_ratio: f64,
     /// A request that takes longer is traced all the same.
     pub slow_request: Duration,
+    /// How often metrics are sent; none: never.
+    pub metrics_interval: Option<Duration>,
 }
 
 impl Settings {
@@ -453,6 +457,7 @@ impl Settings {
                 otlp_endpoint: layers.get::<Option<Url>>("telemetry.otlp_endpoint").map(|u| u.0),
                 sample_ratio: layers.get::<Ratio>("telemetry.sample_ratio").0,
                 slow_request: slow_request(layers),
+                metrics_interval: metrics_interval(layers),
             },
         };
         let problems = std::mem::take(&mut layers.problems);
@@ -650,6 +655,16 @@ impl Timeouts {
 
 fn slow_request(layers: &mut Layers) -> Duration {
     duration(layers, "telemetry.slow_request", Duration::from_millis(1), seconds(600))
+}
+
+/// None for zero.
+fn metrics_interval(layers: &mut Layers) -> Option<Duration> {
+    let key = "telemetry.metrics_interval";
+    let every = duration(layers, key, Duration::ZERO, seconds(3600));
+    if !every.is_zero() && every < METRICS_INTERVAL_MIN {
+        layers.refuse(key, format!("{}: at least 1s, or 0s for never", duration_text(every)));
+    }
+    Some(every).filter(|every| !every.is_zero())
 }
 
 fn seconds(seconds: u64) -> Duration {

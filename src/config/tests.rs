@@ -140,6 +140,7 @@ fn a_wrong_value_is_named_with_its_origin_and_what_is_allowed() {
         ("log.level = \"blah\"", "error, warn, info"),
         ("log.format = \"xml\"", "\"text\" or \"json\""),
         ("telemetry.sample_ratio = 1.5", "a number from 0 to 1"),
+        ("telemetry.metrics_interval = \"10ms\"", "at least 1s, or 0s for never"),
         ("telemetry.sample_ratio = nan", "a number from 0 to 1"),
         ("telemetry.otlp_endpoint = \"127.0.0.1:4317\"", "an address such as"),
         ("node.zone = 5", "up to 63 bytes of text"),

@@ -93,6 +93,8 @@ impl Settings {
         all.push(("telemetry.otlp_endpoint", quoted(endpoint)));
         all.push(("telemetry.sample_ratio", ratio(self.telemetry.sample_ratio)));
         all.push(("telemetry.slow_request", quoted(&duration_text(self.telemetry.slow_request))));
+        let every = self.telemetry.metrics_interval.unwrap_or_default();
+        all.push(("telemetry.metrics_interval", quoted(&duration_text(every))));
         all
     }
 

@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 
 use crate::api::backend::Backend;
 use crate::api::connection::{Incoming, Patience};
-use crate::metrics::Page;
+use crate::metrics;
 use crate::protocol::step::ReadFailed;
 
 /// Connections at a time: probes, a few people, a collector.
@@ -83,7 +83,7 @@ pub fn router<B: Backend>(backend: B) -> Router {
         .route("/", get(|| async { INDEX }))
         .route("/healthz", get(healthz::<B>))
         .route("/readyz", get(readyz::<B>))
-        .route("/metrics", get(metrics::<B>))
+        .route("/metrics", get(scrape::<B>))
         .route("/debug/gossip", get(gossip::<B>))
         .route("/debug/ring", get(ring::<B>))
         .route("/debug/hints", get(hints::<B>))
@@ -105,8 +105,8 @@ async fn readyz<B: Backend>(State(backend): State<B>) -> (StatusCode, String) {
     }
 }
 
-async fn metrics<B: Backend>(State(backend): State<B>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, Page::CONTENT_TYPE)], backend.metrics().into_text())
+async fn scrape<B: Backend>(State(backend): State<B>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::TEXT_TYPE)], metrics::text(&backend.metrics()))
 }
 
 /// How an answer is written.

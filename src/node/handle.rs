@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::hint_age::OldestHint;
 use super::host::DataCore;
 use super::inspect;
 use super::metrics::{self, Meters};
@@ -119,6 +120,16 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.0.node.host.stats().in_flight
+    }
+
+    /// Whether it keeps anything for others.
+    pub(super) fn holds_hints(&self) -> bool {
+        self.0.node.host.stats().hints_held > 0
+    }
+
+    /// Where the age of the oldest hint is noted.
+    pub(super) fn oldest_hint(&self) -> &OldestHint {
+        &self.0.meters.oldest_hint
     }
 
     /// Why the node cannot serve now.
@@ -270,6 +281,8 @@ impl<W: DataCore, K: ControlCore + Reports> Backend for NodeHandle<W, K> {
         meters.calls.write(&mut page);
         metrics::workers(&status.stats, &mut page);
         metrics::repair(&status.repair, &mut page);
+        metrics::hint_age(meters.oldest_hint.age(node.clock.now().wall), &mut page);
+        metrics::change(&status.change, &mut page);
         metrics::committer(&node.committer, &mut page);
         metrics::store(&*meters.store, &mut page);
         metrics::streams(&node.peers.report(), &mut page);

@@ -1,15 +1,20 @@
-//! Everything that a node counts, as a page of metrics. Read at a scrape; nothing is kept for it
-//! but what the drivers count anyway.
+//! Everything that a node counts, as a page of metrics. Read when somebody wants it; nothing is kept
+//! for it but what the drivers count anyway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::hint_age::OldestHint;
 use crate::api::backend::{MemberStatus, NodeStatus};
 use crate::api::calls::Calls;
 use crate::gossip;
 use crate::metrics::{Kind, Page};
 use crate::peers;
+use crate::protocol::control::ChangeReport;
+use crate::protocol::progress::Waiting;
 use crate::protocol::step::{RepairReport, Stats};
 use crate::store::{Beat, Committer, Store};
+use crate::telemetry;
 
 /// The states that gossip knows.
 const STATES: [&str; 4] = ["alive", "suspect", "down", "unknown"];
@@ -18,18 +23,13 @@ const STATES: [&str; 4] = ["alive", "suspect", "down", "unknown"];
 pub(super) struct Meters {
     pub(super) calls: Arc<Calls>,
     pub(super) store: Arc<dyn Store>,
+    pub(super) oldest_hint: OldestHint,
 }
 
 /// Who this is, and whether it serves.
 pub(super) fn node(status: &NodeStatus, stuck: bool, page: &mut Page) {
     let version = env!("CARGO_PKG_VERSION");
-    let target = [
-        ("service_name", "coterie"),
-        ("service_instance_id", status.node_id.as_str()),
-        ("service_version", version),
-    ];
-    let help = "The resource that all of this is about.";
-    page.family("target_info", Kind::Gauge, help).sample(&target, 1);
+    page.resource = telemetry::resource(&status.node_id);
     let info = [
         ("node", status.name.as_str()),
         ("cluster", status.cluster_name.as_str()),
@@ -37,7 +37,7 @@ pub(super) fn node(status: &NodeStatus, stuck: bool, page: &mut Page) {
         ("durability", status.durability.as_str()),
     ];
     let help = "This node, and how it was built and set up.";
-    page.family("coterie_build_info", Kind::Gauge, help).sample(&info, 1);
+    page.family("coterie_build_info", Kind::Gauge, help).sample(&info, 1_u8);
     let uptime = status.uptime_ms as f64 / 1e3;
     page.gauge("coterie_uptime_seconds", "How long this process has been running.", uptime);
     let ready = u8::from(status.not_ready.is_none());
@@ -81,7 +81,7 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     let help = "Bytes of hints that may be held: hints.max_bytes.";
     page.gauge("coterie_hints_max_bytes", help, hint_bytes_max);
     let help = "Hints refused, by why: no room for more, or a target that is no member.";
-    let mut family = page.family("coterie_hints_refused_total", Kind::Counter, help);
+    let family = page.family("coterie_hints_refused_total", Kind::Counter, help);
     family.sample(&[("reason", "full")], hints_refused);
     family.sample(&[("reason", "unknown_target")], hints_unknown);
     let help = "Records sent to a home whose answer to a read lacked something.";
@@ -121,7 +121,7 @@ fn upkeep(stats: &Stats, page: &mut Page) {
     } = stats;
     let help = "Comparisons with another home that this node led: those that found all equal, that \
                 exchanged what differed, that came to no end, that the other's part made no sense of.";
-    let mut family = page.family("coterie_syncs_total", Kind::Counter, help);
+    let family = page.family("coterie_syncs_total", Kind::Counter, help);
     family.sample(&[("result", "equal")], syncs_equal);
     family.sample(&[("result", "mended")], syncs.saturating_sub(*syncs_equal));
     family.sample(&[("result", "failed")], syncs_failed);
@@ -153,6 +153,35 @@ fn upkeep(stats: &Stats, page: &mut Page) {
     page.gauge("coterie_collection_round_age_max_seconds", help, age);
 }
 
+/// How old the oldest write is that a hint keeps.
+pub(super) fn hint_age(age: Duration, page: &mut Page) {
+    let help = "Age of the oldest write that a hint held here keeps, as last looked up on disk.";
+    page.gauge("coterie_hints_age_max_seconds", help, age.as_secs_f64());
+}
+
+/// How far a change of the ring is, and who holds it up.
+pub(super) fn change(report: &ChangeReport, page: &mut Page) {
+    let help = "Live versions of the placement: one, or more while the ring changes; 0 before the \
+                founding.";
+    page.gauge("coterie_placement_versions_live", help, report.live.len());
+    let help = "For how long a change of the ring has waited for this member at this stage, as seen \
+                here.";
+    let family = page.family("coterie_change_waits_for_seconds", Kind::Gauge, help);
+    for wait in &report.waits {
+        let labels = [("peer", wait.name.as_str()), ("stage", wait.stage.as_str())];
+        family.sample(&labels, wait.since_ms as f64 / 1e3);
+    }
+    let help = "What this node itself has still to do for a change of the ring: requests and reads \
+                that began before it, partitions and targets of hints that are not brought over.";
+    let family = page.family("coterie_change_left", Kind::Gauge, help);
+    let Waiting { ops, reads, exchanges, hints } = report.left;
+    for (what, left) in
+        [("requests", ops), ("reads", reads), ("partitions", exchanges), ("hint_targets", hints)]
+    {
+        family.sample(&[("what", what)], left);
+    }
+}
+
 /// How whole the copies are.
 pub(super) fn repair(report: &RepairReport, page: &mut Page) {
     let help = "Partitions that were read again and verified, and that all other homes hold alike.";
@@ -164,7 +193,7 @@ pub(super) fn repair(report: &RepairReport, page: &mut Page) {
         page.gauge("coterie_whole_since_timestamp_seconds", help, since.0 as f64 / 1e3);
     }
     let help = "Lost partitions whose rebuilding waits for this home.";
-    let mut family = page.family("coterie_rebuilding_waits_for", Kind::Gauge, help);
+    let family = page.family("coterie_rebuilding_waits_for", Kind::Gauge, help);
     for (home, partitions) in &report.waits_for {
         family.sample(&[("peer", home.as_str())], partitions);
     }
@@ -174,7 +203,7 @@ pub(super) fn repair(report: &RepairReport, page: &mut Page) {
 pub(super) fn committer(committer: &Committer, page: &mut Page) {
     let meters = committer.meters();
     let help = "How long commits took, fsync included if there is one, in seconds.";
-    let mut family = page.family("coterie_commit_duration_seconds", Kind::Histogram, help);
+    let family = page.family("coterie_commit_duration_seconds", Kind::Histogram, help);
     family.times(&[], &meters.durations);
     let help = "How many submissions went into one commit together; a write is one.";
     page.family("coterie_commit_changes", Kind::Histogram, help).counts(&[], &meters.sizes);
@@ -207,21 +236,21 @@ pub(super) fn store(store: &dyn Store, page: &mut Page) {
 /// The streams to and from other nodes.
 pub(super) fn streams(report: &peers::Report, page: &mut Page) {
     page.gauge("coterie_streams", "Streams to and from other nodes.", report.streams);
-    let mut family = page.family(
+    let family = page.family(
         "coterie_stream_messages_total",
         Kind::Counter,
         "Messages received from, and queued for, other nodes.",
     );
     family.sample(&[("direction", "in")], report.received);
     family.sample(&[("direction", "out")], report.sent);
-    let mut family = page.family(
+    let family = page.family(
         "coterie_stream_bytes_total",
         Kind::Counter,
         "Bytes read from, and written to, the streams of other nodes.",
     );
     family.sample(&[("direction", "in")], report.bytes_in);
     family.sample(&[("direction", "out")], report.bytes_out);
-    let mut family = page.family(
+    let family = page.family(
         "coterie_stream_messages_dropped_total",
         Kind::Counter,
         "Messages to or from other nodes that were dropped.",
@@ -236,11 +265,11 @@ pub(super) fn streams(report: &peers::Report, page: &mut Page) {
 /// The gossip's datagrams.
 pub(super) fn datagrams(report: &gossip::Report, page: &mut Page) {
     let help = "Datagrams of gossip.";
-    let mut family = page.family("coterie_gossip_datagrams_total", Kind::Counter, help);
+    let family = page.family("coterie_gossip_datagrams_total", Kind::Counter, help);
     family.sample(&[("direction", "in")], report.datagrams_in);
     family.sample(&[("direction", "out")], report.datagrams_out);
     let help = "Bytes of gossip's datagrams.";
-    let mut family = page.family("coterie_gossip_datagram_bytes_total", Kind::Counter, help);
+    let family = page.family("coterie_gossip_datagram_bytes_total", Kind::Counter, help);
     family.sample(&[("direction", "in")], report.datagram_bytes_in);
     family.sample(&[("direction", "out")], report.datagram_bytes_out);
     let help = "Datagrams of gossip that the kernel did not take.";
@@ -252,15 +281,59 @@ pub(super) fn datagrams(report: &gossip::Report, page: &mut Page) {
 /// The members, as this node sees them.
 pub(super) fn members(members: &[MemberStatus], own_id: &str, page: &mut Page) {
     let help = "Members by what gossip says of them, this node among the alive.";
-    let mut family = page.family("coterie_members", Kind::Gauge, help);
+    let family = page.family("coterie_members", Kind::Gauge, help);
     for state in STATES {
         let count = members.iter().filter(|member| member.state == state).count();
         family.sample(&[("state", state)], count);
     }
     let help = "1 if this node can reach the peer now.";
-    let mut family = page.family("coterie_peer_reachable", Kind::Gauge, help);
+    let family = page.family("coterie_peer_reachable", Kind::Gauge, help);
     for member in members.iter().filter(|member| member.node_id != own_id) {
         let labels = [("peer", member.name.as_str()), ("peer_id", member.node_id.as_str())];
         family.sample(&labels, u8::from(member.reachable));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics;
+    use crate::protocol::control::Waits;
+
+    #[test]
+    fn a_change_tells_who_holds_it_up_and_what_is_left() {
+        let waits = Waits {
+            name: "node-2".into(),
+            stage: "sync".into(),
+            version: "2:ab".into(),
+            since_ms: 90_500,
+            reachable: false,
+            remedy: String::new(),
+        };
+        let left = Waiting { exchanges: 12, ..Waiting::default() };
+        let live = vec!["1:aa".to_owned(), "2:ab".to_owned()];
+        let report = ChangeReport { live, waits: vec![waits], left, ..ChangeReport::default() };
+        let mut page = Page::default();
+        change(&report, &mut page);
+        let text = metrics::text(&page);
+        for line in [
+            "coterie_placement_versions_live 2",
+            "coterie_change_waits_for_seconds{peer=\"node-2\",stage=\"sync\"} 90.5",
+            "coterie_change_left{what=\"partitions\"} 12",
+            "coterie_change_left{what=\"requests\"} 0",
+        ] {
+            assert!(text.lines().any(|told| told == line), "no {line} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_rebuild_tells_whom_it_waits_for() {
+        let name = crate::types::NodeName::new("node-1").unwrap();
+        let waits_for = std::iter::once((name, 7)).collect();
+        let report = RepairReport { waits_for, ..RepairReport::default() };
+        let mut page = Page::default();
+        repair(&report, &mut page);
+        let text = metrics::text(&page);
+        assert!(text.contains("coterie_rebuilding_waits_for{peer=\"node-1\"} 7\n"), "{text}");
     }
 }

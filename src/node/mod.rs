@@ -18,6 +18,7 @@ mod cluster_tests;
 mod cores;
 mod ending;
 mod handle;
+mod hint_age;
 pub mod host;
 #[cfg(test)]
 mod host_tests;

@@ -10,9 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::{ComesBack, Failed};
 use super::handle::{NodeHandle, Reports};
+use super::hint_age;
 use super::host::DataCore;
 use super::ports::Ports;
 use super::start::{Cores, Node, Prepared, threads};
+use crate::api::backend::Backend;
 use crate::config::Settings;
 use crate::gossip::ControlCore;
 use crate::telemetry::{self, TelemetryError};
@@ -94,7 +96,7 @@ async fn live<C: Cores>(
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let id = prepared.node_id().to_string();
-    let logs = match telemetry::init(&settings.log, &settings.telemetry, id) {
+    let logs = match telemetry::init(&settings.log, &settings.telemetry, &id) {
         // A program that runs a node within it may have set up logs of its own.
         Err(TelemetryError::Twice(_)) => None,
         logs => Some(logs?),
@@ -125,6 +127,11 @@ async fn live<C: Cores>(
                 }
             })
         };
+    admin.spawn(hint_age::watch(node.handle.clone(), close.clone()));
+    let metrics = logs.as_ref().and_then(telemetry::Guard::metrics).map(|metrics| {
+        let handle = node.handle.clone();
+        admin.spawn(metrics.send(move || handle.metrics(), close.clone()))
+    });
     let admin = spawn(admin.handle(), "admin", services.admin, ports.admin);
     let grpc = spawn(&Handle::current(), "client", services.grpc, ports.client);
     let ready = tokio::spawn(tell_ready(node.handle.clone()));
@@ -152,7 +159,13 @@ async fn live<C: Cores>(
     }
     // Whoever still waited has been let go, and is told now.
     close.cancel();
-    let _ = tokio::time::timeout(CLOSE_FOR, async { (grpc.await, admin.await) }).await;
+    let closed = async {
+        let _ = (grpc.await, admin.await);
+        if let Some(metrics) = metrics {
+            let _ = metrics.await;
+        }
+    };
+    let _ = tokio::time::timeout(CLOSE_FOR, closed).await;
     let reason = ending.reason();
     if reason.is_none() {
         tracing::info!("stopped");

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ending::Ending;
 use super::handle::{About, Beats, NodeHandle, Reports};
+use super::hint_age::OldestHint;
 use super::host::{DataCore, Host, Surroundings};
 use super::metrics::Meters;
 use super::orders::Orders;
@@ -208,7 +209,11 @@ impl<W: DataCore, K: ControlCore + Reports> Node<W, K> {
             });
         let committer = Arc::new(committer.context("starting the committer")?);
         let peers = Peers::new(Limits::default(), runtime.clone());
-        let meters = Meters { calls: Arc::default(), store: store.clone() };
+        let meters = Meters {
+            calls: Arc::default(),
+            store: store.clone(),
+            oldest_hint: OldestHint::default(),
+        };
         let around = Surroundings {
             me,
             clock,

@@ -19,11 +19,23 @@ use crate::types::TraceContext;
 #[derive(Clone, Debug, Default)]
 pub struct Traces(Option<SdkTracer>);
 
+/// Who has called from outside, in the headers that W3C Trace Context has for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caller {
+    /// `traceparent`.
+    pub context: TraceContext,
+    /// `tracestate`: what the systems of others note of the trace. Told with the span that the
+    /// call becomes, and not handed on within the cluster, where nobody else's system is.
+    pub state: TraceState,
+}
+
 /// What comes before a span.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Origin {
     /// Nothing: a trace begins.
     Root,
+    /// A call from outside.
+    Called(Caller),
     /// The span that this is a part of; here, or at a caller.
     Within(TraceContext),
     /// The span that this is a late consequence of: a trace of its own begins.
@@ -68,9 +80,15 @@ impl Traces {
         let mut before = Context::new();
         match origin {
             Origin::Root => {}
-            Origin::Within(parent) => before = before.with_remote_span_context(remote(parent)),
+            Origin::Called(Caller { context, state }) => {
+                before = before.with_remote_span_context(remote(context, state));
+            }
+            Origin::Within(parent) => {
+                before = before.with_remote_span_context(remote(parent, TraceState::default()));
+            }
             Origin::After(cause) => {
-                builder = builder.with_links(vec![Link::new(remote(cause), Vec::new(), 0)]);
+                let cause = remote(cause, TraceState::default());
+                builder = builder.with_links(vec![Link::new(cause, Vec::new(), 0)]);
             }
         }
         Some(OpenSpan(builder.start_with_context(tracer, &before)))
@@ -100,8 +118,8 @@ impl OpenSpan {
     }
 }
 
-fn remote(context: TraceContext) -> SpanContext {
+fn remote(context: TraceContext, state: TraceState) -> SpanContext {
     let flags = TraceFlags::new(context.flags);
     let (trace, span) = (TraceId::from(context.trace), SpanId::from(context.span));
-    SpanContext::new(trace, span, flags, true, TraceState::default())
+    SpanContext::new(trace, span, flags, true, state)
 }

@@ -22,6 +22,7 @@ mod cli;
 mod cluster;
 mod disks;
 mod explain;
+mod exports;
 mod folders;
 mod garbage;
 mod handoff;

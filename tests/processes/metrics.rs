@@ -13,15 +13,16 @@ const SEEN_WITHIN: Duration = Duration::from_secs(30);
 /// Units that the name of a metric ends with, if it has one.
 const UNITS: [&str; 2] = ["_seconds", "_bytes"];
 
-/// A page, by name with labels as they are written.
-struct Scrape {
-    samples: BTreeMap<String, f64>,
+/// A page that was read.
+pub struct Scrape {
+    /// By name with labels as they are written.
+    pub samples: BTreeMap<String, f64>,
     /// Name, then kind and help.
-    families: BTreeMap<String, (String, String)>,
+    pub families: BTreeMap<String, (String, String)>,
 }
 
 impl Scrape {
-    async fn of(cluster: &Cluster, node: usize) -> Self {
+    pub async fn of(cluster: &Cluster, node: usize) -> Self {
         let (code, text) = http_get(cluster.place(node).admin, "/metrics").await.unwrap();
         assert_eq!(code, 200, "{text}");
         Self::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}"))
@@ -60,7 +61,7 @@ impl Scrape {
         let (series, value) = line.rsplit_once(' ').ok_or(format!("no value: {line}"))?;
         let value: f64 = value.parse().map_err(|_| format!("no number: {line}"))?;
         let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-        check_labels(labels.strip_suffix('}').ok_or(format!("an open bracket: {line}"))?)?;
+        label_names(labels.strip_suffix('}').ok_or(format!("an open bracket: {line}"))?)?;
         let kind = self.families.get(family).map(|family| family.0.as_str());
         let ending = name.strip_prefix(family).ok_or(format!("{name} is not of {family}"))?;
         let fits = match kind {
@@ -75,6 +76,41 @@ impl Scrape {
             None => Ok(()),
             Some(_) => Err(format!("{series} comes twice")),
         }
+    }
+
+    /// The labels of a metric, if it has a sample.
+    fn labels(&self, metric: &str) -> Option<BTreeSet<&str>> {
+        let absent = ABSENT.iter().find(|(name, _)| *name == metric);
+        let mut labels = absent.map(|(_, labels)| labels.iter().copied().collect());
+        for series in self.samples.keys() {
+            let (name, rest) = series.split_once('{').unwrap_or((series, "}"));
+            if family(name) == metric {
+                let names = label_names(rest.strip_suffix('}').unwrap()).unwrap();
+                labels.get_or_insert_with(BTreeSet::new).extend(names);
+            }
+        }
+        labels
+    }
+
+    /// Whoever asks for a label asks for one that there is.
+    fn assert_labels(&self, question: &str) {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (mut all, mut rest) = (BTreeSet::from(ADDED), question);
+        while let Some(at) = rest.find(is_name) {
+            let end = rest[at..].find(|c| !is_name(c)).map_or(rest.len(), |end| at + end);
+            let (metric, behind) = (family(&rest[at..end]), &rest[end..]);
+            rest = behind;
+            if !self.families.contains_key(metric) {
+                continue;
+            }
+            let own = self.labels(metric).unwrap_or_else(|| panic!("no sample of {metric}"));
+            for label in listed(behind, '{', '}') {
+                assert!(own.contains(label) || ADDED.contains(&label), "{metric}: {label}");
+            }
+            all.extend(own);
+        }
+        let shown = shown(question);
+        assert!(shown.is_subset(&all), "{shown:?} are not all labels in: {question}");
     }
 
     fn value(&self, series: &str) -> f64 {
@@ -129,6 +165,55 @@ impl Scrape {
     }
 }
 
+/// Labels that whoever scrapes adds, and those of buckets.
+const ADDED: [&str; 3] = ["instance", "job", "le"];
+/// Labels of metrics that a cluster in order has no samples of; tested where they are written.
+const ABSENT: [(&str, &[&str]); 2] = [
+    ("coterie_rebuilding_waits_for", &["peer"]),
+    ("coterie_change_waits_for_seconds", &["peer", "stage"]),
+];
+
+/// What the alarms, the dashboard and the guide ask: each question with what is shown of its answer.
+fn questions() -> Vec<String> {
+    let alarms = include_str!("../../k8s/components/prometheus/alerts.yaml");
+    let mut all: Vec<String> = alarms.split("- alert: ").skip(1).map(str::to_owned).collect();
+    let dashboard = include_str!("../../k8s/components/prometheus/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            all.push(format!("{} {}", target["expr"], target["legendFormat"]).replace('\\', ""));
+        }
+    }
+    let guide = include_str!("../../docs/operate.md");
+    all.extend(guide.lines().filter(|line| line.contains("coterie_")).map(str::to_owned));
+    all
+}
+
+/// Words of a list such as `(le, instance)`, `{what="x",job!="y"}`, or of none.
+fn listed(text: &str, open: char, close: char) -> Vec<&str> {
+    let Some(inside) = text.trim_start().strip_prefix(open) else { return Vec::new() };
+    let (inside, _) = inside.split_once(close).unwrap();
+    let name = |part: &str| part.find(|c: char| !c.is_alphanumeric() && c != '_');
+    let parts = inside.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| &part[..name(part).unwrap_or(part.len())]).collect()
+}
+
+/// The labels that a question is about, beside those that are asked of one metric.
+fn shown(question: &str) -> BTreeSet<&str> {
+    let mut labels = BTreeSet::new();
+    for word in ["by", "on", "ignoring", "without"] {
+        for (at, _) in question.match_indices(&format!("{word} (")) {
+            labels.extend(listed(&question[at + word.len()..], '(', ')'));
+        }
+    }
+    for (at, start) in question.match_indices("{{") {
+        let name = question[at + start.len()..].trim_start().trim_start_matches("$labels.");
+        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap();
+        labels.insert(&name[..end]);
+    }
+    labels
+}
+
 /// Every metric that the guide for operators, the alarms or the dashboard speak of, with where.
 fn documented() -> BTreeMap<String, &'static str> {
     let places = [
@@ -159,8 +244,8 @@ fn is_name(name: &str) -> bool {
     name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
-/// `name="value",…`, each name once.
-fn check_labels(mut rest: &str) -> Result<(), String> {
+/// The names in `name="value",…`, each once.
+fn label_names(mut rest: &str) -> Result<Vec<&str>, String> {
     let mut names = Vec::new();
     while !rest.is_empty() {
         let (name, behind) = rest.split_once("=\"").ok_or(format!("no label: {rest}"))?;
@@ -177,7 +262,7 @@ fn check_labels(mut rest: &str) -> Result<(), String> {
         rest = &behind[end.ok_or(format!("the value of {name} does not end"))? + 1..];
         rest = rest.strip_prefix(',').unwrap_or(rest);
     }
-    Ok(())
+    Ok(names)
 }
 
 #[test]
@@ -252,6 +337,60 @@ async fn counters_move_by_exactly_what_was_done() {
     cluster.assert_running();
 }
 
+#[test]
+#[should_panic(expected = "are not all labels in")]
+fn a_label_that_nothing_has_is_noticed() {
+    let head = "# HELP a What it is.\n# TYPE a gauge\n";
+    let scrape = Scrape::parse(&format!("{head}a{{peer=\"x\"}} 1\n")).unwrap();
+    scrape.assert_labels("max by (peer) (a{peer!=\"y\"}) {{ $labels.peer }}");
+    scrape.assert_labels("max by (node) (a)");
+}
+
+#[test]
+#[should_panic(expected = "a: reason")]
+fn a_label_that_one_metric_lacks_is_noticed() {
+    let head = "# HELP a What it is.\n# TYPE a gauge\n";
+    let scrape = Scrape::parse(&format!("{head}a{{peer=\"x\"}} 1\n")).unwrap();
+    scrape.assert_labels("a{reason=\"full\"}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_quorum_stays_ready_and_tells_how_old_its_hints_are() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client_of(0);
+    cluster.kill(2);
+    client.set("key", "value").await.unwrap();
+    let began = Instant::now();
+    let age = |scrape: &Scrape| scrape.value("coterie_hints_age_max_seconds");
+    loop {
+        // Whoever holds the hint, one of the two that are left.
+        let (one, other) = (Scrape::of(&cluster, 0).await, Scrape::of(&cluster, 1).await);
+        let oldest = age(&one).max(age(&other));
+        if oldest > 0.0 {
+            assert!(oldest < began.elapsed().as_secs_f64() + 1.0, "{oldest} s");
+            break;
+        }
+        assert!(began.elapsed() < SEEN_WITHIN, "no hint has an age");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+
+    cluster.kill(1);
+    client.set("key", "value").await.unwrap_err();
+    loop {
+        let scrape = Scrape::of(&cluster, 0).await;
+        if (scrape.value("coterie_members{state=\"alive\"}") - 1.0).abs() < 0.5 {
+            break;
+        }
+        assert!(began.elapsed() < 2 * SEEN_WITHIN, "two are dead, and still shown as alive");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    for path in ["/readyz", "/healthz"] {
+        let (code, text) = http_get(cluster.place(0).admin, path).await.unwrap();
+        assert_eq!(code, 200, "{path}: {text}");
+    }
+    assert!((Scrape::of(&cluster, 0).await.value("coterie_ready") - 1.0).abs() < 0.5);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_shows_who_it_is_and_what_it_sees() {
     let mut cluster = Cluster::start(3).await;
@@ -285,6 +424,9 @@ async fn a_node_shows_who_it_is_and_what_it_sees() {
     for (name, place) in documented() {
         assert!(scrape.families.contains_key(&name), "{place} speaks of {name}");
     }
+    let questions = questions();
+    assert!(questions.len() > 40, "hardly anything is asked: {questions:#?}");
+    questions.iter().for_each(|question| scrape.assert_labels(question));
 
     cluster.kill(2);
     let client = cluster.client_of(0);

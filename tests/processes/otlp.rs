@@ -1,9 +1,16 @@
-//! A collector: a server of OTLP that keeps the spans that it is sent.
+//! A collector: a server of OTLP that keeps the spans that it is sent, and the newest metrics.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -11,9 +18,13 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Counted;
+use opentelemetry_proto::tonic::metrics::v1::{
+    AggregationTemporality, HistogramDataPoint, Metric, NumberDataPoint,
+};
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::runtime::{Builder, Runtime};
 use tonic::{Request, Response, Status};
 
 use crate::cluster::LOOK_EVERY;
@@ -39,44 +50,76 @@ pub struct Told {
     pub nanos: u64,
 }
 
-type Spans = Arc<Mutex<Vec<Told>>>;
+/// Metrics as they have arrived.
+#[derive(Clone, Debug, Default)]
+pub struct Sent {
+    /// Attributes of the resource, in their order.
+    pub resource: Vec<(String, String)>,
+    /// By name: kind and unit.
+    pub families: BTreeMap<String, (&'static str, String)>,
+    /// By name with labels, as Prometheus would write them.
+    pub samples: BTreeMap<String, f64>,
+}
 
-/// A collector that runs.
+type Spans = Arc<Mutex<Vec<Told>>>;
+/// By `service.instance.id`: how often they came, and the newest.
+type Metrics = Arc<Mutex<BTreeMap<String, (usize, Sent)>>>;
+
+/// A collector that runs until it is dropped: its connections end with it, as if its machine had
+/// gone.
 pub struct Collector {
     pub at: SocketAddr,
     spans: Spans,
-    stop: oneshot::Sender<()>,
-    ended: tokio::task::JoinHandle<()>,
+    metrics: Metrics,
+    /// A server's connections are tasks of their own, which end with this.
+    runtime: Option<Runtime>,
 }
 
 struct Service(Spans);
 
+struct Counts(Metrics);
+
 impl Collector {
-    pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let (spans, (stop, stopped)) = (Spans::default(), oneshot::channel::<()>());
-        let service = TraceServiceServer::new(Service(spans.clone()));
-        let ended = tokio::spawn(async move {
-            let incoming = tonic::transport::server::TcpIncoming::from(listener);
-            let server = tonic::transport::Server::builder().add_service(service);
-            // Not gracefully: its callers would keep it up.
-            tokio::select! {
-                served = server.serve_with_incoming(incoming) => served.unwrap(),
-                _ = stopped => {}
-            }
-        });
-        Self { at, spans, stop, ended }
+    pub fn start() -> Self {
+        Self::listen(TcpListener::bind("127.0.0.1:0").unwrap())
     }
 
-    /// Ends it, as if its machine had gone.
-    pub async fn stop(self) {
-        drop(self.stop);
-        self.ended.await.unwrap();
+    /// Starts one where another has been. A call may have the port for its own end for a while.
+    pub async fn start_at(at: SocketAddr) -> Self {
+        let began = Instant::now();
+        loop {
+            match TcpListener::bind(at) {
+                Ok(listener) => return Self::listen(listener),
+                Err(error) => assert!(began.elapsed() < SEEN_WITHIN, "{error}"),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn listen(listener: TcpListener) -> Self {
+        let at = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let (spans, metrics) = (Spans::default(), Metrics::default());
+        let traces = TraceServiceServer::new(Service(spans.clone()));
+        let counts = MetricsServiceServer::new(Counts(metrics.clone()));
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let incoming = tonic::transport::server::TcpIncoming::from(listener);
+            let mut server = tonic::transport::Server::builder();
+            let server = server.add_service(traces).add_service(counts);
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+        Self { at, spans, metrics, runtime: Some(runtime) }
     }
 
     pub fn spans(&self) -> Vec<Told> {
         self.spans.lock().unwrap().clone()
+    }
+
+    /// How often a node's metrics came, and the newest; none before the first.
+    pub fn metrics(&self, node: &str) -> Option<(usize, Sent)> {
+        self.metrics.lock().unwrap().get(node).cloned()
     }
 
     /// Every span, once they are what is waited for.
@@ -89,6 +132,14 @@ impl Collector {
             }
             assert!(began.elapsed() < SEEN_WITHIN, "no {what} among {spans:#?}");
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }
@@ -111,6 +162,90 @@ impl TraceService for Service {
             self.0.lock().unwrap().extend(told);
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Counts {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        for of_resource in request.into_inner().resource_metrics {
+            let mut sent = Sent {
+                resource: texts(&of_resource.resource.unwrap().attributes),
+                ..Sent::default()
+            };
+            let metrics = of_resource.scope_metrics.into_iter().flat_map(|scope| scope.metrics);
+            metrics.for_each(|metric| sent.add(metric));
+            let named = sent.resource.iter().find(|(name, _)| name == "service.instance.id");
+            let node = named.unwrap().1.clone();
+            let mut all = self.0.lock().unwrap();
+            let (times, newest) = all.entry(node).or_default();
+            (*times, *newest) = (*times + 1, sent);
+        }
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
+    }
+}
+
+impl Sent {
+    fn add(&mut self, metric: Metric) {
+        let (name, total) = (metric.name, i32::from(AggregationTemporality::Cumulative));
+        let kind = match metric.data.unwrap() {
+            Data::Sum(sum) => {
+                assert!(sum.is_monotonic && sum.aggregation_temporality == total, "{name}");
+                sum.data_points.into_iter().for_each(|point| self.number(&name, point));
+                "counter"
+            }
+            Data::Gauge(gauge) => {
+                gauge.data_points.into_iter().for_each(|point| self.number(&name, point));
+                "gauge"
+            }
+            Data::Histogram(of) => {
+                assert_eq!(of.aggregation_temporality, total, "{name}");
+                of.data_points.into_iter().for_each(|point| self.histogram(&name, point));
+                "histogram"
+            }
+            other => panic!("{name} is a {other:?}"),
+        };
+        assert!(metric.description.ends_with('.'), "{name}: {}", metric.description);
+        let twice = self.families.insert(name, (kind, metric.unit));
+        assert!(twice.is_none(), "{twice:?} comes twice");
+    }
+
+    fn number(&mut self, name: &str, point: NumberDataPoint) {
+        assert!(point.start_time_unix_nano <= point.time_unix_nano, "{point:?}");
+        let value = match point.value.unwrap() {
+            Counted::AsInt(count) => count as f64,
+            Counted::AsDouble(measure) => measure,
+        };
+        self.sample(name, &texts(&point.attributes), value);
+    }
+
+    /// With buckets that hold all up to their bounds, as Prometheus has them.
+    fn histogram(&mut self, name: &str, point: HistogramDataPoint) {
+        let labels = texts(&point.attributes);
+        let bounds = point.explicit_bounds.iter().map(ToString::to_string);
+        let mut up_to = 0;
+        assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1, "{name}");
+        for (bound, count) in bounds.chain(["+Inf".to_owned()]).zip(&point.bucket_counts) {
+            up_to += count;
+            let bucket = [&labels[..], &[("le".to_owned(), bound)]].concat();
+            self.sample(&format!("{name}_bucket"), &bucket, up_to as f64);
+        }
+        self.sample(&format!("{name}_count"), &labels, point.count as f64);
+        self.sample(&format!("{name}_sum"), &labels, point.sum.unwrap());
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(String, String)], value: f64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+        let series = match labels.join(",") {
+            none if none.is_empty() => name.to_owned(),
+            some => format!("{name}{{{some}}}"),
+        };
+        let twice = self.samples.insert(series, value);
+        assert!(twice.is_none(), "a series of {name} comes twice");
     }
 }
 

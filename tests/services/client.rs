@@ -19,7 +19,7 @@ async fn nowhere() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
-fn not_reached(maybe_applied: bool) -> Failure {
+pub fn not_reached(maybe_applied: bool) -> Failure {
     let names = |names: &[&str]| names.iter().map(|name| NodeName::new(name).unwrap()).collect();
     Failure {
         reason: Reason::QuorumNotReached,

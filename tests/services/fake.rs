@@ -18,6 +18,7 @@ use coterie::protocol::quorum::Consistency;
 use coterie::protocol::record::{Content, Record, Sibling, VersionVector};
 use coterie::protocol::step::{MergedPage, ReadFailed};
 use coterie::protocol::worker::inspect::{Inspection, StoredCopy};
+use coterie::telemetry::Traces;
 use coterie::types::{
     Actor, Boot, ClusterId, Dot, Key, NodeId, NodeName, Partition, RequestId, Stamp, TraceContext,
     Wall,
@@ -33,6 +34,8 @@ pub const PARTITIONS: u16 = 16;
 #[derive(Clone, Default)]
 pub struct Fake {
     pub state: Arc<Mutex<State>>,
+    /// Where the spans of requests go.
+    pub traces: Traces,
     calls: Arc<Calls>,
 }
 
@@ -47,6 +50,8 @@ pub struct State {
     pub batches: Vec<usize>,
     /// Ops wait for this long.
     pub delay: Duration,
+    /// How many ops have begun.
+    pub begun: usize,
     /// What was asked, in order.
     pub asked: Vec<(Op, Duration, Option<TraceContext>)>,
     /// Whether the cluster is not founded.
@@ -181,7 +186,11 @@ fn wall() -> u64 {
 
 impl Backend for Fake {
     async fn run(&self, op: Op, timeout: Duration, trace: Option<TraceContext>) -> Outcome {
-        let delay = self.state.lock().unwrap().delay;
+        let delay = {
+            let mut state = self.state.lock().unwrap();
+            state.begun += 1;
+            state.delay
+        };
         tokio::time::sleep(delay).await;
         let mut state = self.state.lock().unwrap();
         state.asked.push((op.clone(), timeout, trace));
@@ -314,6 +323,10 @@ impl Backend for Fake {
 
     fn calls(&self) -> Arc<Calls> {
         self.calls.clone()
+    }
+
+    fn traces(&self) -> Traces {
+        self.traces.clone()
     }
 
     fn metrics(&self) -> Page {

@@ -12,3 +12,4 @@ mod orders;
 mod plans;
 mod reflection;
 mod scans;
+mod traces;
