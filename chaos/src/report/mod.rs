@@ -108,16 +108,15 @@ fn numbers(judged: &Judged) -> String {
     let writes = &judged.writes;
     let found = &judged.availability;
     let failed = format!("{:.3} %", found.failed_percent());
-    let silence = format!("{:.1} s", found.silence_us as f64 / 1e6);
-    let key_silence = format!("{:.1} s", found.key_silence_us as f64 / 1e6);
+    let (all, key) = (found.silence_us as f64 / 1e6, found.key_silence_us as f64 / 1e6);
+    let silence = format!("{all:.1} s, {key:.1} s");
     let tiles = [
         ("acknowledged writes", grouped(writes.acknowledged), ""),
         ("keys lost", grouped(writes.lost), if writes.lost > 0 { "bad" } else { "good" }),
         ("writes superseded", grouped(writes.superseded), ""),
         ("outcome unknown", grouped(writes.unknown), ""),
         ("failed while a quorum lived", failed, ""),
-        ("longest silence", silence, ""),
-        ("longest silence of a key", key_silence, ""),
+        ("longest silence, of all and of one key", silence, ""),
     ];
     let mut text = "<section class=\"tiles\">\n".to_owned();
     for (what, number, class) in tiles {
