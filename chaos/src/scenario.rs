@@ -395,8 +395,9 @@ mod tests {
     #[test]
     fn who_may_join_or_leave_depends_on_spares_and_copies() {
         let of = |nodes, spares, faults: &[&str]| {
-            let nemesis: String =
+            let nemesis: Vec<String> =
                 faults.iter().map(|fault| format!("[[nemesis]]\nfault = '{fault}'\n")).collect();
+            let nemesis = nemesis.concat();
             let text = format!(
                 "about = 'x'\ntarget = 'local'\nnodes = {nodes}\nspares = {spares}\nseconds = 1\n{nemesis}"
             );

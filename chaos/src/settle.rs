@@ -165,7 +165,7 @@ impl Settle {
     }
 
     async fn inspect(self, key: String) -> Copies {
-        let mut told = Copies { key, copies: Vec::new(), unanswered: Vec::new() };
+        let mut told = Copies { key, homes: Vec::new(), unanswered: Vec::new() };
         for node in self.nodes.members() {
             let (client, address) = self.nodes.client(node);
             let name = self.nodes.name(node).to_owned();
@@ -185,7 +185,7 @@ impl Settle {
             let dot =
                 |actor: u64, stamp: u64| format!("{actor:016x}@{}.{}", stamp >> 16, stamp & 0xffff);
             let dots = own.siblings.iter().map(|one| dot(one.actor, one.stamp)).collect();
-            told.copies.push(Copy { node: name, hash, dots });
+            told.homes.push(Copy { node: name, hash, dots });
         }
         told
     }

@@ -33,22 +33,22 @@ struct Moment<'a> {
     key: &'a str,
 }
 
-/// Since when requests have failed, if none has succeeded since.
+/// Since when requests have failed, if none has succeeded since. Times are in microseconds.
 #[derive(Default)]
 struct Silence {
-    since_us: Option<u64>,
-    succeeded_us: u64,
-    longest_us: u64,
+    failing_since: Option<u64>,
+    last_success: u64,
+    longest: u64,
 }
 
 impl Silence {
     fn take(&mut self, moment: &Moment<'_>) {
         if moment.failed {
             // A slow request that fails says nothing of the time when others succeeded.
-            let since = *self.since_us.get_or_insert(moment.began_us.max(self.succeeded_us));
-            self.longest_us = self.longest_us.max(moment.t_us.saturating_sub(since));
+            let since = *self.failing_since.get_or_insert(moment.began_us.max(self.last_success));
+            self.longest = self.longest.max(moment.t_us.saturating_sub(since));
         } else {
-            (self.since_us, self.succeeded_us) = (None, moment.t_us);
+            (self.failing_since, self.last_success) = (None, moment.t_us);
         }
     }
 }
@@ -104,7 +104,10 @@ pub fn availability(history: &History) -> Availability {
         };
         let (key, began_us) = (op.invoke.key.as_str(), op.invoke.t_us);
         let moment = |t_us, failed| Moment { t_us, began_us, failed, key };
-        moments.extend(op.second_failed_us().map(|t_us| moment(t_us, true)));
+        if op.second_failed_us().is_some() {
+            // It failed until the attempt that was answered, if one was.
+            moments.extend(op.ended_us().map(|t_us| moment(t_us.saturating_sub(1), true)));
+        }
         moments.extend(op.ended_us().map(|t_us| moment(t_us, failed)));
         found.requests += 1;
         found.failed += usize::from(failed || op.second_failed_us().is_some());
@@ -117,14 +120,14 @@ pub fn availability(history: &History) -> Availability {
         let passed = without.iter().filter(|(_, end)| *end <= moment.began_us).count();
         if passed > window {
             window = passed;
-            all.since_us = None;
-            keys.values_mut().for_each(|silence| silence.since_us = None);
+            all.failing_since = None;
+            keys.values_mut().for_each(|silence| silence.failing_since = None);
         }
         all.take(moment);
         keys.entry(moment.key).or_default().take(moment);
     }
-    found.silence_us = all.longest_us;
-    found.key_silence_us = keys.values().map(|silence| silence.longest_us).max().unwrap_or(0);
+    found.silence_us = all.longest;
+    found.key_silence_us = keys.values().map(|silence| silence.longest).max().unwrap_or(0);
     found
 }
 
@@ -189,7 +192,7 @@ mod tests {
         assert_eq!(availability(&history(ops)).failed, 0);
         let third = second_failed(25, after_attempts(3, write(2, "set/c", "v", 10, 30)));
         let found = availability(&history([third]));
-        assert_eq!((found.requests, found.failed, found.silence_us), (1, 1, 15));
+        assert_eq!((found.requests, found.failed, found.silence_us), (1, 1, 19));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub fn judge(history: &History) -> Judgement {
             continue;
         }
         let mut each: Vec<_> =
-            told.copies.iter().map(|copy| format!("{}: {}", copy.node, shown(copy))).collect();
+            told.homes.iter().map(|copy| format!("{}: {}", copy.node, shown(copy))).collect();
         each.extend(told.unanswered.iter().map(|node| format!("{node}: no answer")));
         judgement.wrong(key, format!("copies at {homes} homes differ: {}", each.join(", ")));
     }
@@ -59,7 +59,7 @@ mod tests {
         assert!(judgement.violations[0].what.contains("n1: nothing"), "{judgement:?}");
         let mut two = copies("set/a", [disk, disk, disk]);
         if let Event::Copies(copies) = &mut two[0] {
-            copies.copies.pop();
+            copies.homes.pop();
         }
         assert_eq!(judge(&history([two, at_rest()])).violations.len(), 1);
         let mut silent = copies("set/a", [disk, disk, disk]);

@@ -36,9 +36,8 @@ pub fn judge(history: &History) -> Judgement {
             }
             (judgement.judged, deleted) = (judgement.judged + 1, deleted + 1);
             let homes = history.copies.get(key);
-            collected += usize::from(
-                homes.is_some_and(|told| told.copies.iter().all(|c| c.hash.is_empty())),
-            );
+            collected +=
+                usize::from(homes.is_some_and(|told| told.homes.iter().all(|c| c.hash.is_empty())));
             if values != Some(&[]) {
                 judgement.wrong(key, format!("deleted, and reads as {values:?} at the end"));
             }

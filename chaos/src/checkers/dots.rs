@@ -36,12 +36,12 @@ fn follow(history: &History, key: &str, dot: &str, judgement: &mut Judgement) {
         return;
     };
     let without: Vec<&str> = told
-        .copies
+        .homes
         .iter()
         .filter(|copy| !copy.dots.iter().any(|held| held == dot))
         .map(|copy| copy.node.as_str())
         .collect();
-    if told.copies.is_empty() || !without.is_empty() {
+    if told.homes.is_empty() || !without.is_empty() {
         let homes = without.join(", ");
         judgement.lost(key, format!("{dot} was acknowledged and is not on the disk of {homes}"));
     }

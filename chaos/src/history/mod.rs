@@ -216,7 +216,8 @@ pub struct Copies {
     /// Of which key.
     pub key: String,
     /// One a home.
-    pub copies: Vec<Copy>,
+    #[serde(rename = "copies")]
+    pub homes: Vec<Copy>,
     /// The nodes that did not tell whether they hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unanswered: Vec<String>,
@@ -303,9 +304,9 @@ pub struct History {
 impl Copies {
     /// Whether every home is known to hold the same.
     pub fn are_equal(&self, homes: usize) -> bool {
-        let all = self.unanswered.is_empty() && self.copies.len() == homes;
-        let alike = |copy: &Copy| copy.hash == self.copies[0].hash && copy.hash != DAMAGED;
-        all && self.copies.iter().all(alike)
+        let all = self.unanswered.is_empty() && self.homes.len() == homes;
+        let alike = |copy: &Copy| copy.hash == self.homes[0].hash && copy.hash != DAMAGED;
+        all && self.homes.iter().all(alike)
     }
 }
 

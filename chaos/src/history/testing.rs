@@ -91,7 +91,7 @@ pub fn copies(key: &str, disks: [(&str, &[&str]); 3]) -> Vec<Event> {
         dots: dots.iter().map(|&dot| dot.to_owned()).collect(),
     };
     let copies = disks.into_iter().enumerate().map(copy).collect();
-    vec![Event::Copies(Copies { key: key.to_owned(), copies, unanswered: Vec::new() })]
+    vec![Event::Copies(Copies { key: key.to_owned(), homes: copies, unanswered: Vec::new() })]
 }
 
 /// The same operation, whose second attempt failed at a time.
