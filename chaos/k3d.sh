@@ -56,9 +56,28 @@ else
         echo "no docker engine answers: start it (systemctl start docker), and be in its group" >&2
         exit 2
     }
+    # It may be in use: kept by an earlier run, or of one that goes on.
+    if k3d cluster list "$CLUSTER" >/dev/null 2>&1; then
+        cat >&2 <<-END
+	there is a cluster $CLUSTER already. If nobody needs it: k3d cluster delete $CLUSTER
+	To use it: KUBECONFIG=\$(k3d kubeconfig write $CLUSTER) chaos/k3d.sh --existing
+	END
+        exit 2
+    fi
 fi
 
-made=false applied=false scratch=$(mktemp -d)
+# What was applied, without a namespace that was there before: more than Coterie may live in it.
+# shellcheck disable=SC2317 # a trap calls what calls it
+applied_here() {
+    if $had_namespace; then
+        kubectl kustomize "$OVERLAY" |
+            awk 'BEGIN { RS = ORS = "---\n" } !/(^|\n)kind: Namespace\n/'
+    else
+        kubectl kustomize "$OVERLAY"
+    fi
+}
+
+made=false applied=false had_namespace=false scratch=$(mktemp -d)
 # shellcheck disable=SC2317 # a trap calls it
 cleanup() {
     code=$?
@@ -69,14 +88,19 @@ cleanup() {
         kubectl --namespace "$NAMESPACE" logs --tail=20 --prefix \
             --selector app.kubernetes.io/name=coterie || true
     fi
-    if $keep; then
+    if $keep && $made; then
+        say "kept, until you type: k3d cluster delete $CLUSTER"
+        # The one that this script used goes with its folder.
+        echo "export KUBECONFIG=\$(k3d kubeconfig write $CLUSTER)"
+        echo "kubectl --namespace $NAMESPACE get pods"
+    elif $keep; then
         say "kept: kubectl --namespace $NAMESPACE get pods"
     elif $made; then
         say "taking the cluster away"
         k3d cluster delete "$CLUSTER" || true
     elif $applied; then
         say "taking away what was applied"
-        kubectl delete --ignore-not-found --wait=false -k "$OVERLAY" || true
+        applied_here | kubectl delete --ignore-not-found --wait=false -f - || true
     fi
     rm -rf "$scratch"
     exit "$code"
@@ -92,10 +116,6 @@ if ! $existing; then
     say "the image"
     docker build --tag "$IMAGE" .
     say "the cluster"
-    # One that an earlier run could not take away is made anew: what it holds is unknown.
-    if k3d cluster list "$CLUSTER" >/dev/null 2>&1; then
-        k3d cluster delete "$CLUSTER"
-    fi
     made=true
     export KUBECONFIG=$scratch/kubeconfig
     k3d cluster create "$CLUSTER" --agents 2 --wait --timeout 180s \
@@ -108,6 +128,9 @@ say "Coterie"
 if $existing && kubectl --namespace "$NAMESPACE" get statefulset coterie >/dev/null 2>&1; then
     echo "it is there already, and stays"
 else
+    if kubectl get namespace "$NAMESPACE" >/dev/null 2>&1; then
+        had_namespace=true
+    fi
     applied=true
     kubectl apply -k "$OVERLAY"
 fi

@@ -5,7 +5,7 @@
 //! therefore keeps a client for each node and moves on by itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long a node that has failed is asked last.
 const LEFT_OUT_MS: u64 = 500;
 
-/// The nodes, as all clients share them.
+/// The nodes, as all clients share them: those that there are, and those that there could be.
 #[derive(Debug)]
 pub struct Nodes {
     began: Instant,
@@ -39,6 +39,8 @@ struct Node {
     name: String,
     address: String,
     client: Client,
+    /// Whether it belongs to the cluster, as far as clients know.
+    member: AtomicBool,
     /// Milliseconds since `began` until which the node is asked last.
     out_until: AtomicU64,
 }
@@ -104,27 +106,41 @@ struct Tried {
     answer: Result<Told, Error>,
     node: usize,
     attempts: u32,
+    second_failed_us: Option<u64>,
     unknown: bool,
 }
 
 impl Nodes {
-    /// Nodes by name and address. Must be called within a tokio runtime.
+    /// Nodes by name and address, of which the first `founders` are members. Must be called within a
+    /// tokio runtime.
     ///
     /// # Errors
     /// If an address is none.
-    pub fn new(nodes: &[(String, String)]) -> anyhow::Result<Self> {
+    pub fn new(nodes: &[(String, String)], founders: usize) -> anyhow::Result<Self> {
         let options = Options { pinned: true, attempts: 1, ..Options::default() };
-        let node = |(name, address): &(String, String)| -> anyhow::Result<Node> {
+        let node = |(at, (name, address)): (usize, &(String, String))| -> anyhow::Result<Node> {
             let client = Client::connect([address.clone()], options.clone())?;
             let (name, address) = (name.clone(), address.clone());
-            Ok(Node { name, address, client, out_until: AtomicU64::new(0) })
+            let member = AtomicBool::new(at < founders);
+            Ok(Node { name, address, client, member, out_until: AtomicU64::new(0) })
         };
-        Ok(Self { began: Instant::now(), nodes: nodes.iter().map(node).collect::<Result<_, _>>()? })
+        let nodes = nodes.iter().enumerate().map(node).collect::<Result<_, _>>()?;
+        Ok(Self { began: Instant::now(), nodes })
     }
 
-    /// How many there are.
+    /// How many there are and could be.
     pub fn len(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Those that belong to the cluster, as far as clients know; never none.
+    pub fn members(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&at| self.nodes[at].member.load(Relaxed)).collect()
+    }
+
+    /// Tells clients that a node belongs to the cluster, or does not.
+    pub fn set_member(&self, index: usize, member: bool) {
+        self.nodes[index].member.store(member, Relaxed);
     }
 
     /// A node's name.
@@ -141,14 +157,16 @@ impl Nodes {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The node to ask next: of those that this round has not asked yet, in turn, one that has not
-    /// failed lately, or else any.
+    /// The member to ask next: of those that have been asked least, in turn, one that has not failed
+    /// lately, or else any.
     fn pick(&self, turn: usize, asked: &[usize]) -> usize {
-        let (count, now) = (self.nodes.len(), self.now_ms());
-        let round = &asked[asked.len() / count * count..];
-        let mut order: Vec<usize> = (turn..turn + count).map(|at| at % count).collect();
-        order.retain(|at| !round.contains(at));
-        order.sort_by_key(|&at| self.nodes[at].out_until.load(Relaxed) > now);
+        let (mut order, now) = (self.members(), self.now_ms());
+        let first = turn % order.len();
+        order.rotate_left(first);
+        order.sort_by_key(|&at| {
+            let times = asked.iter().filter(|one| **one == at).count();
+            (times, self.nodes[at].out_until.load(Relaxed) > now)
+        });
         order[0]
     }
 }
@@ -221,15 +239,20 @@ impl Caller {
 
     async fn attempts(&mut self, ask: &Ask<'_>) -> Tried {
         let until = Instant::now() + REQUEST_WITHIN;
-        self.turn = self.turn.wrapping_add(1) % self.nodes.len();
-        let (mut asked, mut unknown) = (Vec::new(), false);
+        self.turn = self.turn.wrapping_add(1);
+        let (mut asked, mut unknown, mut second_failed_us) = (Vec::new(), false, None);
         loop {
             let node = self.nodes.pick(self.turn, &asked);
             asked.push(node);
             let attempts = u32::try_from(asked.len()).unwrap_or(u32::MAX);
             let left = until.saturating_duration_since(Instant::now());
             let answer = ask.once(&self.nodes.nodes[node].client, left.min(ATTEMPT_WITHIN)).await;
-            let Err(error) = &answer else { break Tried { answer, node, attempts, unknown } };
+            let Err(error) = &answer else {
+                break Tried { answer, node, attempts, second_failed_us, unknown };
+            };
+            if attempts == 2 {
+                second_failed_us = Some(self.recorder.now_us());
+            }
             unknown |= !error.outcome_is_known();
             let elsewhere = match error.kind() {
                 ErrorKind::Invalid | ErrorKind::Refused => false,
@@ -240,10 +263,10 @@ impl Caller {
                 }
                 ErrorKind::Unavailable => true,
             };
-            let whole_round = asked.len().is_multiple_of(self.nodes.len());
+            let whole_round = asked.len().is_multiple_of(self.nodes.members().len());
             let pause = if whole_round { PAUSE * attempts } else { Duration::ZERO };
             if !elsewhere || attempts == ATTEMPTS_MAX || Instant::now() + pause >= until {
-                break Tried { answer, node, attempts, unknown };
+                break Tried { answer, node, attempts, second_failed_us, unknown };
             }
             tokio::time::sleep(pause).await;
         }
@@ -251,21 +274,22 @@ impl Caller {
 
     fn ended(&self, op: u64, tried: Tried) -> Called<Told> {
         let (t_us, node) = (self.recorder.now_us(), self.nodes.name(tried.node).to_owned());
-        let attempts = tried.attempts;
+        let Tried { attempts, second_failed_us, .. } = tried;
         match tried.answer {
             Ok(answer) => {
                 let (values, dot) = match &answer {
                     Told::Reading(reading) => (Some(values(reading)), None),
                     Told::Written(written) => (None, Some(written.receipt.dot.clone())),
                 };
-                let event = Answer { t_us, op, node, attempts, values, dot };
+                let event = Answer { t_us, op, node, attempts, second_failed_us, values, dot };
                 self.recorder.record(&Event::Ok(event));
                 Called::Ok(answer)
             }
             Err(error) => {
                 let refused = error.kind() == ErrorKind::Refused;
                 let error = error.to_string();
-                let failure = Failure { t_us, op, node, attempts, refused, error };
+                let failure =
+                    Failure { t_us, op, node, attempts, second_failed_us, refused, error };
                 let known = !tried.unknown;
                 let event = if known { Event::Fail(failure) } else { Event::Unknown(failure) };
                 self.recorder.record(&event);
@@ -292,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_has_failed_is_asked_last() {
         let node = |at: u16| (format!("n{at}"), format!("127.0.0.1:{}", 4000 + at));
-        let nodes = Nodes::new(&[node(0), node(1), node(2)]).unwrap();
+        let nodes = Nodes::new(&[node(0), node(1), node(2), node(3)], 3).unwrap();
         let asked = [&[][..], &[1], &[1, 2], &[1, 2, 0]];
         assert_eq!(asked.map(|asked| nodes.pick(1, asked)), [1, 2, 0, 1]);
         nodes.nodes[1].out_until.store(nodes.now_ms() + 60_000, Relaxed);
@@ -300,6 +324,10 @@ mod tests {
         assert_eq!(asked.map(|asked| nodes.pick(1, asked)), [2, 0, 1]);
         // One that fails in mid-round takes nobody's turn.
         assert_eq!(nodes.pick(1, &[1]), 2);
+        // Who comes is asked, and who has left is not.
+        nodes.set_member(3, true);
+        nodes.set_member(0, false);
+        assert_eq!((nodes.members(), nodes.pick(2, &[])), (vec![1, 2, 3], 3));
     }
 
     #[tokio::test]
@@ -309,7 +337,7 @@ mod tests {
         let recorder = Arc::new(Recorder::create(&path).unwrap());
         // Nobody listens on the port of a listener that is closed.
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let nodes = Nodes::new(&[("n0".to_owned(), closed.to_string())]).unwrap();
+        let nodes = Nodes::new(&[("n0".to_owned(), closed.to_string())], 1).unwrap();
         let mut caller = Caller::new(Arc::new(nodes), recorder.clone(), 0);
         let subject = Subject { workload: WorkloadKind::Set, key: "set/a", strict: false };
         let change = Change { value: Some("v".to_owned()), ..Change::default() };
@@ -319,5 +347,7 @@ mod tests {
         assert!(
             matches!(&history.ops[0].outcome, crate::history::Outcome::Fail(f) if f.attempts > 1)
         );
+        assert!(history.ops[0].second_failed_us() < history.ops[0].ended_us());
+        assert!(history.ops[0].second_failed_us().is_some());
     }
 }

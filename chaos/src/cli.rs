@@ -17,6 +17,12 @@ use crate::verdict::{Judged, Verdict};
 const USAGE: u8 = 2;
 /// How many violations of a promise are printed.
 const SHOWN_MAX: usize = 20;
+/// Of the image that the repository's Dockerfile makes, and of what `k8s/` sets up.
+const IMAGE: &str = "coterie:0.1.0";
+const NAMESPACE: &str = "coterie";
+const SELECTOR: &str = "app.kubernetes.io/name=coterie,app.kubernetes.io/component=node";
+/// What a store that was built to make mistakes on purpose is told by.
+const DEFECT: &str = "COTERIE_SEEDED_DEFECT";
 /// The scenarios that ship.
 const SCENARIOS: &str = "chaos/scenarios";
 
@@ -88,17 +94,14 @@ struct RunArgs {
     /// Keep configuration, data and logs in this new folder
     #[arg(long, value_name = "FOLDER")]
     keep: Option<PathBuf>,
-    /// Allow faults that empty a disk: for versions of the store that take such a node back
-    #[arg(long)]
-    wipe: bool,
     /// The image, for docker
-    #[arg(long, default_value = "coterie:0.1.0")]
+    #[arg(long, default_value = IMAGE)]
     image: String,
     /// The pods' namespace, for kubernetes
-    #[arg(long, default_value = "coterie")]
+    #[arg(long, default_value = NAMESPACE)]
     namespace: String,
     /// The pods' labels, for kubernetes
-    #[arg(long, default_value = "app.kubernetes.io/name=coterie,app.kubernetes.io/component=node")]
+    #[arg(long, default_value = SELECTOR)]
     selector: String,
 }
 
@@ -162,7 +165,6 @@ fn job(args: &RunArgs) -> anyhow::Result<Job> {
         dir: PathBuf::new(),
         history: args.history.clone(),
         command: repeating(args, &scenario, seed),
-        wipe: args.wipe,
         image: args.image.clone(),
         pods: (args.namespace.clone(), args.selector.clone()),
         scenario,
@@ -171,7 +173,12 @@ fn job(args: &RunArgs) -> anyhow::Result<Job> {
 
 /// The command that repeats a run: what was not said in it is as the scenario says.
 fn repeating(args: &RunArgs, scenario: &Scenario, seed: u64) -> String {
-    let mut command = format!("coterie-chaos run {} --seed {seed}", args.scenario.display());
+    let path = quoted(&args.scenario.display().to_string());
+    let mut command = format!("coterie-chaos run {path} --seed {seed}");
+    // A store that makes a mistake on purpose is told so by its environment.
+    if let Ok(defect) = std::env::var(DEFECT) {
+        command.insert_str(0, &format!("{DEFECT}={} ", quoted(&defect)));
+    }
     let mut say = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
             for word in [" --", flag, " ", &value] {
@@ -184,10 +191,27 @@ fn repeating(args: &RunArgs, scenario: &Scenario, seed: u64) -> String {
     say("seconds", args.seconds.map(|seconds| seconds.to_string()));
     say("clients", args.clients.map(|clients| clients.to_string()));
     say("rate", args.rate.map(|rate| rate.to_string()));
-    if args.wipe {
-        command += " --wipe";
+    let program = args.program.as_ref().map(|program| quoted(&program.display().to_string()));
+    say("program", program);
+    let given = |value: &str, default| (value != default).then(|| quoted(value));
+    match scenario.target {
+        TargetKind::Local | TargetKind::Netns => {}
+        TargetKind::Docker => say("image", given(&args.image, IMAGE)),
+        TargetKind::Kubernetes => {
+            say("namespace", given(&args.namespace, NAMESPACE));
+            say("selector", given(&args.selector, SELECTOR));
+        }
     }
     command
+}
+
+/// A word for a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=,@".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// The binary under test.
@@ -242,6 +266,9 @@ fn tell(history: &History, judged: &Judged) {
         };
         let (id, promise) = (judgement.id, judgement.promise);
         println!("{id}  {mark}, {} judged, {} open: {promise}", judgement.judged, judgement.open);
+        if !judgement.note.is_empty() {
+            println!("      {}", judgement.note);
+        }
         for violation in judgement.violations.iter().take(SHOWN_MAX) {
             println!("      {}: {}", violation.key, violation.what);
         }
@@ -259,11 +286,12 @@ fn tell(history: &History, judged: &Judged) {
     println!("  lost          {} keys", writes.lost);
     println!("  unknown       {} writes, and {} failed", writes.unknown, writes.failed);
     println!(
-        "  quorum lived  for {} requests: {} failed ({:.3} %), longest silence {:.1} s",
+        "  quorum lived  for {} requests: {} failed ({:.3} %), longest silence {:.1} s, of a key {:.1} s",
         found.requests,
         found.failed,
         found.failed_percent(),
-        found.silence_us as f64 / 1e6
+        found.silence_us as f64 / 1e6,
+        found.key_silence_us as f64 / 1e6
     );
     println!("  faults        {}", report::faults(history).len());
 }

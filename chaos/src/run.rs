@@ -9,14 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::caller::Nodes;
 use crate::history::{Event, Header, History, Recorder};
-use crate::nemesis::{Director, Fault, Watch};
+use crate::nemesis::{Director, Fault, Health, Watch};
 use crate::scenario::{Scenario, TargetKind};
 use crate::settle::Settle;
 use crate::target::{Docker, Kubernetes, Local, Netns, Plan, Target};
 use crate::workload::{Load, Mix};
 
-/// The most replicas that a key has.
-const REPLICAS: usize = 3;
 /// How long the load runs before the first and after the last fault at least.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -37,8 +35,6 @@ pub struct Job {
     pub history: PathBuf,
     /// What repeats the run.
     pub command: String,
-    /// Whether disks may be emptied.
-    pub wipe: bool,
     /// The image, for containers.
     pub image: String,
     /// The namespace and the label selector of the pods.
@@ -61,7 +57,8 @@ pub async fn run(job: &Job) -> anyhow::Result<()> {
         program: job.program.clone(),
         dir: job.dir.clone(),
         nodes: scenario.nodes,
-        replicas: REPLICAS.min(scenario.nodes),
+        spares: scenario.spares,
+        replicas: scenario.replicas(),
         own_disks: strikes(Fault::FullDisk) || strikes(Fault::SlowDisk),
         own_network: strikes(Fault::Network) || scenario.network.is_some(),
         own_clocks: strikes(Fault::ClockJump),
@@ -69,10 +66,10 @@ pub async fn run(job: &Job) -> anyhow::Result<()> {
         pods: job.pods.clone(),
     };
     match scenario.target {
-        TargetKind::Local => guarded(job, Local::new(&plan, job.wipe)).await,
-        TargetKind::Netns => guarded(job, Netns::new(&plan, job.wipe)?).await,
+        TargetKind::Local => guarded(job, Local::new(&plan)).await,
+        TargetKind::Netns => guarded(job, Netns::new(&plan)?).await,
         TargetKind::Docker => guarded(job, Docker::new(&plan)).await,
-        TargetKind::Kubernetes => guarded(job, Kubernetes::find(&plan, job.wipe).await?).await,
+        TargetKind::Kubernetes => guarded(job, Kubernetes::find(&plan).await?).await,
     }
 }
 
@@ -102,17 +99,17 @@ async fn on(job: &Job, target: &mut impl Target) -> anyhow::Result<()> {
         }
     }
     target.start_all().await?;
-    let nodes = Arc::new(Nodes::new(&target.nodes())?);
+    let nodes = Arc::new(Nodes::new(&target.nodes(), scenario.nodes)?);
     let watch = Watch::new(&nodes)?;
-    let everybody: Vec<usize> = (0..nodes.len()).collect();
-    watch.ready(&everybody).await.context("the cluster did not come up")?;
+    let up = watch.well(&nodes.members(), Health::Ready).await;
+    up.context("the cluster did not come up")?;
     if scenario.network.is_some() {
         target.shape(scenario.network).await?;
     }
 
     let recorder = Arc::new(Recorder::create(&job.history)?);
     recorder.record(&Event::Run(header(job, target)));
-    say(0, &format!("{} nodes, {} clients, seed {}", nodes.len(), scenario.clients, job.seed));
+    say(0, &format!("{} nodes, {} clients, seed {}", scenario.nodes, scenario.clients, job.seed));
     let mix = Mix {
         clients: scenario.clients,
         rate: scenario.rate,
@@ -122,7 +119,8 @@ async fn on(job: &Job, target: &mut impl Target) -> anyhow::Result<()> {
     let load = Load::start(&mix, &nodes, &recorder);
     let until = tokio::time::Instant::now() + Duration::from_secs(u64::from(scenario.seconds));
     tokio::time::sleep(CALM).await;
-    let mut director = Director::new(target, watch.clone(), recorder.clone(), job.seed);
+    let choices = (scenario.replicas(), job.seed);
+    let mut director = Director::new(target, &nodes, &watch, &recorder, choices);
     director.run(scenario, until - CALM).await;
     let crashes = std::mem::take(&mut director.crashes);
     tokio::time::sleep_until(until).await;
@@ -136,20 +134,24 @@ async fn on(job: &Job, target: &mut impl Target) -> anyhow::Result<()> {
     }
     recorder.finish()?;
     let history = History::read(&job.history)?;
-    Settle { nodes, watch, recorder: recorder.clone() }.run(&history, crashes).await;
-    say(recorder.now_us(), "every key was read back, and every copy looked at");
+    let settle = Settle { nodes, watch, recorder: recorder.clone(), replicas: scenario.replicas() };
+    let mut settled = settle.run(&history).await;
+    settled.unsettled.extend(crashes.into_iter().chain(target.unasked_ends()));
+    recorder.record(&Event::Settled(settled));
+    say(recorder.now_us(), "every copy was looked at, and every key read back");
     recorder.finish()
 }
 
 fn header(job: &Job, target: &impl Target) -> Header {
     let scenario = &job.scenario;
+    let weights = scenario.workloads.iter();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Header {
         scenario: job.name.clone(),
         about: scenario.about.clone(),
         target: scenario.target.to_string(),
         nodes: target.nodes().into_iter().map(|(name, _)| name).collect(),
-        replicas: REPLICAS.min(scenario.nodes),
+        replicas: scenario.replicas(),
         clients: scenario.clients,
         seconds: scenario.seconds,
         seed: job.seed,
@@ -157,5 +159,6 @@ fn header(job: &Job, target: &impl Target) -> Header {
         began_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         failed_percent_max: scenario.limits.failed_percent,
         silence_ms_max: u64::try_from(scenario.limits.silence.as_millis()).unwrap_or(u64::MAX),
+        workloads: weights.filter(|(_, weight)| **weight > 0).map(|(kind, _)| *kind).collect(),
     }
 }

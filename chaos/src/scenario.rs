@@ -12,10 +12,18 @@ use serde::{Deserialize, Deserializer};
 
 use crate::nemesis::{Fault, Shape};
 
+/// The most replicas that a key has.
+pub const REPLICAS: usize = 3;
 /// More nodes than this on one machine are a mistake.
 const NODES_MAX: usize = 25;
 /// More clients than this measure the harness and not the cluster.
 const CLIENTS_MAX: u32 = 1000;
+
+/// A smaller or shorter jump of a clock cannot be told from a slow answer.
+const JUMP_MIN: Duration = Duration::from_secs(10);
+const JUMP_HELD_MIN: Duration = Duration::from_secs(3);
+/// Stalls for longer would tell no more.
+const STALLS_MAX: Duration = Duration::from_secs(60);
 
 /// What a run does.
 #[derive(Clone, Debug, Deserialize)]
@@ -27,6 +35,9 @@ pub struct Scenario {
     pub target: TargetKind,
     /// How many nodes.
     pub nodes: usize,
+    /// How many more there is a place for, that may join.
+    #[serde(default)]
+    pub spares: usize,
     /// How long the load lasts, in seconds.
     pub seconds: u32,
     /// Clients, each of which waits for one answer before it asks again.
@@ -73,7 +84,7 @@ pub struct Nemesis {
     /// For `network`: what happens to each packet.
     #[serde(default)]
     pub network: Network,
-    /// For `clock-jump`: how far ahead.
+    /// For `clock-jump`: how far ahead or back, which chance decides.
     #[serde(default = "default_jump", deserialize_with = "span")]
     pub jump: Duration,
 }
@@ -172,8 +183,13 @@ impl Scenario {
     /// # Errors
     /// Says what it is.
     pub fn check(&self) -> anyhow::Result<()> {
-        if self.nodes == 0 || self.nodes > NODES_MAX {
-            bail!("nodes = {}: 1 to {NODES_MAX} are possible", self.nodes);
+        let all = self.nodes.saturating_add(self.spares);
+        if self.nodes == 0 || all > NODES_MAX {
+            bail!(
+                "nodes = {}, spares = {}: 1 to {NODES_MAX} are possible",
+                self.nodes,
+                self.spares
+            );
         }
         if self.clients == 0 || self.clients > CLIENTS_MAX {
             bail!("clients = {}: 1 to {CLIENTS_MAX} are possible", self.clients);
@@ -185,15 +201,36 @@ impl Scenario {
             bail!("no workload has a weight above 0");
         }
         self.network.iter().try_for_each(Network::check)?;
-        self.nemesis.iter().try_for_each(|nemesis| nemesis.check(self.nodes))
+        self.nemesis.iter().try_for_each(|nemesis| nemesis.check(self.nodes, all))?;
+        self.check_ring()
+    }
+
+    /// Somebody must be able to come, and to go, at some time.
+    fn check_ring(&self) -> anyhow::Result<()> {
+        let strikes = |fault| self.nemesis.iter().any(|nemesis| nemesis.fault == fault);
+        let (joins, leaves) = (strikes(Fault::Join), strikes(Fault::Leave));
+        let many = self.nodes > self.replicas();
+        if joins && self.spares == 0 && !(leaves && many) {
+            bail!("join: nobody can, without spares");
+        }
+        if leaves && !many && !(joins && self.spares > 0) {
+            bail!("leave: of {} nodes none can, with as many copies of each key", self.nodes);
+        }
+        Ok(())
+    }
+
+    /// How many copies of each key there are.
+    pub fn replicas(&self) -> usize {
+        REPLICAS.min(self.nodes)
     }
 }
 
 impl Nemesis {
-    fn check(&self, nodes: usize) -> anyhow::Result<()> {
-        let Self { fault, nodes: struck, shape, network, .. } = self;
-        if *struck == 0 || *struck > nodes {
-            bail!("{fault}: nodes = {struck}, of {nodes}");
+    /// For a cluster of `nodes` at first, and of `all` at most.
+    fn check(&self, nodes: usize, all: usize) -> anyhow::Result<()> {
+        let Self { fault, nodes: struck, shape, network, lasts, jump, .. } = self;
+        if *struck == 0 || *struck > all {
+            bail!("{fault}: nodes = {struck}, of {all}");
         }
         if *struck > 1 && !matches!(fault, Fault::Kill | Fault::Pause) {
             bail!("{fault} strikes one node at a time: only kill and pause strike several");
@@ -206,6 +243,12 @@ impl Nemesis {
         }
         if (*network == Network::default()) == (*fault == Fault::Network) {
             bail!("{fault}: `network` (delay, jitter, loss_percent) belongs to the fault network");
+        }
+        if *fault == Fault::ClockJump && (*jump < JUMP_MIN || *lasts < JUMP_HELD_MIN) {
+            bail!("{fault}: less than {JUMP_MIN:?} for {JUMP_HELD_MIN:?} cannot be seen");
+        }
+        if *fault == Fault::SlowDisk && *lasts > STALLS_MAX {
+            bail!("{fault}: stalls for more than {STALLS_MAX:?} tell no more");
         }
         network.check()
     }
@@ -339,10 +382,32 @@ mod tests {
             ("[[nemesis]]\nfault = 'kill'\nshape = 'halves'", "shape"),
             ("[[nemesis]]\nfault = 'network'", "network"),
             ("network = { delay = '1ms', jitter = '2ms' }", "jitter"),
+            ("[[nemesis]]\nfault = 'join'", "spares"),
+            ("[[nemesis]]\nfault = 'leave'", "leave"),
+            ("[[nemesis]]\nfault = 'slow-disk'\nfor = '2min'", "stalls"),
+            ("[[nemesis]]\nfault = 'clock-jump'\njump = '1s'", "clock-jump"),
         ] {
             let error = format!("{:#}", format!("{SHORT}{more}").parse::<Scenario>().unwrap_err());
             assert!(error.contains(why), "{more}: {error}");
         }
+    }
+
+    #[test]
+    fn who_may_join_or_leave_depends_on_spares_and_copies() {
+        let of = |nodes, spares, faults: &[&str]| {
+            let nemesis: Vec<String> =
+                faults.iter().map(|fault| format!("[[nemesis]]\nfault = '{fault}'\n")).collect();
+            let nemesis = nemesis.concat();
+            let text = format!(
+                "about = 'x'\ntarget = 'local'\nnodes = {nodes}\nspares = {spares}\nseconds = 1\n{nemesis}"
+            );
+            text.parse::<Scenario>().is_ok()
+        };
+        assert!(
+            of(3, 1, &["join"]) && of(3, 1, &["leave", "join"]) && of(5, 0, &["leave", "join"])
+        );
+        assert!(of(5, 0, &["leave"]) && !of(3, 1, &["leave"]) && !of(5, 0, &["join"]));
+        assert!(!of(3, 0, &["join", "leave"]) && !of(20, 6, &[]));
     }
 
     #[test]

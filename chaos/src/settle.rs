@@ -1,7 +1,7 @@
-//! When the load has ended: waits until the cluster is at rest, then reads every key back and looks
-//! at what every disk holds of it. All of it goes into the history.
+//! When the load has ended: waits until the cluster is at rest, looks at what every disk holds of
+//! every key, and then reads it back. All of it goes into the history.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use coterie::proto::stored_copy::State;
 use tokio::task::JoinSet;
 
 use crate::caller::{Nodes, values};
-use crate::history::{Copies, Copy, Event, Final, History, NodeState, Recorder, Settled};
-use crate::nemesis::Watch;
+use crate::history::{Copies, Copy, DAMAGED, Event, Final, History, NodeState, Recorder, Settled};
+use crate::nemesis::{Health, Watch};
 use crate::scenario::WorkloadKind;
 
-/// How long hints may take to be delivered, and copies to become equal.
+/// How long hints may take to be delivered, and then copies to become equal.
 const REST_WITHIN: Duration = Duration::from_secs(120);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -34,38 +34,39 @@ pub struct Settle {
     pub watch: Watch,
     /// Where it is written down.
     pub recorder: Arc<Recorder>,
+    /// How many homes each key has.
+    pub replicas: usize,
 }
 
 impl Settle {
-    /// Does all of it. `unsettled`: what is known already not to be as it should.
-    pub async fn run(&self, history: &History, mut unsettled: Vec<String>) {
+    /// Does all of it. Answers with what is not as it should be.
+    pub async fn run(&self, history: &History) -> Settled {
+        let mut unsettled = Vec::new();
         let began = Instant::now();
-        let everybody: Vec<usize> = (0..self.nodes.len()).collect();
-        if let Err(error) = self.watch.ready(&everybody).await {
+        if let Err(error) = self.watch.well(&self.nodes.members(), Health::Whole).await {
             unsettled.push(error.to_string());
         }
-        self.without_hints(began, &mut unsettled).await;
+        self.without_hints(&mut unsettled).await;
         let ops = history.ops.iter().filter(|op| op.writes());
         let keys: BTreeSet<String> = ops.map(|op| op.invoke.key.clone()).collect();
-        self.each(&keys, |this, key| async move { this.read(key).await }).await;
-        // A write that failed may have reached one home only. Nobody reads it from here on: what
-        // makes its copies equal is the store's own anti-entropy.
-        let mut differing = self.copies(&keys).await;
-        while !differing.is_empty() && began.elapsed() <= REST_WITHIN {
-            tokio::time::sleep(LOOK_EVERY).await;
-            differing = self.copies(&differing).await;
+        // A write that failed may have reached one home only. Nobody has read it since: what makes
+        // its copies equal is the store's own anti-entropy, and no repair of a read of ours.
+        for copies in self.equal_copies(&keys).await.into_values() {
+            self.recorder.record(&Event::Copies(copies));
         }
+        self.each(&keys, |this, key| async move { this.read(key).await }).await;
         let after_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        for node in everybody {
+        for node in self.nodes.members() {
             self.recorder.record(&Event::Node(self.state(node).await));
         }
-        self.recorder.record(&Event::Settled(Settled { after_ms, unsettled }));
+        Settled { after_ms, unsettled }
     }
 
-    async fn without_hints(&self, began: Instant, unsettled: &mut Vec<String>) {
+    async fn without_hints(&self, unsettled: &mut Vec<String>) {
+        let began = Instant::now();
         loop {
             let mut held = Vec::new();
-            for node in 0..self.nodes.len() {
+            for node in self.nodes.members() {
                 let state = self.state(node).await;
                 if state.hints > 0 {
                     held.push(format!("{} keeps {} hints", state.node, state.hints));
@@ -130,10 +131,10 @@ impl Settle {
         // Registers and sessions promise something to strict readers only.
         let strict = [WorkloadKind::Register, WorkloadKind::Session];
         let options = options(strict.iter().any(|kind| key.split('/').next() == Some(kind.name())));
-        let first = key.bytes().map(usize::from).sum::<usize>();
+        let (members, first) = (self.nodes.members(), key.bytes().map(usize::from).sum::<usize>());
         let mut read = Final { t_us: self.recorder.now_us(), key, values: None };
         for attempt in 0..READS {
-            let (client, _) = self.nodes.client((first + attempt) % self.nodes.len());
+            let (client, _) = self.nodes.client(members[(first + attempt) % members.len()]);
             read.t_us = self.recorder.now_us();
             if let Ok(reading) = client.get_with(read.key.clone(), &options).await {
                 read.values = Some(values(&reading));
@@ -143,39 +144,49 @@ impl Settle {
         self.recorder.record(&Event::Final(read));
     }
 
-    /// Looks at every disk. Answers with the keys whose copies differ.
-    async fn copies(&self, keys: &BTreeSet<String>) -> BTreeSet<String> {
-        let found = self.each(keys, |this, key| async move { this.inspect(key).await }).await;
-        let mut differing = BTreeSet::new();
-        for copies in found {
-            let hashes: BTreeSet<&str> = copies.copies.iter().map(|copy| &*copy.hash).collect();
-            if hashes.len() > 1 {
-                differing.insert(copies.key.clone());
+    /// Looks at every disk, until all copies are equal or time is up.
+    async fn equal_copies(&self, keys: &BTreeSet<String>) -> BTreeMap<String, Copies> {
+        let (began, mut found) = (Instant::now(), BTreeMap::new());
+        let mut open = keys.clone();
+        loop {
+            let seen = self.each(&open, |this, key| async move { this.inspect(key).await }).await;
+            open.clear();
+            for copies in seen {
+                if !copies.are_equal(self.replicas) {
+                    open.insert(copies.key.clone());
+                }
+                found.insert(copies.key.clone(), copies);
             }
-            self.recorder.record(&Event::Copies(copies));
+            if open.is_empty() || began.elapsed() > REST_WITHIN {
+                return found;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        differing
     }
 
     async fn inspect(self, key: String) -> Copies {
-        let mut copies = Vec::new();
-        for node in 0..self.nodes.len() {
+        let mut told = Copies { key, homes: Vec::new(), unanswered: Vec::new() };
+        for node in self.nodes.members() {
             let (client, address) = self.nodes.client(node);
-            let Ok(seen) = client.inspect(address, key.clone()).await else { continue };
+            let name = self.nodes.name(node).to_owned();
+            let Ok(seen) = client.inspect(address, told.key.clone()).await else {
+                told.unanswered.push(name);
+                continue;
+            };
             if !seen.home {
                 continue;
             }
             let own = seen.own.unwrap_or_default();
             let hash = match own.state() {
                 State::Record => own.hash,
-                State::Damaged => "damaged".to_owned(),
+                State::Damaged => DAMAGED.to_owned(),
                 State::Absent | State::Unspecified => String::new(),
             };
             let dot =
                 |actor: u64, stamp: u64| format!("{actor:016x}@{}.{}", stamp >> 16, stamp & 0xffff);
             let dots = own.siblings.iter().map(|one| dot(one.actor, one.stamp)).collect();
-            copies.push(Copy { node: self.nodes.name(node).to_owned(), hash, dots });
+            told.homes.push(Copy { node: name, hash, dots });
         }
-        Copies { key, copies }
+        told
     }
 }

@@ -7,6 +7,9 @@ use serde::Serialize;
 use crate::checkers::{Availability, Judgement, availability, judge};
 use crate::history::{History, Phase};
 
+/// Why nothing can be told.
+const BROKEN_OFF: &str = "the run was broken off";
+
 /// How a run ended; the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,11 +55,20 @@ pub struct Writes {
 impl Judged {
     /// Judges a history.
     pub fn of(history: &History) -> Self {
-        let judgements = judge(history);
-        let invalid = invalid(history);
+        let mut judgements = judge(history);
+        let mut invalid = invalid(history);
+        if history.settled.is_some() {
+            invalid.extend(untested(history, &judgements));
+        } else {
+            // Nothing was read back: that nothing is there means nothing.
+            for judgement in &mut judgements {
+                judgement.violations.clear();
+                (judgement.judged, judgement.note) = (0, BROKEN_OFF.to_owned());
+            }
+        }
         let broken = judgements.iter().any(|judgement| !judgement.violations.is_empty());
         // A loss is a loss, whatever else went wrong with the run.
-        let verdict = match (broken && history.settled.is_some(), invalid.is_empty()) {
+        let verdict = match (broken, invalid.is_empty()) {
             (true, _) => Verdict::Fail,
             (false, false) => Verdict::Invalid,
             (false, true) => Verdict::Pass,
@@ -99,10 +111,24 @@ fn invalid(history: &History) -> Vec<String> {
         }
     }
     if history.settled.is_none() {
-        why.push("the run was broken off".to_owned());
+        why.push(BROKEN_OFF.to_owned());
     }
     if !history.ops.iter().any(|op| op.writes() && op.answer().is_some()) {
         why.push("no write was acknowledged".to_owned());
+    }
+    why
+}
+
+/// The promises that clients were to put to the test, and have not.
+fn untested(history: &History, judgements: &[Judgement]) -> Vec<String> {
+    let mut why = Vec::new();
+    for judgement in judgements.iter().filter(|judgement| judgement.judged == 0) {
+        if let Some(kind) =
+            judgement.workload.filter(|kind| history.header.workloads.contains(kind))
+        {
+            let (id, name) = (judgement.id, kind.name());
+            why.push(format!("{id} was not put to the test, though clients did `{name}`"));
+        }
     }
     why
 }
@@ -135,6 +161,7 @@ mod tests {
     use super::*;
     use crate::history::testing::*;
     use crate::history::{Event, Settled};
+    use crate::scenario::WorkloadKind;
 
     fn at_rest() -> Vec<Event> {
         vec![Event::Settled(Settled::default())]
@@ -158,6 +185,18 @@ mod tests {
     }
 
     #[test]
+    fn a_promise_that_was_to_be_tested_and_was_not_makes_the_run_invalid() {
+        let ops = [write(0, "set/a", "1@set/a", 0, 9), last("set/a", &["1@set/a"])].concat();
+        let mut history = history([ops, at_rest()]);
+        history.header.workloads = [WorkloadKind::Set].into();
+        assert_eq!(Judged::of(&history).verdict, Verdict::Pass);
+        history.header.workloads.insert(WorkloadKind::Cart);
+        let judged = Judged::of(&history);
+        assert_eq!(judged.verdict, Verdict::Invalid);
+        assert_eq!(judged.invalid, ["C2 was not put to the test, though clients did `cart`"]);
+    }
+
+    #[test]
     fn a_loss_fails_an_invalid_run_all_the_same() {
         let ops = [write(0, "set/a", "1@set/a", 0, 9), last("set/a", &[])].concat();
         let judged = Judged::of(&history([ops, fault(&["n1"], 2, 5, None), at_rest()]));
@@ -167,7 +206,8 @@ mod tests {
     #[test]
     fn a_run_that_was_broken_off_or_wrote_nothing_is_invalid() {
         let ops = write(0, "set/a", "1@set/a", 0, 9);
-        assert_eq!(Judged::of(&history([ops])).verdict, Verdict::Invalid);
+        let judged = Judged::of(&history([ops]));
+        assert_eq!((judged.verdict, judged.writes.lost), (Verdict::Invalid, 0));
         assert_eq!(Judged::of(&history([at_rest()])).verdict, Verdict::Invalid);
     }
 

@@ -17,7 +17,7 @@ struct Cart<'a> {
 /// Values are lists of tokens; each write adds one to the union of what it has read.
 pub fn judge(history: &History) -> Judgement {
     let promise = "the union of a key's siblings contains every acknowledged addition";
-    let mut judgement = Judgement::new("C2", promise);
+    let mut judgement = Judgement::of(WorkloadKind::Cart, "C2", promise);
     let mut carts: BTreeMap<&str, Cart> = BTreeMap::new();
     for op in history.of(WorkloadKind::Cart).filter(|op| op.invoke.action == Action::Write) {
         let cart = carts.entry(&op.invoke.key).or_default();

@@ -8,16 +8,19 @@ use crate::history::History;
 pub fn judge(history: &History) -> Judgement {
     let promise = "after the last fault all copies of a key are equal, and no hint is left";
     let mut judgement = Judgement::new("C6", promise);
-    for (key, copies) in &history.copies {
+    let homes = history.header.replicas;
+    for (key, told) in &history.copies {
         judgement.judged += 1;
-        let homes = history.header.replicas.min(history.header.nodes.len());
-        if copies.len() != homes {
-            judgement.wrong(key, format!("{} of {homes} homes hold it", copies.len()));
+        if told.are_equal(homes) {
+            continue;
         }
-        if copies.iter().any(|copy| copy.hash != copies[0].hash) {
-            let each: Vec<_> = copies.iter().map(|c| format!("{}: {}", c.node, shown(c))).collect();
-            judgement.wrong(key, format!("copies differ: {}", each.join(", ")));
-        }
+        let mut each: Vec<_> =
+            told.homes.iter().map(|copy| format!("{}: {}", copy.node, shown(copy))).collect();
+        each.extend(told.unanswered.iter().map(|node| format!("{node}: no answer")));
+        judgement.wrong(key, format!("copies at {homes} homes differ: {}", each.join(", ")));
+    }
+    for node in history.nodes.iter().filter(|node| !node.ready) {
+        judgement.wrong("", format!("{} is not ready: {}", node.node, node.state));
     }
     match &history.settled {
         None => judgement.wrong("", "the run was broken off before the cluster came to rest"),
@@ -34,7 +37,7 @@ fn shown(copy: &crate::history::Copy) -> &str {
 mod tests {
     use super::*;
     use crate::history::testing::*;
-    use crate::history::{Event, Settled};
+    use crate::history::{Event, NodeState, Settled};
 
     fn at_rest() -> Vec<Event> {
         vec![Event::Settled(Settled::default())]
@@ -56,9 +59,24 @@ mod tests {
         assert!(judgement.violations[0].what.contains("n1: nothing"), "{judgement:?}");
         let mut two = copies("set/a", [disk, disk, disk]);
         if let Event::Copies(copies) = &mut two[0] {
-            copies.copies.pop();
+            copies.homes.pop();
         }
         assert_eq!(judge(&history([two, at_rest()])).violations.len(), 1);
+        let mut silent = copies("set/a", [disk, disk, disk]);
+        if let Event::Copies(copies) = &mut silent[0] {
+            copies.unanswered.push("n3".to_owned());
+        }
+        assert_eq!(judge(&history([silent, at_rest()])).violations.len(), 1);
+        let damaged: Copy = ("damaged", &[]);
+        let alike = copies("set/a", [damaged, damaged, damaged]);
+        assert_eq!(judge(&history([alike, at_rest()])).violations.len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_is_not_ready_at_the_end_is_found() {
+        let node = NodeState { node: "n1".to_owned(), ..NodeState::default() };
+        let judgement = judge(&history([vec![Event::Node(node)], at_rest()]));
+        assert_eq!(judgement.violations.len(), 1);
     }
 
     #[test]

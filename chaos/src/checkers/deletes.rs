@@ -11,7 +11,7 @@ use crate::scenario::WorkloadKind;
 /// Each key is written once and then deleted, with the context of the write.
 pub fn judge(history: &History) -> Judgement {
     let promise = "what was deleted stays gone, and what was not deleted stays";
-    let mut judgement = Judgement::new("C7", promise);
+    let mut judgement = Judgement::of(WorkloadKind::Delete, "C7", promise);
     let mut keys: BTreeMap<&str, (Option<&Op>, Option<&Op>)> = BTreeMap::new();
     for op in history.of(WorkloadKind::Delete) {
         let pair = keys.entry(&op.invoke.key).or_default();
@@ -21,6 +21,7 @@ pub fn judge(history: &History) -> Judgement {
             Action::Read => {}
         }
     }
+    let (mut deleted, mut collected) = (0, 0);
     for (key, (write, delete)) in keys {
         let Some(written) = write.and_then(Op::answer) else {
             judgement.open += 1;
@@ -33,7 +34,10 @@ pub fn judge(history: &History) -> Judgement {
                 judgement.open += 1;
                 continue;
             }
-            judgement.judged += 1;
+            (judgement.judged, deleted) = (judgement.judged + 1, deleted + 1);
+            let homes = history.copies.get(key);
+            collected +=
+                usize::from(homes.is_some_and(|told| told.homes.iter().all(|c| c.hash.is_empty())));
             if values != Some(&[]) {
                 judgement.wrong(key, format!("deleted, and reads as {values:?} at the end"));
             }
@@ -45,6 +49,9 @@ pub fn judge(history: &History) -> Judgement {
                 judgement.lost(key, "never deleted, and gone at the end");
             }
         }
+    }
+    if deleted > 0 {
+        judgement.note = format!("{collected} of {deleted} tombstones were collected");
     }
     judgement
 }
@@ -60,7 +67,13 @@ mod tests {
         assert_eq!(judge(&history([ops.clone(), last("delete/a", &[])])).violations, []);
         let back = judge(&history([ops.clone(), last("delete/a", &["v"])])).violations;
         assert!(back.len() == 1 && !back[0].lost && back[0].key == "delete/a");
-        assert_eq!(judge(&history([ops, unreadable("delete/a")])).violations.len(), 1);
+        assert_eq!(judge(&history([ops.clone(), unreadable("delete/a")])).violations.len(), 1);
+        for (hash, note) in [("", "1 of 1"), ("h", "0 of 1")] {
+            let disk: (&str, &[&str]) = (hash, &[]);
+            let disks = copies("delete/a", [disk, disk, disk]);
+            let judgement = judge(&history([ops.clone(), disks, last("delete/a", &[])]));
+            assert!(judgement.note.starts_with(note), "{judgement:?}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 pub use self::availability::{Availability, availability};
 use crate::history::History;
+use crate::scenario::WorkloadKind;
 
 /// What a checker has found.
 #[derive(Clone, Debug, Serialize)]
@@ -33,6 +34,10 @@ pub struct Judgement {
     pub judged: usize,
     /// How many it could not judge.
     pub open: usize,
+    /// The workload that puts it to the test, if it is a certain one.
+    pub workload: Option<WorkloadKind>,
+    /// What else was seen.
+    pub note: String,
     /// Where the promise was broken.
     pub violations: Vec<Violation>,
 }
@@ -51,7 +56,13 @@ pub struct Violation {
 impl Judgement {
     /// Nothing judged yet.
     pub fn new(id: &'static str, promise: &'static str) -> Self {
-        Self { id, promise, judged: 0, open: 0, violations: Vec::new() }
+        let (workload, note, violations) = (None, String::new(), Vec::new());
+        Self { id, promise, judged: 0, open: 0, workload, note, violations }
+    }
+
+    /// Nothing judged yet, of what a workload puts to the test.
+    pub fn of(workload: WorkloadKind, id: &'static str, promise: &'static str) -> Self {
+        Self { workload: Some(workload), ..Self::new(id, promise) }
     }
 
     /// An acknowledged write is gone.

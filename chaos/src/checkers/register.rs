@@ -34,7 +34,7 @@ struct Overwrites {
 /// Each write has a value of its own.
 pub fn judge(history: &History) -> Judgement {
     let promise = "a strict read returns a value that no completed strict write has overwritten";
-    let mut judgement = Judgement::new("C4", promise);
+    let mut judgement = Judgement::of(WorkloadKind::Register, "C4", promise);
     let mut registers: BTreeMap<&str, Vec<&Op>> = BTreeMap::new();
     for op in history.of(WorkloadKind::Register) {
         registers.entry(&op.invoke.key).or_default().push(op);

@@ -21,7 +21,7 @@ struct Session {
 /// Values are numbers that only rise.
 pub fn judge(history: &History) -> Judgement {
     let promise = "strict requests read their client's writes, and never go back";
-    let mut judgement = Judgement::new("C8", promise);
+    let mut judgement = Judgement::of(WorkloadKind::Session, "C8", promise);
     let mut sessions: BTreeMap<&str, Session> = BTreeMap::new();
     for op in history.of(WorkloadKind::Session) {
         let session = sessions.entry(&op.invoke.key).or_default();

@@ -7,7 +7,7 @@ use crate::scenario::WorkloadKind;
 /// Each key has one writer and one value, so that every answer can be judged by itself.
 pub fn judge(history: &History) -> Judgement {
     let promise = "every acknowledged write of a new key is there, and nothing that nobody wrote";
-    let mut judgement = Judgement::new("C1", promise);
+    let mut judgement = Judgement::of(WorkloadKind::Set, "C1", promise);
     for op in history.of(WorkloadKind::Set).filter(|op| op.invoke.action == Action::Write) {
         let (key, value) = (&op.invoke.key, op.invoke.value.clone().unwrap_or_default());
         let acknowledged = op.answer().is_some();

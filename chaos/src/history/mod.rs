@@ -13,8 +13,7 @@
 
 mod recorder;
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::BufRead;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -22,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::recorder::Recorder;
 use crate::scenario::WorkloadKind;
+
+/// In the place of a hash: the bytes are not what was written.
+pub const DAMAGED: &str = "damaged";
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,6 +78,9 @@ pub struct Header {
     pub failed_percent_max: f64,
     /// How long no request may succeed although a quorum lives.
     pub silence_ms_max: u64,
+    /// What clients did.
+    #[serde(default)]
+    pub workloads: BTreeSet<WorkloadKind>,
 }
 
 /// What an operation does.
@@ -127,6 +132,9 @@ pub struct Answer {
     pub node: String,
     /// How many attempts it took.
     pub attempts: u32,
+    /// When its second attempt had failed, if it came to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_failed_us: Option<u64>,
     /// What was read: the last writer's value first; nothing if the key is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub values: Option<Vec<String>>,
@@ -146,6 +154,9 @@ pub struct Failure {
     pub node: String,
     /// How many attempts were made.
     pub attempts: u32,
+    /// When its second attempt had failed, if it came to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_failed_us: Option<u64>,
     /// Whether the state of the key forbade it, which is no want of availability.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refused: bool,
@@ -205,7 +216,11 @@ pub struct Copies {
     /// Of which key.
     pub key: String,
     /// One a home.
-    pub copies: Vec<Copy>,
+    #[serde(rename = "copies")]
+    pub homes: Vec<Copy>,
+    /// The nodes that did not tell whether they hold it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unanswered: Vec<String>,
 }
 
 /// What one disk holds of a key.
@@ -279,11 +294,20 @@ pub struct History {
     /// What each key reads as when all is over.
     pub finals: BTreeMap<String, Final>,
     /// What is stored of each key when all is over.
-    pub copies: BTreeMap<String, Vec<Copy>>,
+    pub copies: BTreeMap<String, Copies>,
     /// How each node is when all is over.
     pub nodes: Vec<NodeState>,
     /// None if the run was broken off.
     pub settled: Option<Settled>,
+}
+
+impl Copies {
+    /// Whether every home is known to hold the same.
+    pub fn are_equal(&self, homes: usize) -> bool {
+        let all = self.unanswered.is_empty() && self.homes.len() == homes;
+        let alike = |copy: &Copy| copy.hash == self.homes[0].hash && copy.hash != DAMAGED;
+        all && self.homes.iter().all(alike)
+    }
 }
 
 impl Op {
@@ -304,6 +328,15 @@ impl Op {
         }
     }
 
+    /// When its second attempt had failed, if it came to that.
+    pub fn second_failed_us(&self) -> Option<u64> {
+        match &self.outcome {
+            Outcome::Ok(answer) => answer.second_failed_us,
+            Outcome::Fail(failure) | Outcome::Unknown(failure) => failure.second_failed_us,
+            Outcome::Open => None,
+        }
+    }
+
     /// Whether it was to change something.
     pub fn writes(&self) -> bool {
         self.invoke.action != Action::Read
@@ -318,16 +351,23 @@ impl Op {
 impl History {
     /// Reads a history from a file.
     ///
+    /// A last line that is torn is left out: so ends the history of a run that was killed.
+    ///
     /// # Errors
     /// If it cannot be read, or a line is not an event.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = std::fs::File::open(path);
-        let file = file.with_context(|| format!("cannot read {}", path.display()))?;
+        let bytes = std::fs::read(path);
+        let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
         let mut events = Vec::new();
-        for (number, line) in (1..).zip(std::io::BufReader::new(file).lines()) {
-            let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-            let event = serde_json::from_str(&line);
-            events.push(event.with_context(|| format!("{}, line {number}", path.display()))?);
+        for (number, line) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
+            match serde_json::from_slice(line) {
+                Ok(event) => events.push(event),
+                Err(_) if !line.ends_with(b"\n") => {}
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("{}, line {number}", path.display()));
+                }
+            }
         }
         Ok(Self::from_events(events))
     }
@@ -350,7 +390,7 @@ impl History {
                 }
                 Event::Fault(fault) => history.faults.push(fault),
                 Event::Final(read) => drop(history.finals.insert(read.key.clone(), read)),
-                Event::Copies(Copies { key, copies }) => drop(history.copies.insert(key, copies)),
+                Event::Copies(copies) => drop(history.copies.insert(copies.key.clone(), copies)),
                 Event::Node(node) => history.nodes.push(node),
                 Event::Settled(settled) => history.settled = Some(settled),
             }

@@ -1,7 +1,7 @@
 //! Writes events as they happen.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +21,7 @@ pub struct Recorder {
 
 #[derive(Debug)]
 struct Writer {
-    to: BufWriter<File>,
+    to: File,
     failed: Option<std::io::Error>,
 }
 
@@ -33,7 +33,7 @@ impl Recorder {
     pub fn create(path: &Path) -> anyhow::Result<Self> {
         let file = File::create(path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
-        let file = Mutex::new(Writer { to: BufWriter::new(file), failed: None });
+        let file = Mutex::new(Writer { to: file, failed: None });
         Ok(Self { began: Instant::now(), next_op: AtomicU64::new(0), file })
     }
 
@@ -47,25 +47,25 @@ impl Recorder {
         self.next_op.fetch_add(1, Relaxed)
     }
 
-    /// Writes an event. A failure is told by [`Recorder::finish`].
+    /// Writes an event, and hands it to the kernel: what was told is there when the harness is killed.
+    /// A failure is told by [`Recorder::finish`].
     pub fn record(&self, event: &Event) {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let line = serde_json::to_string(event).map_err(std::io::Error::from);
-        let written = line.and_then(|line| writeln!(file.to, "{line}"));
+        let written = line.and_then(|line| file.to.write_all(format!("{line}\n").as_bytes()));
         if let Err(error) = written {
             file.failed.get_or_insert(error);
         }
     }
 
-    /// Hands what was written to the kernel.
+    /// Whether everything was written.
     ///
     /// # Errors
-    /// If any of it could not be written.
+    /// If any of it could not be.
     pub fn finish(&self) -> anyhow::Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let flushed = file.to.flush();
         let failed = file.failed.take();
-        failed.map_or(flushed, Err).context("the history is not whole: it could not be written")
+        failed.map_or(Ok(()), Err).context("the history is not whole: it could not be written")
     }
 }
 
@@ -90,5 +90,21 @@ mod tests {
         assert_eq!(history.ops.len(), 3);
         assert_eq!(history.ops[1].answer().unwrap().values.as_deref(), Some(&["v".to_owned()][..]));
         assert!(history.ops[2].is_unknown() && !history.ops[0].is_unknown());
+    }
+
+    #[test]
+    fn a_torn_last_line_is_left_out_and_any_other_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.ndjson");
+        let recorder = Recorder::create(&path).unwrap();
+        testing::write(0, "k", "v", 1, 2).iter().for_each(|event| recorder.record(event));
+        // Nothing has finished it: each line is there all the same.
+        let whole = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(whole.lines().count(), 2);
+        std::fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+        let history = History::read(&path).unwrap();
+        assert!(history.ops.len() == 1 && history.ops[0].is_unknown());
+        std::fs::write(&path, format!("{{\n{whole}")).unwrap();
+        assert!(History::read(&path).unwrap_err().to_string().contains("line 1"));
     }
 }

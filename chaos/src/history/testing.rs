@@ -37,12 +37,14 @@ fn invoke(op: u64, action: Action, key: &str, value: Option<&str>, t_us: u64) ->
 fn ok(op: u64, values: Option<&[&str]>, t_us: u64) -> Event {
     let values = values.map(|values| values.iter().map(|&value| value.to_owned()).collect());
     let dot = values.is_none().then(|| format!("a@{op}.0"));
-    Event::Ok(Answer { t_us, op, node: "n0".to_owned(), attempts: 1, values, dot })
+    let node = "n0".to_owned();
+    Event::Ok(Answer { t_us, op, node, attempts: 1, second_failed_us: None, values, dot })
 }
 
 fn failure(op: u64, t_us: u64) -> Failure {
     let error = "no quorum".to_owned();
-    Failure { t_us, op, node: "n0".to_owned(), attempts: 1, refused: false, error }
+    let node = "n0".to_owned();
+    Failure { t_us, op, node, attempts: 1, second_failed_us: None, refused: false, error }
 }
 
 /// An acknowledged write.
@@ -89,7 +91,19 @@ pub fn copies(key: &str, disks: [(&str, &[&str]); 3]) -> Vec<Event> {
         dots: dots.iter().map(|&dot| dot.to_owned()).collect(),
     };
     let copies = disks.into_iter().enumerate().map(copy).collect();
-    vec![Event::Copies(Copies { key: key.to_owned(), copies })]
+    vec![Event::Copies(Copies { key: key.to_owned(), homes: copies, unanswered: Vec::new() })]
+}
+
+/// The same operation, whose second attempt failed at a time.
+pub fn second_failed(t_us: u64, mut events: Vec<Event>) -> Vec<Event> {
+    for event in &mut events {
+        match event {
+            Event::Ok(answer) => answer.second_failed_us = Some(t_us),
+            Event::Fail(failure) => failure.second_failed_us = Some(t_us),
+            _ => {}
+        }
+    }
+    events
 }
 
 /// The same operation, with its answer after so many attempts.

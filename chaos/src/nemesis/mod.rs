@@ -1,10 +1,12 @@
 //! The nemesis: brings faults about, one after the other, sees that each takes effect, and heals it.
 //!
 //! ```text
-//!   pause ─▶ begin ─▶ held for a while ─▶ heal ─▶ every node ready again ─▶ end
+//!   pause ─▶ well? ─▶ begin ─▶ held for a while ─▶ heal ─▶ every node well again ─▶ end
 //!                       └── seen? if not, the run is invalid
 //! ```
 
+mod clock;
+mod hold;
 mod shape;
 mod watch;
 
@@ -12,7 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::Context as _;
 use rand::rngs::ChaCha8Rng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
@@ -20,7 +22,8 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 pub use self::shape::Shape;
-pub use self::watch::Watch;
+pub use self::watch::{Health, Watch};
+use crate::caller::Nodes;
 use crate::history::{Event, FaultEvent, Phase, Recorder};
 use crate::scenario::{Nemesis, Order, Scenario};
 use crate::target::{Target, Wire};
@@ -41,12 +44,16 @@ pub enum Fault {
     FullDisk,
     /// The disk stalls.
     SlowDisk,
-    /// The clock goes ahead, and back again.
+    /// The clock goes ahead or back, and is set right again.
     ClockJump,
     /// SIGKILL, and a new start on an empty disk.
     Wipe,
     /// Every node is asked to stop and started again, one after the other.
     RollingRestart,
+    /// A node that is no member is started, on an empty disk.
+    Join,
+    /// A member is told to leave, and ends by itself once it has handed over what it holds.
+    Leave,
 }
 
 impl fmt::Display for Fault {
@@ -61,17 +68,43 @@ impl fmt::Display for Fault {
             Self::ClockJump => "clock-jump",
             Self::Wipe => "wipe",
             Self::RollingRestart => "rolling-restart",
+            Self::Join => "join",
+            Self::Leave => "leave",
         })
+    }
+}
+
+impl Fault {
+    /// How well the cluster must be before it: one disk after the other may be taken, and no sooner.
+    fn wants(self) -> Option<Health> {
+        matches!(self, Self::Wipe | Self::Leave).then_some(Health::Quiet)
+    }
+
+    /// How well the cluster must be again after it.
+    fn leads_to(self) -> Health {
+        match self {
+            Self::Wipe | Self::Join | Self::Leave => Health::Whole,
+            Self::Kill
+            | Self::Pause
+            | Self::Partition
+            | Self::Network
+            | Self::FullDisk
+            | Self::SlowDisk
+            | Self::ClockJump
+            | Self::RollingRestart => Health::Ready,
+        }
     }
 }
 
 /// Brings faults about until its time is up.
 pub struct Director<'a, T> {
     target: &'a mut T,
+    nodes: Arc<Nodes>,
     watch: Watch,
     recorder: Arc<Recorder>,
     random: ChaCha8Rng,
-    names: Vec<String>,
+    /// How many copies of each key there are: no fewer nodes may be members.
+    replicas: usize,
     next_fault: u32,
     /// Nodes that ended without having been asked to.
     pub crashes: Vec<String>,
@@ -83,30 +116,40 @@ struct Strike<'a> {
     nodes: Vec<usize>,
     wires: Vec<Wire>,
     impaired: Vec<usize>,
+    /// How far a clock goes ahead, in seconds.
+    jump_s: i64,
 }
 
 impl<'a, T: Target> Director<'a, T> {
     /// Nothing is wrong yet. The seed decides whom faults strike.
-    pub fn new(target: &'a mut T, watch: Watch, recorder: Arc<Recorder>, seed: u64) -> Self {
-        let names = target.nodes().into_iter().map(|(name, _)| name).collect();
+    pub fn new(
+        target: &'a mut T,
+        nodes: &Arc<Nodes>,
+        watch: &Watch,
+        recorder: &Arc<Recorder>,
+        (replicas, seed): (usize, u64),
+    ) -> Self {
+        let (nodes, watch, recorder) = (nodes.clone(), watch.clone(), recorder.clone());
         let random = ChaCha8Rng::seed_from_u64(seed);
-        Self { target, watch, recorder, random, names, next_fault: 0, crashes: Vec::new() }
+        let crashes = Vec::new();
+        Self { target, nodes, watch, recorder, random, replicas, next_fault: 0, crashes }
     }
 
     /// Brings faults about until `until`; one that has begun is healed first.
     pub async fn run(&mut self, scenario: &Scenario, until: Instant) {
         let mut round: Vec<&Nemesis> = Vec::new();
         loop {
-            if round.is_empty() {
+            if !round.iter().any(|nemesis| self.is_possible(nemesis.fault)) {
                 round = scenario.nemesis.iter().collect();
                 if scenario.order == Order::Random {
                     round.shuffle(&mut self.random);
                 }
-                round.reverse();
             }
-            let Some(nemesis) = round.pop() else {
+            let Some(next) = round.iter().position(|nemesis| self.is_possible(nemesis.fault))
+            else {
                 return self.wait(until).await;
             };
+            let nemesis = round.remove(next);
             let begin = Instant::now() + nemesis.pause;
             // A fault that would only just begin tells nothing.
             if begin + nemesis.lasts > until {
@@ -117,34 +160,56 @@ impl<'a, T: Target> Director<'a, T> {
         }
     }
 
+    /// Whether there is anybody whom a fault can strike now.
+    fn is_possible(&self, fault: Fault) -> bool {
+        let members = self.nodes.members().len();
+        match fault {
+            Fault::Join => members < self.nodes.len(),
+            Fault::Leave => members > self.replicas,
+            _ => true,
+        }
+    }
+
     async fn wait(&mut self, until: Instant) {
         while Instant::now() < until {
-            self.crashes.extend(self.target.unasked_end());
+            self.crashes.extend(self.target.unasked_ends());
             let next = Instant::now() + Duration::from_millis(100);
             tokio::time::sleep_until(next.min(until)).await;
         }
+        self.crashes.extend(self.target.unasked_ends());
     }
 
     async fn strike(&mut self, nemesis: &Nemesis) {
         let strike = self.choose(nemesis);
+        let well = self.well_before(nemesis.fault).await;
         let number = self.next_fault;
         self.next_fault += 1;
         self.tell(number, &strike, Phase::Begin, Ok(None));
-        let held = self.hold(&strike).await;
+        let held = match well {
+            Ok(()) => self.hold(number, &strike).await,
+            Err(error) => Err(error),
+        };
         let took_effect = held.is_ok();
         self.tell(number, &strike, Phase::Held, held.map(Some));
         let healed = self.heal(&strike, took_effect).await;
         self.tell(number, &strike, Phase::End, healed);
+        self.crashes.extend(self.target.unasked_ends());
+    }
+
+    async fn well_before(&mut self, fault: Fault) -> anyhow::Result<()> {
+        let Some(health) = fault.wants() else { return Ok(()) };
+        let well = self.watch.well(&self.nodes.members(), health).await;
+        well.map(drop).context("it was not brought about")
     }
 
     /// Whom it strikes.
     fn choose<'n>(&mut self, nemesis: &'n Nemesis) -> Strike<'n> {
-        let count = self.names.len();
-        let everybody: Vec<usize> = (0..count).collect();
+        let members = self.nodes.members();
+        let absent: Vec<usize> = (0..self.nodes.len()).filter(|at| !members.contains(at)).collect();
         let mut nodes: Vec<usize> =
-            everybody.sample(&mut self.random, nemesis.nodes).copied().collect();
+            members.sample(&mut self.random, nemesis.nodes).copied().collect();
         nodes.sort_unstable();
-        let mut wires = Vec::new();
+        let (mut wires, mut jump_s) = (Vec::new(), 0);
         let impaired = match nemesis.fault {
             Fault::Kill | Fault::Pause | Fault::FullDisk | Fault::SlowDisk | Fault::Wipe => {
                 nodes.clone()
@@ -153,123 +218,53 @@ impl<'a, T: Target> Director<'a, T> {
                 let shape = nemesis
                     .shape
                     .unwrap_or_else(|| Shape::ALL[self.random.random_range(0..Shape::ALL.len())]);
-                let cut = shape.cut(count, &mut self.random);
+                let cut = shape.cut(&members, &mut self.random);
                 wires = cut.wires;
                 nodes.clone_from(&cut.apart);
                 cut.apart
             }
             Fault::Network => {
-                nodes = everybody;
+                nodes = members;
                 Vec::new()
             }
-            Fault::ClockJump => Vec::new(),
-            Fault::RollingRestart => {
-                nodes = everybody;
-                // One at a time.
-                vec![0]
-            }
-        };
-        Strike { nemesis, nodes, wires, impaired }
-    }
-
-    /// Brings it about, and answers with what was seen of it after its time.
-    async fn hold(&mut self, strike: &Strike<'_>) -> anyhow::Result<String> {
-        let Strike { nemesis, nodes, wires, .. } = strike;
-        let until = Instant::now() + nemesis.lasts;
-        match nemesis.fault {
-            Fault::Kill => {
-                let seen = self.target.kill(nodes).await?;
-                tokio::time::sleep_until(until).await;
-                Ok(seen)
-            }
-            Fault::Pause => self.hold_pause(nodes, until).await,
-            Fault::Partition => {
-                self.target.cut(wires).await?;
-                tokio::time::sleep_until(until).await;
-                let counts = self.target.dropped(wires).await?;
-                if let Some(at) = counts.iter().position(|count| *count == 0) {
-                    let Wire { from, to } = wires[at];
-                    bail!("nothing was dropped from {} to {}", self.names[from], self.names[to]);
-                }
-                let sum: u64 = counts.iter().sum();
-                Ok(format!("{sum} packets were dropped on {} wires", wires.len()))
-            }
-            Fault::Network => {
-                let before = self.watch.round_trip(0).await?;
-                self.target.shape(Some(nemesis.network)).await?;
-                tokio::time::sleep_until(until).await;
-                let during = self.watch.round_trip(0).await?;
-                if during < before.max(nemesis.network.delay / 2) && during < nemesis.network.delay
-                {
-                    bail!("a round trip takes {during:.1?}, and took {before:.1?} before");
-                }
-                let seen = self.target.shaped(nemesis.network).await?;
-                Ok(format!("{seen}; a round trip takes {during:.1?}, before {before:.1?}"))
-            }
-            Fault::FullDisk => {
-                let seen = self.target.fill(nodes[0]).await?;
-                tokio::time::sleep_until(until).await;
-                Ok(format!("{}: {seen}", self.names[nodes[0]]))
-            }
-            Fault::SlowDisk => {
-                let seen = self.target.stall(nodes[0], nemesis.lasts).await?;
-                Ok(format!("{}: {seen}", self.names[nodes[0]]))
-            }
             Fault::ClockJump => {
-                self.target.set_clock(nodes[0], nemesis.jump).await?;
-                tokio::time::sleep_until(until).await;
-                self.watch.clock_is_ahead(nodes[0], nemesis.jump).await
+                let ahead = i64::try_from(nemesis.jump.as_secs()).unwrap_or(i64::MAX);
+                jump_s = if self.random.random_bool(0.5) { ahead } else { -ahead };
+                Vec::new()
             }
-            Fault::Wipe => self.target.wipe(nodes[0]).await,
             Fault::RollingRestart => {
-                let mut seen = Vec::new();
-                for &node in nodes {
-                    seen.push(self.target.stop(node).await?);
-                    self.target.start(node).await?;
-                    self.watch.ready(&[node]).await?;
-                }
-                Ok(seen.join(", "))
+                nodes = members;
+                // One at a time.
+                vec![nodes[0]]
             }
-        }
+            Fault::Join => {
+                nodes = absent.sample(&mut self.random, 1).copied().collect();
+                Vec::new()
+            }
+            // It serves until it has left, and sends its clients elsewhere.
+            Fault::Leave => Vec::new(),
+        };
+        Strike { nemesis, nodes, wires, impaired, jump_s }
     }
 
-    async fn hold_pause(&mut self, nodes: &[usize], until: Instant) -> anyhow::Result<String> {
-        let mut seen = Vec::new();
-        for &node in nodes {
-            seen.push(self.target.pause(node).await?);
-        }
-        // All at the same time: each must be silent until the end.
-        let mut watched = tokio::task::JoinSet::new();
-        for &node in nodes {
-            let watch = self.watch.clone();
-            watched.spawn(async move { (node, watch.is_silent_until(node, until).await) });
-        }
-        while let Some(ended) = watched.join_next().await {
-            let (node, silent) = ended?;
-            seen.push(format!("{} gave no answer in {:.1?}", self.names[node], silent?));
-        }
-        Ok(seen.join("; "))
-    }
-
-    /// Takes it back, and waits until every node is ready again.
+    /// Takes it back, and waits until every node is well again.
     async fn heal(&mut self, strike: &Strike<'_>, began: bool) -> anyhow::Result<Option<String>> {
         let Strike { nemesis, nodes, .. } = strike;
         let healed = self.take_back(nemesis.fault, nodes).await;
         if began {
             healed?;
         }
-        let took = self.watch.ready(&(0..self.names.len()).collect::<Vec<_>>()).await?;
-        Ok(Some(format!("all nodes were ready {:.1} s after it was healed", took.as_secs_f64())))
+        let (members, health) = (self.nodes.members(), nemesis.fault.leads_to());
+        // Also one that crashed, or could not be stopped.
+        self.target.start_missing(&members).await?;
+        let took = self.watch.well(&members, health).await?;
+        let (how, took) =
+            (if health == Health::Whole { "whole" } else { "ready" }, took.as_secs_f64());
+        Ok(Some(format!("all nodes were {how} {took:.1} s after it was healed")))
     }
 
     async fn take_back(&mut self, fault: Fault, nodes: &[usize]) -> anyhow::Result<()> {
         match fault {
-            Fault::Kill | Fault::Wipe => {
-                for &node in nodes {
-                    self.target.start(node).await?;
-                }
-                Ok(())
-            }
             Fault::Pause => {
                 for &node in nodes {
                     self.target.resume(node).await?;
@@ -279,8 +274,13 @@ impl<'a, T: Target> Director<'a, T> {
             Fault::Partition => self.target.mend().await,
             Fault::Network => self.target.shape(None).await,
             Fault::FullDisk => self.target.unfill(nodes[0]).await,
-            Fault::ClockJump => self.target.set_clock(nodes[0], Duration::ZERO).await,
-            Fault::SlowDisk | Fault::RollingRestart => Ok(()),
+            Fault::ClockJump => self.target.set_clock(nodes[0], 0).await,
+            Fault::Kill
+            | Fault::Wipe
+            | Fault::SlowDisk
+            | Fault::RollingRestart
+            | Fault::Join
+            | Fault::Leave => Ok(()),
         }
     }
 
@@ -292,7 +292,8 @@ impl<'a, T: Target> Director<'a, T> {
         phase: Phase,
         seen: anyhow::Result<Option<String>>,
     ) {
-        let named = |nodes: &[usize]| nodes.iter().map(|&at| self.names[at].clone()).collect();
+        let named =
+            |nodes: &[usize]| nodes.iter().map(|&at| self.nodes.name(at).to_owned()).collect();
         let (seen, unseen) = match seen {
             Ok(seen) => (seen, None),
             Err(error) => (None, Some(format!("{error:#}"))),

@@ -32,9 +32,9 @@ impl Shape {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Isolate, Self::Halves, Self::OneWay, Self::Bridge];
 
-    /// Cuts a cluster of so many nodes, at least three; chance says whom.
-    pub fn cut(self, count: usize, random: &mut impl rand::Rng) -> Cut {
-        let mut order: Vec<usize> = (0..count).collect();
+    /// Cuts a cluster of these nodes, at least three; chance says whom.
+    pub fn cut(self, nodes: &[usize], random: &mut impl rand::Rng) -> Cut {
+        let (mut order, count) = (nodes.to_vec(), nodes.len());
         order.shuffle(random);
         let (apart, rest) = match self {
             Self::Isolate | Self::OneWay => order.split_at(1),
@@ -66,7 +66,8 @@ mod tests {
     use super::*;
 
     fn cut(shape: Shape, count: usize) -> Cut {
-        shape.cut(count, &mut ChaCha8Rng::seed_from_u64(7))
+        let nodes: Vec<usize> = (0..count).collect();
+        shape.cut(&nodes, &mut ChaCha8Rng::seed_from_u64(7))
     }
 
     #[test]

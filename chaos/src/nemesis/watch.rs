@@ -1,10 +1,11 @@
 //! What is seen of the nodes from outside, as any client can see it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use coterie::client::{Client, Options};
+use coterie::proto::StatusResponse;
 use tokio::time::{Instant, timeout_at};
 
 use crate::caller::Nodes;
@@ -12,22 +13,62 @@ use crate::caller::Nodes;
 /// A node answers within this, or is taken for silent.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long nodes may take until they are ready again.
-pub const READY_WITHIN: Duration = Duration::from_secs(90);
+const READY_WITHIN: Duration = Duration::from_secs(90);
+/// How long a disk may take to be rebuilt, or the ring to change: all that it holds is moved.
+const WHOLE_WITHIN: Duration = Duration::from_secs(240);
 /// How often something is looked at that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Writes made to find out a node's clock: some of them are coordinated by others.
-const CLOCK_PROBES: u32 = 40;
-/// Which part of a jump must show. Stamps never go back: after an earlier jump they stay ahead, but by
-/// less with every second.
-const CLOCK_SEEN: f64 = 0.9;
 /// Round trips, of which the median counts.
 const ROUND_TRIPS: usize = 5;
+
+/// How well a cluster is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// Every node is ready, and sees all others alive in a ring that does not change.
+    Ready,
+    /// And no disk lacks anything.
+    Whole,
+    /// And nobody keeps anything for others: another disk may be taken.
+    Quiet,
+}
 
 /// Looks at nodes, with short timeouts and connections of its own.
 #[derive(Clone, Debug)]
 pub struct Watch {
     nodes: Arc<Nodes>,
     clients: Vec<(Client, String)>,
+}
+
+impl Health {
+    fn within(self) -> Duration {
+        match self {
+            Self::Ready => READY_WITHIN,
+            Self::Whole | Self::Quiet => WHOLE_WITHIN,
+        }
+    }
+
+    /// What a node's status lacks, in a cluster of so many.
+    fn lacks(self, status: &StatusResponse, members: usize) -> Option<String> {
+        if !status.ready {
+            return Some(format!("says: {}", status.not_ready_because));
+        }
+        let homes = status.members.iter().filter(|member| member.home);
+        let (count, alive) = (homes.clone().count(), homes.filter(|m| m.state == "alive").count());
+        if (count, alive) != (members, members) {
+            return Some(format!("sees {count} members, {alive} of them alive, and not {members}"));
+        }
+        let live = status.change.as_ref().map_or(0, |change| change.live.len());
+        if live != 1 {
+            return Some(format!("knows {live} live versions of the ring"));
+        }
+        let counters = status.counters.unwrap_or_default();
+        if self >= Self::Whole && (counters.partitions_lost > 0 || !status.rebuilding.is_empty()) {
+            let lost = counters.partitions_lost;
+            return Some(format!("rebuilds {lost} partitions: {}", status.rebuilding));
+        }
+        let hints = counters.hints_held;
+        (self >= Self::Quiet && hints > 0).then(|| format!("keeps {hints} hints"))
+    }
 }
 
 impl Watch {
@@ -46,49 +87,67 @@ impl Watch {
         Ok(Self { nodes: nodes.clone(), clients })
     }
 
+    /// A client of one node alone, and the address to ask it at.
+    pub fn client(&self, node: usize) -> (&Client, &str) {
+        let (client, address) = &self.clients[node];
+        (client, address)
+    }
+
     /// How a node sees itself and the cluster.
     ///
     /// # Errors
     /// If it does not answer.
-    pub async fn status(
-        &self,
-        node: usize,
-    ) -> Result<coterie::proto::StatusResponse, coterie::client::Error> {
-        let (client, address) = &self.clients[node];
+    pub async fn status(&self, node: usize) -> Result<StatusResponse, coterie::client::Error> {
+        let (client, address) = self.client(node);
         client.status(address).await
     }
 
-    /// Waits until these nodes say that they are ready and see every member alive.
+    /// Waits until these nodes, which are all members, are well. Answers with how long it took.
     ///
     /// # Errors
-    /// If they do not within [`READY_WITHIN`]: with what each says.
-    pub async fn ready(&self, nodes: &[usize]) -> anyhow::Result<Duration> {
+    /// If they are not in bounded time: with what each lacks.
+    pub async fn well(&self, members: &[usize], health: Health) -> anyhow::Result<Duration> {
         let began = Instant::now();
         loop {
             let mut waiting = Vec::new();
-            for &node in nodes {
-                let name = self.nodes.name(node);
-                match self.status(node).await {
-                    Ok(status) if !status.ready => {
-                        waiting.push(format!("{name} says: {}", status.not_ready_because));
-                    }
-                    Ok(status) => {
-                        let alive = status.members.iter().filter(|m| m.state == "alive").count();
-                        if alive < self.clients.len() {
-                            waiting.push(format!("{name} sees {alive} members alive"));
-                        }
-                    }
-                    Err(error) => waiting.push(format!("{name} does not answer ({error})")),
-                }
+            for &node in members {
+                let lacks = match self.status(node).await {
+                    Ok(status) => health.lacks(&status, members.len()),
+                    Err(error) => Some(format!("does not answer ({error})")),
+                };
+                waiting.extend(lacks.map(|lacks| format!("{} {lacks}", self.nodes.name(node))));
             }
             if waiting.is_empty() {
                 return Ok(began.elapsed());
             }
-            if began.elapsed() > READY_WITHIN {
-                bail!("not ready within {READY_WITHIN:?}: {}", waiting.join("; "));
+            let limit = health.within();
+            if began.elapsed() > limit {
+                bail!("not {health:?} within {limit:?}: {}", waiting.join("; "));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    /// The highest version of the ring that any of these nodes knows.
+    pub async fn version(&self, members: &[usize]) -> u32 {
+        let mut highest = 0;
+        for &node in members {
+            let status = self.status(node).await;
+            highest = highest.max(status.map_or(0, |status| status.placement_number));
+        }
+        highest
+    }
+
+    /// Whether any of these nodes sees another one in the ring.
+    pub async fn in_ring(&self, members: &[usize], node: usize) -> bool {
+        let name = self.nodes.name(node);
+        for &member in members {
+            let Ok(status) = self.status(member).await else { continue };
+            if status.members.iter().any(|one| one.home && one.name == name) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Asks a node until `until`, and answers with how long it was silent.
@@ -126,26 +185,50 @@ impl Watch {
             (None, error) => Err(error.context("no round trip was made")?.into()),
         }
     }
+}
 
-    /// Writes through a node until a receipt bears a time that is ahead of ours.
-    ///
-    /// # Errors
-    /// If none does.
-    pub async fn clock_is_ahead(&self, node: usize, ahead: Duration) -> anyhow::Result<String> {
-        let name = self.nodes.name(node);
-        for probe in 0..CLOCK_PROBES {
-            let Ok(written) = self.clients[node].0.set(format!("probe/{probe}"), "clock").await
-            else {
-                continue;
-            };
-            let stamp = written.receipt.dot.split('@').nth(1).and_then(|at| at.split('.').next());
-            let stamp = stamp.and_then(|millis| millis.parse().ok()).map(Duration::from_millis);
-            let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            let seen = stamp.unwrap_or_default().saturating_sub(now);
-            if seen > ahead.mul_f64(CLOCK_SEEN) {
-                return Ok(format!("{name} stamps its writes {seen:.1?} ahead"));
-            }
+#[cfg(test)]
+mod tests {
+    use coterie::proto::{Change, Counters, MemberStatus};
+
+    use super::*;
+
+    fn well() -> StatusResponse {
+        let member =
+            || MemberStatus { state: "alive".to_owned(), home: true, ..MemberStatus::default() };
+        StatusResponse {
+            ready: true,
+            members: vec![member(), member(), member()],
+            change: Some(Change { live: vec!["1:a".to_owned()], ..Change::default() }),
+            counters: Some(Counters::default()),
+            ..StatusResponse::default()
         }
-        bail!("no write through {name} bears a time ahead of ours")
+    }
+
+    /// What a status that was made worse lacks to be ready, whole and quiet.
+    fn lacks(worse: impl Fn(&mut StatusResponse)) -> [bool; 3] {
+        let mut status = well();
+        worse(&mut status);
+        [Health::Ready, Health::Whole, Health::Quiet]
+            .map(|health| health.lacks(&status, 3).is_some())
+    }
+
+    #[test]
+    fn a_cluster_is_whole_when_no_disk_lacks_anything_and_quiet_without_hints() {
+        assert_eq!(lacks(|_| {}), [false; 3]);
+        assert_eq!(lacks(|status| status.ready = false), [true; 3]);
+        assert_eq!(lacks(|status| status.members[1].state = "down".to_owned()), [true; 3]);
+        assert_eq!(lacks(|status| drop(status.members.pop())), [true; 3]);
+        let joining = |status: &mut StatusResponse| {
+            status.change.as_mut().unwrap().live.push("2:b".to_owned());
+        };
+        assert_eq!(lacks(joining), [true; 3]);
+        let counted =
+            |counters| move |status: &mut StatusResponse| status.counters = Some(counters);
+        let lost = Counters { partitions_lost: 1, ..Counters::default() };
+        assert_eq!(lacks(counted(lost)), [false, true, true]);
+        assert_eq!(lacks(|status| status.rebuilding = "disk".to_owned()), [false, true, true]);
+        let hints = Counters { hints_held: 1, ..Counters::default() };
+        assert_eq!(lacks(counted(hints)), [false, false, true]);
     }
 }

@@ -65,7 +65,7 @@ pub fn draw(bins: &Bins, faults: &[Fault<'_>]) -> String {
     svg += &latency(&frame, bins);
     svg += "</svg></div>\n<p class=\"legend\"><span class=\"key ok\"></span>answered \
             <span class=\"key failed\"></span>failed <span class=\"key p50\"></span>median \
-            <span class=\"key p99\"></span>99th percentile <span class=\"key fault\"></span>fault, \
+            <span class=\"key p99\"></span>99th&nbsp;percentile <span class=\"key fault\"></span>fault, \
             until all nodes are ready again</p>\n";
     svg
 }

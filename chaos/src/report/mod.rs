@@ -6,13 +6,13 @@ mod chart;
 use std::fmt::Write as _;
 
 use self::bins::Bins;
-use crate::checkers::Judgement;
+use crate::checkers::{Judgement, Violation};
 use crate::history::{FaultEvent, History, Phase};
 use crate::verdict::{Judged, Verdict};
 
 const STYLE: &str = include_str!("style.css");
-/// How many violations of a promise are shown.
-const SHOWN_MAX: usize = 50;
+/// How many violations of a promise are shown at once; the others unfold.
+const SHOWN_MAX: usize = 12;
 
 /// A fault, whole.
 pub struct Fault<'a> {
@@ -108,14 +108,15 @@ fn numbers(judged: &Judged) -> String {
     let writes = &judged.writes;
     let found = &judged.availability;
     let failed = format!("{:.3} %", found.failed_percent());
-    let silence = format!("{:.1} s", found.silence_us as f64 / 1e6);
+    let (all, key) = (found.silence_us as f64 / 1e6, found.key_silence_us as f64 / 1e6);
+    let silence = format!("{all:.1} s, {key:.1} s");
     let tiles = [
         ("acknowledged writes", grouped(writes.acknowledged), ""),
         ("keys lost", grouped(writes.lost), if writes.lost > 0 { "bad" } else { "good" }),
         ("writes superseded", grouped(writes.superseded), ""),
         ("outcome unknown", grouped(writes.unknown), ""),
         ("failed while a quorum lived", failed, ""),
-        ("longest silence", silence, ""),
+        ("longest silence, of all and of one key", silence, ""),
     ];
     let mut text = "<section class=\"tiles\">\n".to_owned();
     for (what, number, class) in tiles {
@@ -167,11 +168,12 @@ fn promises(judgements: &[Judgement]) -> String {
         let _ = writeln!(
             text,
             "<li><p><b>{}</b> {} <strong class=\"{class}\">{word}</strong> \
-             <span class=\"quiet\">{} judged, {} open</span></p>",
+             <span class=\"quiet\">{} judged, {} open{}</span></p>",
             judgement.id,
             escaped(judgement.promise),
             grouped(judgement.judged),
             grouped(judgement.open),
+            if judgement.note.is_empty() { String::new() } else { format!("; {}", judgement.note) },
         );
         text += &violations(judgement);
         text += "</li>\n";
@@ -183,16 +185,27 @@ fn violations(judgement: &Judgement) -> String {
     if judgement.violations.is_empty() {
         return String::new();
     }
-    let mut text = "<ul class=\"violations\">\n".to_owned();
-    for violation in judgement.violations.iter().take(SHOWN_MAX) {
-        let (key, what) = (escaped(&violation.key), escaped(&violation.what));
-        let key = if key.is_empty() { key } else { format!("<code>{key}</code> ") };
-        let _ = writeln!(text, "<li>{key}{what}</li>");
+    let items = |violations: &[Violation]| {
+        let mut text = "<ul class=\"violations\">\n".to_owned();
+        for violation in violations {
+            let (key, what) = (escaped(&violation.key), escaped(&violation.what));
+            let key = if key.is_empty() { key } else { format!("<code>{key}</code> ") };
+            let _ = writeln!(text, "<li>{key}{what}</li>");
+        }
+        text + "</ul>\n"
+    };
+    // Every one of them stands on the page: whoever has lost something looks for its name.
+    let (shown, more) = judgement.violations.split_at(judgement.violations.len().min(SHOWN_MAX));
+    let mut text = items(shown);
+    if !more.is_empty() {
+        let _ = writeln!(
+            text,
+            "<details><summary>{} more</summary>\n{}</details>",
+            grouped(more.len()),
+            items(more)
+        );
     }
-    if let Some(more) = judgement.violations.len().checked_sub(SHOWN_MAX + 1) {
-        let _ = writeln!(text, "<li class=\"quiet\">and {} more</li>", grouped(more + 1));
-    }
-    text + "</ul>\n"
+    text
 }
 
 fn nodes(history: &History) -> String {
@@ -279,6 +292,18 @@ mod tests {
         for foreign in ["http://", "https://", "<script", "src="] {
             assert!(!page.contains(foreign), "the page needs {foreign}");
         }
+    }
+
+    #[test]
+    fn every_lost_key_is_on_the_page() {
+        let key = |number: u64| format!("set/1/{number}");
+        let lost = (0..40).map(|number| write(number, &key(number), "v", 0, 9));
+        let history = history(lost.chain([vec![Event::Settled(Settled::default())]]));
+        let page = page(&history, &Judged::of(&history));
+        for number in 0..40 {
+            assert!(page.contains(&format!("<code>{}</code>", key(number))), "{number}");
+        }
+        assert!(page.contains("<summary>28 more</summary>"));
     }
 
     #[test]

@@ -4,9 +4,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tokio::process::{Child, Command};
 
 use super::command::{is_root, run};
 
@@ -22,6 +24,8 @@ const STALL: Duration = Duration::from_millis(400);
 pub struct OwnDisk {
     image: PathBuf,
     mounted: PathBuf,
+    /// The shell of a stall that has not ended.
+    stalling: Option<Child>,
 }
 
 /// What keeps nodes from having disks of their own here, if anything does.
@@ -50,7 +54,7 @@ impl OwnDisk {
         run(&["truncate", "-s", &size, &from]).await?;
         run(&["mkfs.ext4", "-q", "-F", &from]).await?;
         run(&["mount", "-o", "loop", &from, &to]).await?;
-        Ok(Self { mounted: folder.to_owned(), image: image.clone() })
+        Ok(Self { mounted: folder.to_owned(), image: image.clone(), stalling: None })
     }
 
     fn ballast(&self) -> PathBuf {
@@ -81,33 +85,56 @@ impl OwnDisk {
         fs::remove_file(self.ballast()).context("cannot remove the ballast")
     }
 
-    /// Stalls again and again for a while. The shell ends it, whatever becomes of the harness.
-    pub async fn stall(&self, lasts: Duration) -> anyhow::Result<String> {
-        let rounds = (lasts.as_secs_f64() / (2.0 * STALL.as_secs_f64())).ceil().max(1.0);
-        let mounted = self.mounted.to_string_lossy();
-        let seconds = STALL.as_secs_f64();
-        let script = format!(
-            "for i in $(seq {rounds}); do fsfreeze -f '{mounted}' && sleep {seconds}; \
-             fsfreeze -u '{mounted}'; sleep {seconds}; done"
-        );
-        let probe = self.mounted.join("probe");
-        let stalls = tokio::spawn(async move { run(&["sh", "-c", &script]).await });
-        let mut slowest = Duration::ZERO;
-        while !stalls.is_finished() {
-            let (began, probe) = (Instant::now(), probe.clone());
-            tokio::task::spawn_blocking(move || fs::write(probe, "x")).await?.context("probe")?;
-            slowest = slowest.max(began.elapsed());
-            tokio::time::sleep(STALL / 10).await;
+    /// Stalls again and again for a while. Each stall is ended by its own shell, whatever becomes of
+    /// the harness and of this call.
+    ///
+    /// # Errors
+    /// If it cannot be frozen, or no write is seen to wait for it.
+    pub async fn stall(&mut self, lasts: Duration) -> anyhow::Result<String> {
+        let until = Instant::now() + lasts;
+        let (mut rounds, mut slowest) = (0, Duration::ZERO);
+        while Instant::now() < until {
+            rounds += 1;
+            slowest = slowest.max(self.stall_once().await?);
+            tokio::time::sleep(STALL).await;
         }
-        stalls.await??;
         if slowest < STALL / 2 {
             bail!("no write took longer than {slowest:?}");
         }
         Ok(format!("{rounds} stalls of {STALL:?}; a write of ours took {slowest:.0?}"))
     }
 
+    /// How long a write of ours has waited.
+    async fn stall_once(&mut self) -> anyhow::Result<Duration> {
+        let (mounted, seconds) = (self.mounted.to_string_lossy(), STALL.as_secs_f64());
+        let script =
+            format!("fsfreeze -f '{mounted}' && sleep {seconds}; exec fsfreeze -u '{mounted}'");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).stdin(Stdio::null()).process_group(0);
+        let shell = self.stalling.insert(shell.spawn().context("cannot run sh")?);
+        let mut slowest = Duration::ZERO;
+        let ended = loop {
+            if let Some(ended) = shell.try_wait().context("cannot wait for a child")? {
+                break ended;
+            }
+            let (began, probe) = (Instant::now(), self.mounted.join("probe"));
+            tokio::task::spawn_blocking(move || fs::write(probe, "x")).await?.context("probe")?;
+            slowest = slowest.max(began.elapsed());
+            tokio::time::sleep(STALL / 20).await;
+        };
+        self.stalling = None;
+        if !ended.success() {
+            bail!("fsfreeze of {mounted} failed ({ended})");
+        }
+        Ok(slowest)
+    }
+
     /// Takes it away with everything on it.
-    pub async fn take_away(self) -> anyhow::Result<()> {
+    pub async fn take_away(mut self) -> anyhow::Result<()> {
+        // A stall that was broken off ends within its time; until then nothing can be unmounted.
+        if let Some(mut shell) = self.stalling.take() {
+            shell.wait().await.context("cannot wait for the end of a stall")?;
+        }
         let mounted = self.mounted.to_string_lossy();
         // It fails if nothing is frozen, and then nothing has to be thawed.
         let _ = run(&["fsfreeze", "-u", &mounted]).await;

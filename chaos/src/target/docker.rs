@@ -1,7 +1,7 @@
 //! Containers on a private network, through the docker command. Their network is reached from
 //! outside, by `nsenter` into the namespace of their first process: an image needs no tools.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,6 +18,14 @@ pub struct Docker {
     plan: Plan,
     id: u32,
     addresses: Vec<String>,
+    /// What was made of the network: a container that starts again has none of it.
+    network: Option<Network>,
+    /// Why the network cannot become worse, if it cannot.
+    worse: Result<(), String>,
+    /// The nodes that were ended on purpose.
+    down: BTreeSet<usize>,
+    /// What is to be told of nodes that ended unasked.
+    crashes: Vec<String>,
 }
 
 impl Docker {
@@ -25,14 +33,22 @@ impl Docker {
     pub fn new(plan: &Plan) -> Self {
         let id = std::process::id();
         let address = |number: usize| format!("10.214.{}.{}", id % 250, 10 + number);
-        Self { plan: plan.clone(), id, addresses: (0..plan.nodes).map(address).collect() }
+        Self {
+            plan: plan.clone(),
+            id,
+            addresses: (0..plan.nodes).map(address).collect(),
+            network: None,
+            worse: Ok(()),
+            down: BTreeSet::new(),
+            crashes: Vec::new(),
+        }
     }
 
     fn container(&self, number: usize) -> String {
         format!("coterie-chaos-{}-node-{number}", self.id)
     }
 
-    fn network(&self) -> String {
+    fn network_name(&self) -> String {
         format!("coterie-chaos-{}", self.id)
     }
 
@@ -55,7 +71,7 @@ impl Docker {
             ("REPLICATION__REPLICAS", self.plan.replicas.to_string()),
             ("ANTI_ENTROPY__INTERVAL", super::ANTI_ENTROPY.to_owned()),
         ];
-        let (name, network) = (self.container(number), self.network());
+        let (name, network) = (self.container(number), self.network_name());
         let mut words = ["docker", "create", "--name", &name, "--network", &network, "--ip"]
             .map(str::to_owned)
             .to_vec();
@@ -98,20 +114,30 @@ impl Target for Docker {
         self.addresses.iter().enumerate().map(node).collect()
     }
 
+    async fn set_up(&mut self) -> anyhow::Result<()> {
+        if self.plan.own_network && is_root() {
+            let asked = super::wires::kernel_has_netem().await;
+            self.worse = asked.map_err(|error| format!("the kernel has no netem: {error:#}"));
+        }
+        Ok(())
+    }
+
     fn offers(&self, fault: Fault) -> Result<(), String> {
         match fault {
             Fault::Kill | Fault::Pause | Fault::RollingRestart => Ok(()),
-            Fault::Partition | Fault::Network if is_root() => Ok(()),
+            Fault::Partition if is_root() => Ok(()),
+            Fault::Network if is_root() => self.worse.clone(),
             Fault::Partition | Fault::Network => Err("nsenter needs root".to_owned()),
             Fault::FullDisk | Fault::SlowDisk | Fault::ClockJump | Fault::Wipe => {
                 Err("a container's disk and clock are not its own: use local or netns".to_owned())
             }
+            Fault::Join | Fault::Leave => Err("there are no spare containers".to_owned()),
         }
     }
 
     async fn start_all(&mut self) -> anyhow::Result<()> {
         let subnet = format!("10.214.{}.0/24", self.id % 250);
-        run(&["docker", "network", "create", "--subnet", &subnet, &self.network()])
+        run(&["docker", "network", "create", "--subnet", &subnet, &self.network_name()])
             .await
             .context("is there a docker engine, and may you use it?")?;
         for number in 0..self.plan.nodes {
@@ -122,13 +148,33 @@ impl Target for Docker {
     }
 
     async fn start(&mut self, node: usize) -> anyhow::Result<()> {
-        run(&["docker", "start", &self.container(node)]).await.map(drop)
+        run(&["docker", "start", &self.container(node)]).await?;
+        self.down.remove(&node);
+        match self.network {
+            Some(network) => self.port(node).await?.shape(network).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn start_missing(&mut self, nodes: &[usize]) -> anyhow::Result<()> {
+        for &node in nodes {
+            let state = self.inspect(node, "{{.State.Status}} {{.State.ExitCode}}").await?;
+            if !state.starts_with("exited") {
+                continue;
+            }
+            if !self.down.contains(&node) {
+                self.crashes.push(format!("node-{node} ended unasked: {state}, says docker"));
+            }
+            self.start(node).await?;
+        }
+        Ok(())
     }
 
     async fn kill(&mut self, nodes: &[usize]) -> anyhow::Result<String> {
         let names: Vec<String> = nodes.iter().map(|&node| self.container(node)).collect();
         let words = ["docker", "kill", "--signal", "KILL"].map(str::to_owned);
         run(&[&words[..], &names[..]].concat()).await?;
+        self.down.extend(nodes);
         let mut seen = Vec::new();
         for &node in nodes {
             run(&["docker", "wait", &self.container(node)]).await?;
@@ -143,6 +189,7 @@ impl Target for Docker {
 
     async fn stop(&mut self, node: usize) -> anyhow::Result<String> {
         run(&["docker", "stop", "-t", "15", &self.container(node)]).await?;
+        self.down.insert(node);
         let state = self.inspect(node, "{{.State.Status}} {{.State.ExitCode}}").await?;
         if state != "exited 0" {
             bail!("node-{node} was asked to stop, and docker says `{state}`");
@@ -186,6 +233,10 @@ impl Target for Docker {
     }
 
     async fn shape(&mut self, network: Option<Network>) -> anyhow::Result<()> {
+        if let (Some(_), Err(why)) = (network, &self.worse) {
+            return not_here(&format!("worse network: {why}"));
+        }
+        self.network = network;
         super::wires::shape(&self.ports().await?, network).await
     }
 
@@ -205,7 +256,7 @@ impl Target for Docker {
         not_here("slow disk")
     }
 
-    async fn set_clock(&mut self, _: usize, _: Duration) -> anyhow::Result<()> {
+    async fn set_clock(&mut self, _: usize, _: i64) -> anyhow::Result<()> {
         not_here("clock jump")
     }
 
@@ -213,8 +264,16 @@ impl Target for Docker {
         not_here("wiped disk")
     }
 
-    fn unasked_end(&mut self) -> Option<String> {
-        None
+    async fn join(&mut self, _: usize) -> anyhow::Result<()> {
+        not_here("join")
+    }
+
+    async fn left(&mut self, _: usize) -> anyhow::Result<String> {
+        not_here("leave")
+    }
+
+    fn unasked_ends(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.crashes)
     }
 
     async fn clean_up(&mut self) -> Vec<String> {
@@ -224,7 +283,7 @@ impl Target for Docker {
         if let Err(error) = run(&[&remove[..], &names[..]].concat()).await {
             troubles.push(format!("{error:#}"));
         }
-        if let Err(error) = run(&["docker", "network", "rm", &self.network()]).await {
+        if let Err(error) = run(&["docker", "network", "rm", &self.network_name()]).await {
             troubles.push(format!("{error:#}"));
         }
         troubles

@@ -10,7 +10,9 @@
 //! As with netem, packets that vary in their delay overtake each other.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -31,6 +33,9 @@ const PACKET_BYTES: usize = 4096;
 const UP_WITHIN: Duration = Duration::from_secs(5);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often a packet is tried to be handed over to an end whose queue is full, and the pause between.
+const QUEUE_TRIES: u32 = 200;
+const QUEUE_PAUSE: Duration = Duration::from_millis(1);
 /// Fewer lost packets than this may be luck.
 const LOSSES_EXPECTED: f64 = 20.0;
 
@@ -62,6 +67,23 @@ struct End {
     shaped: bool,
 }
 
+/// The switch's own socket. Nobody is told when the queue of *another* socket has room again, so what
+/// is sent cannot be awaited: it is tried.
+#[derive(Debug)]
+struct Socket {
+    incoming: UnixDatagram,
+    outgoing: Arc<StdDatagram>,
+}
+
+impl Socket {
+    fn bind(path: &Path) -> std::io::Result<Self> {
+        let outgoing = StdDatagram::bind(path)?;
+        outgoing.set_nonblocking(true)?;
+        let incoming = UnixDatagram::from_std(outgoing.try_clone()?)?;
+        Ok(Self { incoming, outgoing: Arc::new(outgoing) })
+    }
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     network: Mutex<Option<Network>>,
@@ -86,7 +108,7 @@ impl Ether {
     /// If a socket or an interface cannot be made.
     pub async fn make(dir: &Path, places: &[Place]) -> anyhow::Result<Self> {
         let own = dir.join("ether");
-        let socket = UnixDatagram::bind(&own);
+        let socket = Socket::bind(&own);
         let socket = socket.with_context(|| format!("cannot make {}", own.display()))?;
         let mut ends = HashMap::new();
         let mut programs = Vec::new();
@@ -97,7 +119,7 @@ impl Ether {
             ends.insert(address, End { path: end.into(), shaped: place.shaped });
         }
         let shared = Arc::new(Shared::default());
-        let switch = tokio::spawn(run(Arc::new(socket), ends.clone(), shared.clone()));
+        let switch = tokio::spawn(run(socket, ends.clone(), shared.clone()));
         let ether = Self { shared, programs, switch };
         let until = Instant::now() + UP_WITHIN;
         while !ends.values().all(|end| end.path.exists()) {
@@ -159,18 +181,21 @@ fn socat(place: &Place, to: &Path, from: &Path) -> anyhow::Result<Child> {
     command.kill_on_drop(true).process_group(0).spawn().context("cannot start socat")
 }
 
-async fn run(socket: Arc<UnixDatagram>, ends: HashMap<Ipv4Addr, End>, shared: Arc<Shared>) {
+async fn run(socket: Socket, ends: HashMap<Ipv4Addr, End>, shared: Arc<Shared>) {
     let mut buffer = vec![0; PACKET_BYTES];
     loop {
         // An error is told when an end has gone: the others go on.
-        let Ok((length, _)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, _)) = socket.incoming.recv_from(&mut buffer).await else { continue };
         let packet = buffer[..length].to_vec();
         let Some((from, to)) = addresses(&packet) else { continue };
         let (Some(from), Some(to)) = (ends.get(&from), ends.get(&to)) else { continue };
         let network = *shared.network.lock().unwrap_or_else(PoisonError::into_inner);
         let network = network.filter(|_| from.shaped);
+        let (outgoing, to) = (socket.outgoing.clone(), to.path.clone());
         let Some(Network { delay, jitter, loss_percent }) = network else {
-            let _ = socket.send_to(&packet, &to.path).await;
+            if !passed_on(&outgoing, &packet, &to) {
+                tokio::spawn(async move { hand_over(&outgoing, &packet, &to).await });
+            }
             continue;
         };
         if rand::random_range(0.0..100.0) < loss_percent {
@@ -179,12 +204,28 @@ async fn run(socket: Arc<UnixDatagram>, ends: HashMap<Ipv4Addr, End>, shared: Ar
         }
         shared.passed.fetch_add(1, Relaxed);
         let later = delay.saturating_sub(jitter) + jitter.mul_f64(rand::random_range(0.0..2.0));
-        let (at, socket, to) = (Instant::now() + later, socket.clone(), to.path.clone());
+        let at = Instant::now() + later;
         tokio::spawn(async move {
             tokio::time::sleep_until(at).await;
-            // An end that has gone loses its packets, as a host that is off does.
-            let _ = socket.send_to(&packet, to).await;
+            hand_over(&outgoing, &packet, &to).await;
         });
+    }
+}
+
+/// Whether an end has taken a packet, or has gone and loses it, as a host that is off does. If not, its
+/// queue is full.
+fn passed_on(socket: &StdDatagram, packet: &[u8], to: &Path) -> bool {
+    let sent = socket.send_to(packet, to);
+    !sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// Hands a packet over once the end's queue has room; in the end it is lost, as in a router's queue.
+async fn hand_over(socket: &StdDatagram, packet: &[u8], to: &Path) {
+    for _ in 0..QUEUE_TRIES {
+        if passed_on(socket, packet, to) {
+            return;
+        }
+        tokio::time::sleep(QUEUE_PAUSE).await;
     }
 }
 
@@ -208,5 +249,25 @@ mod tests {
         assert_eq!(addresses(&packet[..19]), None);
         packet[0] = 0x60;
         assert_eq!(addresses(&packet), None);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_stalls_nobody_and_is_emptied_in_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let switch = Socket::bind(&path("switch")).unwrap();
+        let (slow, well) =
+            (Socket::bind(&path("slow")).unwrap(), Socket::bind(&path("well")).unwrap());
+        while passed_on(&switch.outgoing, b"x", &path("slow")) {}
+        assert!(passed_on(&switch.outgoing, b"y", &path("well")));
+        let mut buffer = [0; 1];
+        assert_eq!(well.incoming.recv(&mut buffer).await.unwrap(), 1);
+        let (outgoing, to) = (switch.outgoing.clone(), path("slow"));
+        let waiting = tokio::spawn(async move { hand_over(&outgoing, b"z", &to).await });
+        while buffer != *b"z" {
+            slow.incoming.recv(&mut buffer).await.unwrap();
+        }
+        waiting.await.unwrap();
+        assert!(passed_on(&switch.outgoing, b"x", &path("gone")), "nobody waits for who has gone");
     }
 }

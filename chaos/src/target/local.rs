@@ -12,17 +12,17 @@ use crate::scenario::Network;
 #[derive(Debug)]
 pub struct Local {
     processes: Processes,
-    wipe: bool,
 }
 
 impl Local {
-    /// Nothing runs yet. `wipe`: whether disks may be emptied.
-    pub fn new(plan: &Plan, wipe: bool) -> Self {
+    /// Nothing runs yet.
+    pub fn new(plan: &Plan) -> Self {
         // Two runs at the same time differ in their process ids, and so in their addresses.
         let id = std::process::id();
         let (high, low) = (64 + id / 250 % 64, 1 + id % 250);
         let place = |number| (format!("127.{high}.{low}.{}", 10 + number), Vec::new());
-        Self { processes: Processes::new(plan, (0..plan.nodes).map(place).collect()), wipe }
+        let places = 0..plan.nodes + plan.spares;
+        Self { processes: Processes::new(plan, places.map(place).collect()) }
     }
 }
 
@@ -33,14 +33,17 @@ impl Target for Local {
 
     fn offers(&self, fault: Fault) -> Result<(), String> {
         match fault {
-            Fault::Kill | Fault::Pause | Fault::RollingRestart => Ok(()),
+            Fault::Kill
+            | Fault::Pause
+            | Fault::RollingRestart
+            | Fault::Wipe
+            | Fault::Join
+            | Fault::Leave => Ok(()),
             Fault::Partition | Fault::Network => {
                 Err("all processes share one loopback: use the target netns".to_owned())
             }
             Fault::FullDisk | Fault::SlowDisk => disks_can_be_made(),
             Fault::ClockJump => clocks_can_jump(),
-            Fault::Wipe if self.wipe => Ok(()),
-            Fault::Wipe => Err(super::WIPE_NEEDS_A_FLAG.to_owned()),
         }
     }
 
@@ -50,6 +53,10 @@ impl Target for Local {
 
     async fn start(&mut self, node: usize) -> anyhow::Result<()> {
         self.processes.start(node)
+    }
+
+    async fn start_missing(&mut self, nodes: &[usize]) -> anyhow::Result<()> {
+        self.processes.start_missing(nodes)
     }
 
     async fn kill(&mut self, nodes: &[usize]) -> anyhow::Result<String> {
@@ -100,16 +107,24 @@ impl Target for Local {
         self.processes.disk(node)?.stall(lasts).await
     }
 
-    async fn set_clock(&mut self, node: usize, ahead: Duration) -> anyhow::Result<()> {
-        self.processes.set_clock(node, ahead)
+    async fn set_clock(&mut self, node: usize, ahead_s: i64) -> anyhow::Result<()> {
+        self.processes.set_clock(node, ahead_s)
     }
 
     async fn wipe(&mut self, node: usize) -> anyhow::Result<String> {
         self.processes.wipe(node).await
     }
 
-    fn unasked_end(&mut self) -> Option<String> {
-        self.processes.unasked_end()
+    async fn join(&mut self, node: usize) -> anyhow::Result<()> {
+        self.processes.join(node)
+    }
+
+    async fn left(&mut self, node: usize) -> anyhow::Result<String> {
+        self.processes.left(node).await
+    }
+
+    fn unasked_ends(&mut self) -> Vec<String> {
+        self.processes.unasked_ends()
     }
 
     async fn clean_up(&mut self) -> Vec<String> {

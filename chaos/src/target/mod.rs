@@ -7,7 +7,8 @@
 //! | partition, network | | yes | yes | |
 //! | full and slow disk | as root | yes | | |
 //! | clock jump | with libfaketime | with libfaketime | | |
-//! | wiped disk (`--wipe`) | yes | yes | | yes |
+//! | wiped disk | yes | yes | | yes |
+//! | join, leave | yes | yes | | |
 //!
 //! What a target does to a node it also looks at: a fault that it cannot see take effect is told as
 //! an error, and makes the run invalid.
@@ -40,8 +41,10 @@ pub struct Plan {
     pub program: PathBuf,
     /// A folder for configuration, data and logs.
     pub dir: PathBuf,
-    /// How many nodes.
+    /// How many nodes found the cluster.
     pub nodes: usize,
+    /// How many more there is a place for.
+    pub spares: usize,
     /// N.
     pub replicas: usize,
     /// Whether disks must be able to fill up and to stall.
@@ -59,7 +62,7 @@ pub struct Plan {
 /// A cluster that can be broken. All methods take a node by its number.
 #[allow(async_fn_in_trait, reason = "a run is one task, which never moves to another thread")]
 pub trait Target {
-    /// Each node's name and where clients reach it.
+    /// Each node's name and where clients reach it: the founders, and then the spares.
     fn nodes(&self) -> Vec<(String, String)>;
 
     /// Makes what nodes need before they can start.
@@ -70,11 +73,14 @@ pub trait Target {
     /// Whether a fault can be brought about here; if not, why.
     fn offers(&self, fault: Fault) -> Result<(), String>;
 
-    /// Starts every node.
+    /// Starts the founders.
     async fn start_all(&mut self) -> anyhow::Result<()>;
 
     /// Starts a node that was stopped or killed.
     async fn start(&mut self, node: usize) -> anyhow::Result<()>;
+
+    /// Starts those of these nodes that do not run, for whatever reason.
+    async fn start_missing(&mut self, nodes: &[usize]) -> anyhow::Result<()>;
 
     /// Ends nodes at once, all at the same time. Answers with what was seen of their ends.
     async fn kill(&mut self, nodes: &[usize]) -> anyhow::Result<String>;
@@ -112,14 +118,22 @@ pub trait Target {
     /// Stalls a node's disk for a while. Answers with what was seen of that.
     async fn stall(&mut self, node: usize, lasts: Duration) -> anyhow::Result<String>;
 
-    /// Sets a node's clock ahead; by nothing: right.
-    async fn set_clock(&mut self, node: usize, ahead: Duration) -> anyhow::Result<()>;
+    /// Sets a node's clock so many seconds ahead, or back if they are negative; by nothing: right.
+    async fn set_clock(&mut self, node: usize, ahead_s: i64) -> anyhow::Result<()>;
 
     /// Kills a node and empties its disk. Answers with what was seen of that.
     async fn wipe(&mut self, node: usize) -> anyhow::Result<String>;
 
-    /// A node that ended without having been asked to, with its last words.
-    fn unasked_end(&mut self) -> Option<String>;
+    /// Starts a node that is no member, on an empty disk.
+    async fn join(&mut self, node: usize) -> anyhow::Result<()>;
+
+    /// Waits until a node that was told to leave has ended by itself. Answers with what was seen of
+    /// its end.
+    async fn left(&mut self, node: usize) -> anyhow::Result<String>;
+
+    /// The nodes that ended without having been asked to since this was asked last, each with its
+    /// last words.
+    fn unasked_ends(&mut self) -> Vec<String>;
 
     /// Ends every node and takes away whatever was set up, also after a failure.
     async fn clean_up(&mut self) -> Vec<String>;
@@ -127,9 +141,10 @@ pub trait Target {
 
 /// How often homes compare what they hold: often, so that a run need not wait for it.
 const ANTI_ENTROPY: &str = "2s";
-/// Why a wiped disk is not offered.
-const WIPE_NEEDS_A_FLAG: &str = "a node with an emptied disk is not taken back by every version of the \
-                                 store: say by --wipe that this one takes it";
+/// How often dead records are looked for: often, so that what was deleted is also collected in a run.
+const COLLECTION: &str = "2s";
+/// How long no node may have come or gone before one becomes a member: the least that there is.
+const SETTLE: &str = "2s";
 
 /// For what a target cannot do; [`Target::offers`] has said so before.
 fn not_here<T>(what: &str) -> anyhow::Result<T> {

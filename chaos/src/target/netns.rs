@@ -39,7 +39,6 @@ pub struct Netns {
     /// Why the network cannot become worse, if it cannot.
     worse: Result<(), String>,
     ether: Option<Ether>,
-    wipe: bool,
 }
 
 impl Netns {
@@ -47,7 +46,7 @@ impl Netns {
     ///
     /// # Errors
     /// If this is not root.
-    pub fn new(plan: &Plan, wipe: bool) -> anyhow::Result<Self> {
+    pub fn new(plan: &Plan) -> anyhow::Result<Self> {
         if !is_root() {
             bail!("network namespaces need root: run it with sudo, or use the target local");
         }
@@ -57,18 +56,18 @@ impl Netns {
             ["ip", "netns", "exec", &name].map(str::to_owned).to_vec()
         };
         let address = |number: usize| format!("10.213.{}.{}", id % 250, 10 + number);
-        let addresses: Vec<String> = (0..plan.nodes).map(address).collect();
-        let places = addresses.iter().cloned().zip((0..plan.nodes).map(prefix)).collect();
+        let count = plan.nodes + plan.spares;
+        let addresses: Vec<String> = (0..count).map(address).collect();
+        let places = addresses.iter().cloned().zip((0..count).map(prefix)).collect();
         let port = |number| Port { prefix: prefix(number), interface: "eth0".to_owned() };
         Ok(Self {
             processes: Processes::new(plan, places),
             id,
-            ports: (0..plan.nodes).map(port).collect(),
+            ports: (0..count).map(port).collect(),
             addresses,
             plan: plan.clone(),
             worse: Ok(()),
             ether: None,
-            wipe,
         })
     }
 
@@ -163,12 +162,16 @@ impl Target for Netns {
 
     fn offers(&self, fault: Fault) -> Result<(), String> {
         match fault {
-            Fault::Kill | Fault::Pause | Fault::RollingRestart | Fault::Partition => Ok(()),
+            Fault::Kill
+            | Fault::Pause
+            | Fault::RollingRestart
+            | Fault::Partition
+            | Fault::Wipe
+            | Fault::Join
+            | Fault::Leave => Ok(()),
             Fault::Network => self.worse.clone(),
             Fault::FullDisk | Fault::SlowDisk => disks_can_be_made(),
             Fault::ClockJump => clocks_can_jump(),
-            Fault::Wipe if self.wipe => Ok(()),
-            Fault::Wipe => Err(super::WIPE_NEEDS_A_FLAG.to_owned()),
         }
     }
 
@@ -178,6 +181,10 @@ impl Target for Netns {
 
     async fn start(&mut self, node: usize) -> anyhow::Result<()> {
         self.processes.start(node)
+    }
+
+    async fn start_missing(&mut self, nodes: &[usize]) -> anyhow::Result<()> {
+        self.processes.start_missing(nodes)
     }
 
     async fn kill(&mut self, nodes: &[usize]) -> anyhow::Result<String> {
@@ -245,16 +252,24 @@ impl Target for Netns {
         self.processes.disk(node)?.stall(lasts).await
     }
 
-    async fn set_clock(&mut self, node: usize, ahead: Duration) -> anyhow::Result<()> {
-        self.processes.set_clock(node, ahead)
+    async fn set_clock(&mut self, node: usize, ahead_s: i64) -> anyhow::Result<()> {
+        self.processes.set_clock(node, ahead_s)
     }
 
     async fn wipe(&mut self, node: usize) -> anyhow::Result<String> {
         self.processes.wipe(node).await
     }
 
-    fn unasked_end(&mut self) -> Option<String> {
-        self.processes.unasked_end()
+    async fn join(&mut self, node: usize) -> anyhow::Result<()> {
+        self.processes.join(node)
+    }
+
+    async fn left(&mut self, node: usize) -> anyhow::Result<String> {
+        self.processes.left(node).await
+    }
+
+    fn unasked_ends(&mut self) -> Vec<String> {
+        self.processes.unasked_ends()
     }
 
     async fn clean_up(&mut self) -> Vec<String> {

@@ -11,13 +11,15 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use super::disk::OwnDisk;
-use super::{ANTI_ENTROPY, Plan, command};
+use super::{ANTI_ENTROPY, COLLECTION, Plan, SETTLE, command};
 
 /// How long a node may take to stop when it is asked to.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// How long a node that leaves may take to hand over what it holds, and to end.
+const LEFT_WITHIN: Duration = Duration::from_secs(180);
 /// How long a signal may take to show.
 const SIGNAL_WITHIN: Duration = Duration::from_secs(2);
 /// How often something is looked at that is waited for.
@@ -40,6 +42,8 @@ pub struct Processes {
     plan: Plan,
     nodes: Vec<Node>,
     faketime: Option<&'static str>,
+    /// What is to be told of nodes that ended unasked.
+    crashes: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,11 @@ struct Node {
     /// What comes before the program: it enters the node's namespace.
     prefix: Vec<String>,
     child: Option<Child>,
+    /// The child's standard input, held here: whoever waits for a child closes its own.
+    held: Option<ChildStdin>,
     disk: Option<OwnDisk>,
+    /// Whether it was told to leave, and may end when it has done so.
+    leaves: bool,
 }
 
 /// The library that makes a process see another time.
@@ -71,11 +79,13 @@ impl Processes {
             address,
             prefix,
             child: None,
+            held: None,
             disk: None,
+            leaves: false,
         };
         let faketime = if plan.own_clocks { libfaketime() } else { None };
         let nodes = places.into_iter().enumerate().map(node).collect();
-        Self { plan: plan.clone(), nodes, faketime }
+        Self { plan: plan.clone(), nodes, faketime, crashes: Vec::new() }
     }
 
     /// Each node's name and where clients reach it.
@@ -84,7 +94,7 @@ impl Processes {
         self.nodes.iter().map(node).collect()
     }
 
-    /// Makes the disks and the configuration, and starts every node.
+    /// Makes all disks and configurations, and starts the founders.
     pub async fn start_all(&mut self) -> anyhow::Result<()> {
         for number in 0..self.nodes.len() {
             let data = self.data(number);
@@ -96,9 +106,9 @@ impl Processes {
             let file = self.file(number, "toml");
             std::fs::write(&file, self.config(number))
                 .with_context(|| format!("cannot write {}", file.display()))?;
-            self.set_clock(number, Duration::ZERO)?;
+            self.set_clock(number, 0)?;
         }
-        (0..self.nodes.len()).try_for_each(|number| self.start(number))
+        (0..self.plan.nodes).try_for_each(|number| self.start(number))
     }
 
     fn file(&self, number: usize, ending: &str) -> PathBuf {
@@ -126,8 +136,10 @@ impl Processes {
              [bootstrap]\nexpect = {expect}\nseeds = {seeds:?}\n\
              [replication]\nreplicas = {replicas}\n\
              [anti_entropy]\ninterval = \"{ANTI_ENTROPY}\"\n\
+             [collection]\ninterval = \"{COLLECTION}\"\n\
+             [membership]\nsettle = \"{SETTLE}\"\n\
              [runtime]\nthreads = 1\n",
-            expect = self.nodes.len(),
+            expect = self.plan.nodes,
             replicas = self.plan.replicas,
         );
         if self.plan.own_disks {
@@ -158,9 +170,43 @@ impl Processes {
             command.env("FAKETIME_TIMESTAMP_FILE", self.file(number, "clock"));
             command.env("FAKETIME_CACHE_DURATION", "1");
         }
-        let child = command.spawn().with_context(|| format!("cannot start {}", words.join(" ")))?;
-        self.nodes[number].child = Some(child);
+        let child = command.spawn();
+        let mut child = child.with_context(|| format!("cannot start {}", words.join(" ")))?;
+        let node = &mut self.nodes[number];
+        (node.held, node.child) = (child.stdin.take(), Some(child));
         Ok(())
+    }
+
+    /// Starts those of these nodes that do not run.
+    pub fn start_missing(&mut self, numbers: &[usize]) -> anyhow::Result<()> {
+        self.notice_ends();
+        let missing = numbers.iter().filter(|&&number| self.nodes[number].child.is_none());
+        let missing: Vec<usize> = missing.copied().collect();
+        missing.into_iter().try_for_each(|number| self.start(number))
+    }
+
+    /// Starts a node that is no member, on an empty disk.
+    pub fn join(&mut self, number: usize) -> anyhow::Result<()> {
+        self.empty(number)?;
+        self.nodes[number].leaves = false;
+        self.start(number)
+    }
+
+    /// Waits until a node that was told to leave has ended by itself.
+    pub async fn left(&mut self, number: usize) -> anyhow::Result<String> {
+        let node = &mut self.nodes[number];
+        node.leaves = true;
+        let name = node.name.clone();
+        let child = node.child.as_mut().with_context(|| format!("{name} does not run"))?;
+        let ended = tokio::time::timeout(LEFT_WITHIN, child.wait()).await;
+        let ended =
+            ended.with_context(|| format!("{name} runs {LEFT_WITHIN:?} after it was told"))?;
+        let ended = ended.context("cannot wait for a child")?;
+        if !ended.success() {
+            bail!("{name} was told to leave and ended with {ended}");
+        }
+        node.child = None;
+        Ok(format!("{name} ended by itself, with exit code 0"))
     }
 
     fn take(&mut self, number: usize) -> anyhow::Result<Child> {
@@ -168,27 +214,36 @@ impl Processes {
         node.child.take().with_context(|| format!("{} does not run", node.name))
     }
 
-    /// SIGKILL to several nodes at once; then waits for the end of each.
+    /// SIGKILL to several nodes at once; then waits for the end of each. One that has ended by itself
+    /// before is a crash.
     pub async fn kill(&mut self, numbers: &[usize]) -> anyhow::Result<String> {
-        let mut children = Vec::new();
+        let (mut children, mut seen, mut before) = (Vec::new(), Vec::new(), Vec::new());
         for &number in numbers {
-            let mut child = self.take(number)?;
-            child.start_kill().context("cannot send SIGKILL")?;
-            children.push((number, child));
+            match self.take(number) {
+                Ok(mut child) => {
+                    child.start_kill().context("cannot send SIGKILL")?;
+                    children.push((number, child));
+                }
+                Err(error) => before.push(error.to_string()),
+            }
         }
-        let mut seen = Vec::new();
         for (number, mut child) in children {
             let ended = child.wait().await.context("cannot wait for a child")?;
-            let name = &self.nodes[number].name;
-            if ended.signal() != Some(KILLED) {
-                bail!("{name} ended by itself before it was killed: {ended}");
+            let name = self.nodes[number].name.clone();
+            if ended.signal() == Some(KILLED) {
+                seen.push(format!("{name} ended by SIGKILL"));
+            } else {
+                self.crashes.push(self.last_words(number, ended));
+                before.push(format!("{name} ended by itself before it was killed: {ended}"));
             }
-            seen.push(format!("{name} ended by SIGKILL"));
+        }
+        if !before.is_empty() {
+            bail!("{}", before.join(", "));
         }
         Ok(seen.join(", "))
     }
 
-    /// Asks a node to end, and waits for that.
+    /// Asks a node to end, and waits for that. One that ends otherwise than by doing so has crashed.
     pub async fn stop(&mut self, number: usize) -> anyhow::Result<String> {
         let mut child = self.take(number)?;
         let name = self.nodes[number].name.clone();
@@ -197,6 +252,7 @@ impl Processes {
             Ok(ended) => {
                 let ended = ended.context("cannot wait for a child")?;
                 if !ended.success() {
+                    self.crashes.push(self.last_words(number, ended));
                     bail!("{name} was asked to stop and ended with {ended}");
                 }
                 Ok(format!("{name} stopped when asked to"))
@@ -230,14 +286,14 @@ impl Processes {
         signal(child, "CONT").await
     }
 
-    /// Sets a node's clock ahead.
-    pub fn set_clock(&mut self, number: usize, ahead: Duration) -> anyhow::Result<()> {
+    /// Sets a node's clock so many seconds ahead.
+    pub fn set_clock(&mut self, number: usize, ahead_s: i64) -> anyhow::Result<()> {
         if self.faketime.is_none() {
             return Ok(());
         }
         // Whoever reads it meanwhile finds the old or the new one, never half of it.
         let (file, new) = (self.file(number, "clock"), self.file(number, "clock.new"));
-        std::fs::write(&new, format!("+{}s\n", ahead.as_secs()))
+        std::fs::write(&new, format!("{ahead_s:+}s\n"))
             .and_then(|()| std::fs::rename(&new, &file))
             .with_context(|| format!("cannot write {}", file.display()))
     }
@@ -250,9 +306,18 @@ impl Processes {
     /// Kills a node and empties its disk.
     pub async fn wipe(&mut self, number: usize) -> anyhow::Result<String> {
         let killed = self.kill(&[number]).await?;
-        let data = self.data(number);
+        let removed = self.empty(number)?;
+        if removed == 0 {
+            bail!("{} was empty before it was wiped", self.data(number).display());
+        }
+        Ok(format!("{killed}; {removed} entries of its disk are gone"))
+    }
+
+    /// Empties the disk of a node that does not run. Answers with how many entries it had.
+    fn empty(&self, number: usize) -> anyhow::Result<usize> {
         let mut removed = 0;
-        for entry in std::fs::read_dir(&data).context("cannot look into the data folder")? {
+        let entries = std::fs::read_dir(self.data(number));
+        for entry in entries.context("cannot look into the data folder")? {
             let path = entry.context("cannot look into the data folder")?.path();
             let gone = if path.is_dir() {
                 std::fs::remove_dir_all(&path)
@@ -262,24 +327,34 @@ impl Processes {
             gone.with_context(|| format!("cannot remove {}", path.display()))?;
             removed += 1;
         }
-        if removed == 0 {
-            bail!("{} was empty before it was wiped", data.display());
-        }
-        Ok(format!("{killed}; {removed} entries of its disk are gone"))
+        Ok(removed)
     }
 
-    /// A node that ended without having been asked to.
-    pub fn unasked_end(&mut self) -> Option<String> {
-        let dir = self.plan.dir.clone();
-        self.nodes.iter_mut().find_map(|node| {
-            let status: ExitStatus = node.child.as_mut()?.try_wait().ok().flatten()?;
+    /// The nodes that ended without having been asked to, since this was asked last.
+    pub fn unasked_ends(&mut self) -> Vec<String> {
+        self.notice_ends();
+        std::mem::take(&mut self.crashes)
+    }
+
+    fn notice_ends(&mut self) {
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            let ended = node.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            let Some(ended) = ended else { continue };
             node.child = None;
-            let log = std::fs::read_to_string(dir.join(format!("{}.log", node.name)));
-            let log = log.unwrap_or_default();
-            let lines: Vec<&str> = log.lines().rev().take(LAST_LINES).collect();
-            let last: Vec<&str> = lines.into_iter().rev().collect();
-            Some(format!("{} ended ({status}). It said last:\n{}", node.name, last.join("\n")))
-        })
+            if !(node.leaves && ended.success()) {
+                self.crashes.push(self.last_words(number, ended));
+            }
+        }
+    }
+
+    /// How a node ended, and the end of its log.
+    fn last_words(&self, number: usize, ended: ExitStatus) -> String {
+        let log = std::fs::read_to_string(self.file(number, "log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(LAST_LINES).collect();
+        let last: Vec<&str> = lines.into_iter().rev().collect();
+        let name = &self.nodes[number].name;
+        format!("{name} ended ({ended}). It said last:\n{}", last.join("\n"))
     }
 
     /// Ends every node, and takes away the disks.

@@ -136,6 +136,12 @@ pub async fn netem_is_there(prefix: &[String]) -> anyhow::Result<()> {
     run(&words(prefix, &["tc", "qdisc", "del", "dev", "lo", "root"])).await.map(drop)
 }
 
+/// Whether the kernel knows netem: asked in a namespace that goes with the question.
+pub async fn kernel_has_netem() -> anyhow::Result<()> {
+    let ask = ["unshare", "--net", "tc", "qdisc", "replace", "dev", "lo", "root", "netem"];
+    run(&ask).await.map(drop)
+}
+
 fn netem(network: Network) -> Vec<String> {
     let millis = |time: std::time::Duration| format!("{}ms", time.as_secs_f64() * 1000.0);
     let mut words = vec!["limit".to_owned(), "100000".to_owned()];
