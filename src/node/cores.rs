@@ -83,6 +83,10 @@ impl DataCore for Worker {
         Worker::next_timer(self)
     }
 
+    fn serves(&self) -> bool {
+        Worker::serves(self)
+    }
+
     fn stats(&self) -> Stats {
         Worker::stats(self)
     }

@@ -143,10 +143,14 @@ impl<W: DataCore, K: ControlCore + Reports> NodeHandle<W, K> {
         if refused.is_some_and(|at| age(shared.node.clock.mono(), at) < REFUSED_FOR) {
             return Some("the store refuses writes: the disk is too full".into());
         }
+        // Before the core is locked: workers are locked for it.
+        let serves = shared.node.host.is_serving();
         let core = self.core();
         let not_ready = core.not_ready(shared.node.clock.now());
-        let untold = core.has_placement() && !shared.node.host.is_told();
-        not_ready.or_else(|| untold.then(|| "its workers are being told of the cluster".into()))
+        let waits = core.has_placement() && !serves;
+        not_ready.or_else(|| {
+            waits.then(|| "its workers are reading what the disk says of its copies".into())
+        })
     }
 
     fn core(&self) -> MutexGuard<'_, K> {

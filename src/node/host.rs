@@ -52,6 +52,9 @@ pub trait DataCore: Send + 'static {
     /// When to step with [`Input::Tick`] at the latest.
     fn next_timer(&self) -> Option<Mono>;
 
+    /// Whether it has read what it must know, and serves.
+    fn serves(&self) -> bool;
+
     /// What it has done.
     fn stats(&self) -> Stats;
 
@@ -328,10 +331,12 @@ impl<C: DataCore> Host<C> {
         self.0.told.store(true, Ordering::Release);
     }
 
-    /// Whether every worker has been told of a placement.
+    /// Whether every worker has been told of a placement, and has read since what its disk says of its
+    /// copies: before that it serves nothing, and counts none of them as lost.
     #[must_use]
-    pub fn is_told(&self) -> bool {
-        self.0.told.load(Ordering::Acquire)
+    pub fn is_serving(&self) -> bool {
+        let serves = |slot: &Slot<C>| slot.state.lock().is_ok_and(|state| state.core.serves());
+        self.0.told.load(Ordering::Acquire) && self.0.workers.iter().all(serves)
     }
 
     /// Tells every worker whether a peer can be reached.

@@ -117,6 +117,9 @@ impl DataCore for Toy {
     fn next_timer(&self) -> Option<Mono> {
         self.deadlines.values().min().copied()
     }
+    fn serves(&self) -> bool {
+        true
+    }
     fn stats(&self) -> Stats {
         self.stats
     }

@@ -323,6 +323,12 @@ impl Worker {
         self.timers.next()
     }
 
+    /// Whether it has been given a view, and has read since what the disk says of its copies.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.view.is_some()
+    }
+
     /// What the worker has done since its start.
     #[must_use]
     pub fn stats(&self) -> Stats {
