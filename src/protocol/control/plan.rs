@@ -46,6 +46,8 @@ pub(super) struct Works {
     pub(super) leavers: BTreeSet<NodeId>,
     /// Nodes whose names were removed, and that are there again: since when, without a break.
     pub(super) returned: BTreeMap<NodeId, Mono>,
+    /// The version that members who were removed are still part of, for N could not be met without them.
+    pub(super) too_few_without: Option<PlacementTag>,
     pub(super) behind: Behind,
     pub(super) mistakes: Mistakes,
 }

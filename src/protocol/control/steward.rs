@@ -70,7 +70,8 @@ impl Control {
         may && first.is_some_and(|member| member.name == self.identity.name)
     }
 
-    /// Makes the version without members who were removed; says whether there are such.
+    /// Makes the version without members who were removed; says whether that is what is to be done next. Where
+    /// too few would be left (another change was agreed to at the same time), others have to join first.
     pub(super) fn leave_out_removed(&mut self, newest: &Placement) -> bool {
         let (Some(cluster), Some(ring)) = (self.founding.cluster(), &self.ring) else {
             return false;
@@ -84,8 +85,11 @@ impl Control {
         if ring.chain.live().len() < LIVE_MAX {
             let change = Change { leaves, ..Change::default() };
             if let Err(refused) = self.make_removal(&change) {
-                let sentence = format!("a removed member is still part of the ring: {refused}");
-                self.log(Level::Warn, sentence);
+                if self.works.too_few_without.replace(newest.tag) != Some(newest.tag) {
+                    let sentence = format!("a removed member is still part of the ring: {refused}");
+                    self.log(Level::Warn, sentence);
+                }
+                return false;
             }
         }
         true

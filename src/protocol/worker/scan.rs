@@ -83,6 +83,10 @@ impl Worker {
             out.push(Effect::ScanReply(ticket, Err(failure)));
             return;
         };
+        if self.ops.len() >= self.config.tuning.in_flight_max {
+            out.push(Effect::ScanReply(ticket, Err(Failure::before(Reason::Overloaded))));
+            return;
+        }
         let me = route.view.me;
         let own = route.own.filter(|_| !self.is_any_rebuilding(partition)).map(|_| me);
         let others = route.slots.iter().filter_map(|slot| slot.1).filter(|&node| node != me);

@@ -2,7 +2,7 @@
 
 use super::founded;
 use super::net::{Hold, Index, World, name};
-use super::ring::{CHANGE_MS, give, newest, settles};
+use super::ring::{CHANGE_MS, add, give, newest, settles};
 use crate::protocol::control::*;
 use crate::protocol::placement::{Change, Member, PlanRefused};
 use crate::types::NodeName;
@@ -144,4 +144,23 @@ fn a_removal_that_no_majority_can_agree_to_is_refused() {
     world.run_ms(10_000);
     let refused = refusal(&mut world, remove("node-4", true));
     assert_eq!(refused, Refusal::NoMajority { name: name("node-4"), there: 2, members: 5 });
+}
+
+/// Seed 2007462: each of two changes left enough members, both together too few; and then nobody could join.
+#[test]
+fn a_removal_that_would_leave_too_few_is_made_once_another_node_has_joined() {
+    let mut world = founded(206, 4);
+    world.run_ms(3_000);
+    world.kill(3);
+    world.run_ms(10_000);
+    let orders = [(0, remove("node-3", true)), (1, Order::Decommission(name("node-2")))];
+    let given = orders.map(|(at, order)| (at, give(&mut world, at, order)));
+    let agreed = |w: &World, (at, id): (Index, OrderId)| {
+        w.nodes[at].answers.get(&id).is_some_and(Result::is_ok)
+    };
+    let both = |w: &World| given.iter().all(|&order| agreed(w, order));
+    assert!(world.run_until(CHANGE_MS, both).is_some(), "the changes do not meet");
+    world.run_ms(10_000);
+    let index = add(&mut world, "node-4");
+    settles(&mut world, &[0, 1, index]);
 }

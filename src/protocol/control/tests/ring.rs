@@ -24,7 +24,7 @@ fn founders(count: usize) -> Vec<NodeName> {
     (0..count).map(|i| name(&format!("node-{i}"))).collect()
 }
 
-fn add(world: &mut World, node: &str) -> Index {
+pub fn add(world: &mut World, node: &str) -> Index {
     let index = world.add(node, "demo", &founders(3), &seeds(3));
     world.start(index);
     index
