@@ -123,6 +123,8 @@ impl Control {
                 bytes.extend_from_slice(name.as_str().as_bytes());
                 bytes.extend_from_slice(&id.0.to_le_bytes());
             }
+            // Who is there does not tell who came and went.
+            cluster.admissions.iter().for_each(|admission| admission.encode(&mut bytes));
             xxh3_64(&bytes)
         });
         Digests {

@@ -164,3 +164,20 @@ fn a_removal_that_would_leave_too_few_is_made_once_another_node_has_joined() {
     let index = add(&mut world, "node-4");
     settles(&mut world, &[0, 1, index]);
 }
+
+/// Seed 2014977: the names and disks were the same as before, and so nobody told it what it had missed.
+#[test]
+fn a_node_that_was_away_while_another_came_and_was_removed_hears_of_both() {
+    let mut world = founded(207, 4);
+    world.run_ms(3_000);
+    world.kill(2);
+    let index = add(&mut world, "node-4");
+    let joins = |w: &World| newest(w, 0).number == 2;
+    assert!(world.run_until(CHANGE_MS, joins).is_some(), "node-4 does not join");
+    world.kill(index);
+    world.run_ms(10_000);
+    assert!(answer(&mut world, 0, remove("node-4", true)).is_ok());
+    world.run_ms(10_000);
+    world.start(2);
+    settles(&mut world, &[0, 1, 2, 3]);
+}
