@@ -58,14 +58,17 @@ where
     let place = |node: &Arc<Node>| all.iter().position(|known| Arc::ptr_eq(known, node));
     let mut tried: Vec<usize> = asked.iter().filter_map(place).collect();
     let before = tried.len();
-    let (mut outcome_unknown, mut told) = (false, None);
+    let (mut outcome_unknown, mut told, mut unsent) = (false, None, 0);
     let whole = until.saturating_duration_since(Instant::now());
     let further_min = FURTHER_MIN.min(whole / FURTHER_MIN_PART);
     let end = loop {
         let at = nodes.pick(&all, &tried);
         let node = all[at].clone();
         tried.push(at);
-        let attempts = u32::try_from(tried.len() - before).unwrap_or(u32::MAX);
+        let asked = tried.len() - before;
+        let attempts = u32::try_from(asked - unsent).unwrap_or(u32::MAX);
+        // Who takes no connection was not asked, while there are others.
+        let counts = |error: &Error| asked >= all.len() || !error.was_never_sent();
         let last = attempts >= options.attempts;
         let end = attempt_end(until, all.len(), options, last);
         let error = match attempt(&node, message.clone(), end, send).await {
@@ -82,7 +85,9 @@ where
         let mut error = if settled { error } else { error.or_more_telling(told.take()) };
         error.note_attempts(attempts, outcome_unknown);
         let pause = pause_before_attempt(all.len(), tried.len());
-        if last || settled || Instant::now() + pause + further_min >= until {
+        let counts = counts(&error);
+        unsent += usize::from(!counts);
+        if (last && counts) || settled || Instant::now() + pause + further_min >= until {
             break Tried { answer: Err(error), node, attempts, outcome_unknown };
         }
         told = Some(error);

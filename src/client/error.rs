@@ -287,6 +287,12 @@ impl Error {
         self.inner.told_by == Teller::Here || goes.contains(&self.reason())
     }
 
+    /// Whether the node was not asked at all: nobody took the connection.
+    pub(super) fn was_never_sent(&self) -> bool {
+        let cause = self.inner.status.as_ref().and_then(std::error::Error::source);
+        self.inner.told_by == Teller::Here && was_never_sent(cause)
+    }
+
     /// Whether another node may do better, and asking it cannot hurt.
     pub(super) fn worth_another_node(&self) -> bool {
         let kind = match self.inner.kind {

@@ -27,6 +27,9 @@ const WALL_OFFSET_MAX_MS: i64 = 288_000;
 /// A burst of requests takes about so long.
 const BURST: Time = 20_000;
 const MS: Time = 1_000;
+/// After the healing an operator looks so often after the ring, so far apart in the nodes' time.
+const OPERATOR_LOOKS: Time = 6;
+const OPERATOR_REST: Time = 10 * SECOND;
 const SECOND: Time = 1_000_000;
 
 /// One thing that is done.
@@ -557,6 +560,11 @@ impl World {
             }
             self.resume(node);
             self.start(node);
+        }
+        // Where nodes do not join by themselves, somebody has to see to it.
+        let looks = if self.config.control && !self.config.auto_join { OPERATOR_LOOKS } else { 0 };
+        for look in 1..=looks {
+            self.schedule(look * self.paced(OPERATOR_REST), Event::Operator);
         }
     }
 }

@@ -83,6 +83,23 @@ impl World {
         })
     }
 
+    /// An operator who sees that a removed member is still part of the ring, since too few would be left
+    /// without it, has another node join.
+    pub(super) fn operate(&mut self) {
+        let newest = self.observer.placement();
+        let views = self.nodes.iter().filter_map(|node| node.process.as_ref()?.view.as_ref());
+        let is_removed =
+            |view: &Arc<View>| newest.members.iter().any(|member| view.is_removed(&member.name));
+        let stuck = views.filter(|view| !view.is_changing()).any(is_removed);
+        let is_guest = |at: &usize| {
+            self.nodes[*at].is_live() && newest.member(&self.nodes[*at].name).is_none()
+        };
+        let guest = (0..self.config.nodes).find(is_guest);
+        if let Some(guest) = guest.filter(|_| stuck) {
+            self.order(Move::Join(guest));
+        }
+    }
+
     /// A member has answered an order.
     pub(super) fn order_answered(&mut self, order: OrderId, refused: Option<&Refusal>) {
         let given = usize::try_from(order.0).ok().and_then(|at| self.orders.given.get(at));

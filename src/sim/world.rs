@@ -73,6 +73,8 @@ pub(super) enum Event {
     Broken { node: usize, boot: u64, conn: ConnId },
     /// Streams are looked after.
     Streams,
+    /// An operator looks after the ring.
+    Operator,
     /// A process starts again by itself.
     Start { node: usize },
     /// For those above: something that they planned.
@@ -275,6 +277,7 @@ impl World {
             Event::Dial { node, boot } => self.dial(node, boot),
             Event::Broken { node, boot, conn } => self.broken(node, boot, conn),
             Event::Streams => self.look_after_streams(),
+            Event::Operator => self.operate(),
             Event::Start { node } => self.start(node),
             Event::Planned(what) => return Notice::Planned(what),
         }
@@ -359,6 +362,7 @@ impl World {
             | Event::Patience { .. }
             | Event::Retry { .. }
             | Event::Streams
+            | Event::Operator
             | Event::Start { .. }
             | Event::Planned(_) => None,
         }
