@@ -65,10 +65,8 @@ where
         let at = nodes.pick(&all, &tried);
         let node = all[at].clone();
         tried.push(at);
-        let asked = tried.len() - before;
-        let attempts = u32::try_from(asked - unsent).unwrap_or(u32::MAX);
-        // Who takes no connection was not asked, while there are others.
-        let counts = |error: &Error| asked >= all.len() || !error.was_never_sent();
+        let so_far = tried.len() - before;
+        let attempts = u32::try_from(so_far - unsent).unwrap_or(u32::MAX);
         let last = attempts >= options.attempts;
         let end = attempt_end(until, all.len(), options, last);
         let error = match attempt(&node, message.clone(), end, send).await {
@@ -85,7 +83,8 @@ where
         let mut error = if settled { error } else { error.or_more_telling(told.take()) };
         error.note_attempts(attempts, outcome_unknown);
         let pause = pause_before_attempt(all.len(), tried.len());
-        let counts = counts(&error);
+        // Who takes no connection was not asked, while there are others.
+        let counts = so_far >= all.len() || !error.was_never_sent();
         unsent += usize::from(!counts);
         if (last && counts) || settled || Instant::now() + pause + further_min >= until {
             break Tried { answer: Err(error), node, attempts, outcome_unknown };

@@ -19,7 +19,7 @@
 //! - once the node has failed no worker is stepped any more: nothing is acknowledged.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use bytes::Bytes;
@@ -111,8 +111,6 @@ struct Inner<C> {
     workers: Box<[Slot<C>]>,
     /// Known before any worker is told.
     view: RwLock<Option<Arc<View>>>,
-    /// Every worker has been told of a view.
-    told: AtomicBool,
     /// How far the workers have come in a change of the ring.
     progress: Mutex<Progresses>,
     /// When the timers' task will wake, in microseconds; zero while it does.
@@ -178,7 +176,6 @@ impl<C: DataCore> Host<C> {
             around,
             workers: cores.into_iter().map(slot).collect(),
             view: RwLock::default(),
-            told: AtomicBool::new(false),
             progress: Mutex::new(Progresses::new(workers)),
             armed: AtomicU64::new(NEVER),
             rearm: Notify::new(),
@@ -328,7 +325,6 @@ impl<C: DataCore> Host<C> {
                 turn.input(Input::View(view.clone()));
             });
         }
-        self.0.told.store(true, Ordering::Release);
     }
 
     /// Whether every worker has been told of a placement, and has read since what its disk says of its
@@ -336,7 +332,7 @@ impl<C: DataCore> Host<C> {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         let serves = |slot: &Slot<C>| slot.state.lock().is_ok_and(|state| state.core.serves());
-        self.0.told.load(Ordering::Acquire) && self.0.workers.iter().all(serves)
+        self.0.workers.iter().all(serves)
     }
 
     /// Tells every worker whether a peer can be reached.

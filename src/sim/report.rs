@@ -132,7 +132,7 @@ impl fmt::Display for Report {
             if let Some(shrunk) = &self.shrunk {
                 writeln!(f, "{shrunk}")?;
             }
-            let story = self.story.map(|story| format!(" --story {story}")).unwrap_or_default();
+            let story = Story::flag(self.story);
             write!(f, "repeat it with: coterie sim{story} --seed {seed} --trace")
         }
     }

@@ -185,7 +185,7 @@ impl fmt::Display for Shrunk {
         for violation in &self.violations {
             writeln!(f, "  {violation}")?;
         }
-        let story = self.story.map(|story| format!(" --story {story}")).unwrap_or_default();
+        let story = Story::flag(self.story);
         write!(f, "repeat that with: coterie sim{story} --seed {seed}")?;
         if let Some(nodes) = limits.nodes {
             write!(f, " --nodes {nodes}")?;

@@ -38,6 +38,11 @@ impl Story {
         }
     }
 
+    /// What the command that repeats a run says of its story, with a space before it.
+    pub(super) fn flag(story: Option<Self>) -> String {
+        story.map(|story| format!(" --story {story}")).unwrap_or_default()
+    }
+
     /// The world of a seed, as the story has it.
     pub(super) fn stage(self, drawn: WorldConfig) -> WorldConfig {
         let Self::Riak1754 = self;

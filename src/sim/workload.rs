@@ -155,23 +155,12 @@ impl Workload {
         Self {
             weights,
             consistencies: [one, 10, rng.random_range(0..=10)],
-            clients,
-            // So that what the clients may ask for lasts for about the whole time.
-            think: length * clients as u64 / wanted as u64,
             bursts,
             keys_each: if bursts { 1 } else { rng.random_range(1..=4) },
-            wanted: 0,
-            window: 0..wanted,
-            asked: 0,
-            asked_max: OPS_MAX,
             scans_every: rng
                 .random_ratio(1, 2)
                 .then(|| rng.random_range(length / 100..=length / 5)),
-            written: 0,
-            after_read: BTreeMap::new(),
-            thinking: BTreeMap::new(),
-            keys: BTreeSet::new(),
-            stopped: false,
+            ..Self::wanting(wanted, clients, length)
         }
     }
 
@@ -180,14 +169,26 @@ impl Workload {
         Self {
             weights: CLASSES.map(|class| u32::from(class == Class::Causal)),
             consistencies: [0, 1, 0],
+            keys_each: keys,
+            asked_max: 2 * wanted,
+            ..Self::wanting(wanted, clients, length)
+        }
+    }
+
+    /// Clients that want something so often within a time, and have not begun; what, is still to be said.
+    fn wanting(wanted: usize, clients: usize, length: Time) -> Self {
+        Self {
+            weights: [0; 6],
+            consistencies: [0; 3],
             clients,
+            // So that what the clients may ask for lasts for about the whole time.
             think: length * clients as u64 / wanted as u64,
             bursts: false,
-            keys_each: keys,
+            keys_each: 1,
             wanted: 0,
             window: 0..wanted,
             asked: 0,
-            asked_max: 2 * wanted,
+            asked_max: OPS_MAX,
             scans_every: None,
             written: 0,
             after_read: BTreeMap::new(),

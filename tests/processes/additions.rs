@@ -11,6 +11,7 @@ use coterie::client::{Client, Consistency, ReadOptions, WriteOptions};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, LOOK_EVERY};
+use crate::load;
 
 const CLIENTS: usize = 40;
 const KEYS: usize = 10;
@@ -50,11 +51,7 @@ impl Additions {
 
     /// Waits until so many more additions have been acknowledged.
     pub async fn progress(&self, more: usize) {
-        let (began, before) = (Instant::now(), self.acknowledged.load(Ordering::Relaxed));
-        while self.acknowledged.load(Ordering::Relaxed) < before + more {
-            assert!(began.elapsed() < Duration::from_secs(60), "the clients do not go on");
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        load::progress(&self.acknowledged, more).await;
     }
 
     pub async fn stop(mut self) -> Told {

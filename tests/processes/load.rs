@@ -94,11 +94,7 @@ impl Load {
 
     /// Waits until so many more writes have been acknowledged.
     pub async fn progress(&self, more: usize) {
-        let (began, before) = (Instant::now(), self.acknowledged.load(Ordering::Relaxed));
-        while self.acknowledged.load(Ordering::Relaxed) < before + more {
-            assert!(began.elapsed() < Duration::from_secs(60), "the load does not go on");
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        progress(&self.acknowledged, more).await;
     }
 
     /// Lets the requests under way end.
@@ -110,6 +106,15 @@ impl Load {
         }
         requests.sort_by_key(|request| request.began);
         History { requests }
+    }
+}
+
+/// Waits until so many more requests of a load have been acknowledged.
+pub async fn progress(acknowledged: &AtomicUsize, more: usize) {
+    let (began, before) = (Instant::now(), acknowledged.load(Ordering::Relaxed));
+    while acknowledged.load(Ordering::Relaxed) < before + more {
+        assert!(began.elapsed() < Duration::from_secs(60), "the load does not go on");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

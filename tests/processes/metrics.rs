@@ -337,11 +337,14 @@ async fn counters_move_by_exactly_what_was_done() {
     cluster.assert_running();
 }
 
+fn gauge_by_peer() -> Scrape {
+    Scrape::parse("# HELP a What it is.\n# TYPE a gauge\na{peer=\"x\"} 1\n").unwrap()
+}
+
 #[test]
 #[should_panic(expected = "are not all labels in")]
 fn a_label_that_nothing_has_is_noticed() {
-    let head = "# HELP a What it is.\n# TYPE a gauge\n";
-    let scrape = Scrape::parse(&format!("{head}a{{peer=\"x\"}} 1\n")).unwrap();
+    let scrape = gauge_by_peer();
     scrape.assert_labels("max by (peer) (a{peer!=\"y\"}) {{ $labels.peer }}");
     scrape.assert_labels("max by (node) (a)");
 }
@@ -349,8 +352,7 @@ fn a_label_that_nothing_has_is_noticed() {
 #[test]
 #[should_panic(expected = "a: reason")]
 fn a_label_that_one_metric_lacks_is_noticed() {
-    let head = "# HELP a What it is.\n# TYPE a gauge\n";
-    let scrape = Scrape::parse(&format!("{head}a{{peer=\"x\"}} 1\n")).unwrap();
+    let scrape = gauge_by_peer();
     scrape.assert_labels("a{reason=\"full\"}");
 }
 

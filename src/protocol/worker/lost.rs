@@ -131,9 +131,7 @@ impl Worker {
 
     /// Of a partition that has no home here, nothing can be missing.
     fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {
-        if self.route(partition).is_some() && self.lost.partitions.remove(&partition).is_some() {
-            self.abandon_rebuilds(partition);
-            self.lost.unmarking += 1;
+        if self.route(partition).is_some() && self.end_rebuilding(partition) {
             self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
         }
     }
@@ -165,10 +163,18 @@ impl Worker {
         }
     }
 
-    fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
-        if self.lost.partitions.remove(&partition).is_some() {
+    /// Nothing more is fetched for a lost partition, and its mark is to be removed; false if it is not lost.
+    fn end_rebuilding(&mut self, partition: Partition) -> bool {
+        let was_lost = self.lost.partitions.remove(&partition).is_some();
+        if was_lost {
             self.abandon_rebuilds(partition);
             self.lost.unmarking += 1;
+        }
+        was_lost
+    }
+
+    fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
+        if self.end_rebuilding(partition) {
             let unmark = Change { space: Space::Meta, key: lost_marker(partition), value: None };
             let changes = vec![unmark, self.unsaved_mark(partition)];
             self.commit_changes_for(changes, Waiter::Whole(partition), out);

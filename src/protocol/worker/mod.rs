@@ -329,6 +329,11 @@ impl Worker {
         self.view.is_some()
     }
 
+    /// Whether as many ops are under way as it takes on at a time.
+    fn is_full(&self) -> bool {
+        self.ops.len() >= self.config.tuning.in_flight_max
+    }
+
     /// What the worker has done since its start.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -91,7 +91,7 @@ impl Worker {
         let partition = op.key.partition(view.partitions());
         let refusal = if self.conditions.draining {
             Some(Reason::ShuttingDown)
-        } else if self.ops.len() >= self.config.tuning.in_flight_max {
+        } else if self.is_full() {
             Some(Reason::Overloaded)
         } else if op.strict && !self.conditions.confirmed {
             Some(Reason::NotConfirmed)
@@ -373,7 +373,7 @@ impl Worker {
             || now.mono >= pass.deadline
             || self.conditions.draining
             || self.view.is_none()
-            || self.ops.len() >= self.config.tuning.in_flight_max
+            || self.is_full()
             || (pass.strict && !self.conditions.confirmed);
         if refused {
             return answer(PassAnswer::NotBegun, out);

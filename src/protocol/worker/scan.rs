@@ -83,7 +83,7 @@ impl Worker {
             out.push(Effect::ScanReply(ticket, Err(failure)));
             return;
         };
-        if self.ops.len() >= self.config.tuning.in_flight_max {
+        if self.is_full() {
             out.push(Effect::ScanReply(ticket, Err(Failure::before(Reason::Overloaded))));
             return;
         }

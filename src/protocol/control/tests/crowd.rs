@@ -4,8 +4,7 @@
 //! carries what is measured here. Nodes announce themselves as the core does, to a few of those that
 //! they know, for ever.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use rand::rngs::ChaCha8Rng;
@@ -34,8 +33,9 @@ struct Crowd {
     swims: Vec<Swim>,
     is_dead: Vec<bool>,
     sent: Vec<u64>,
-    queue: BinaryHeap<Reverse<(u64, usize)>>,
-    events: Vec<Option<Event>>,
+    /// By time, then in the order in which they came.
+    events: BTreeMap<(u64, u64), Event>,
+    count: u64,
     rng: ChaCha8Rng,
 }
 
@@ -52,15 +52,15 @@ impl Crowd {
             swims: vec![],
             is_dead: vec![],
             sent: vec![],
-            queue: BinaryHeap::new(),
-            events: vec![],
+            events: BTreeMap::new(),
+            count: 0,
             rng: ChaCha8Rng::seed_from_u64(seed),
         }
     }
 
     fn after(&mut self, micros: u64, event: Event) {
-        self.queue.push(Reverse((self.now + micros, self.events.len())));
-        self.events.push(Some(event));
+        self.count += 1;
+        self.events.insert((self.now + micros, self.count), event);
     }
 
     /// Members that know each other.
@@ -117,13 +117,13 @@ impl Crowd {
 
     fn run(&mut self, micros: u64) {
         let end = self.now + micros;
-        while let Some(&Reverse((at, event))) = self.queue.peek() {
+        while let Some(next) = self.events.first_entry() {
+            let at = next.key().0;
             if at > end {
                 break;
             }
-            self.queue.pop();
+            let event = next.remove();
             self.now = at;
-            let event = self.events[event].take().unwrap();
             let (Event::Datagram(node, _) | Event::Timer(node, _) | Event::Announce(node)) = event;
             if self.is_dead[node] {
                 continue;
