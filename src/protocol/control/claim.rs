@@ -55,6 +55,8 @@ pub(super) struct Anew {
     /// The disk that the name was, as far as was known then.
     pub(super) before: NodeId,
     pub(super) since: Wall,
+    /// Something is left on it of what it held before.
+    pub(super) has_past: bool,
 }
 
 /// This member's vote, and this disk's own claim.
@@ -91,23 +93,18 @@ impl Anew {
         let mut out = self.id.0.to_le_bytes().to_vec();
         out.extend_from_slice(&self.before.0.to_le_bytes());
         put_u64(&mut out, self.since.0);
+        out.push(self.has_past.into());
         out
     }
 
     pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let (id, before) = (NodeId(r.u128()?), NodeId(r.u128()?));
-        Ok(Self { id, before, since: Wall(r.u64()?) })
+        Ok(Self { id, before, since: Wall(r.u64()?), has_past: r.bool()? })
     }
 }
 
 /// What must be durable, in one batch, before the id of an empty or forgetful disk is used.
-pub(super) fn begin_anew(
-    id: NodeId,
-    before: NodeId,
-    partitions: u16,
-    since: Wall,
-) -> impl Iterator<Item = Change> {
-    let anew = Anew { id, before, since };
+pub(super) fn begin_anew(anew: &Anew, partitions: u16) -> impl Iterator<Item = Change> {
     lost::mark_all(partitions).chain([put(ANEW_KEY, anew.encode())])
 }
 
@@ -127,7 +124,8 @@ pub fn forget(
         founded.and_then(|(_, value)| whole(value, |r| Ok((r.text()?, Founded::decode(r)?))));
     let cluster = founded.and_then(|(name, record)| Cluster::read(record, &name));
     let partitions = cluster.map_or(partitions, |cluster| cluster.first.partitions);
-    begin_anew(id, before, partitions, since).collect()
+    let anew = Anew { id, before, since, has_past: !durable.is_empty() };
+    begin_anew(&anew, partitions).collect()
 }
 
 /// The disk that a folder goes on as, by what is durable in it; none if it is what it always was.
@@ -180,8 +178,27 @@ impl Control {
                 self.claim_at_once();
             }
             Some(Standing::Fenced(admission)) => self.cast_out(&admission),
+            Some(Standing::Guest) if self.is_outlived() => {
+                let name = &self.identity.name;
+                let sentence = format!(
+                    "{name} was removed from the cluster before this disk, which had forgotten something, \
+                     took its place: its node sets the data folder's contents aside and joins anew"
+                );
+                self.set_aside(sentence);
+            }
             Some(Standing::Member | Standing::Guest) | None => {}
         }
+    }
+
+    /// Whether something is left here of a member that was removed.
+    fn is_outlived(&self) -> bool {
+        let removed = |cluster: &Cluster| cluster.removed.contains(&self.identity.name);
+        self.has_past() && self.founding.cluster().is_some_and(removed)
+    }
+
+    /// Whether something may be left on this disk of what it held under another id.
+    pub(super) fn has_past(&self) -> bool {
+        self.claims.anew.as_ref().is_some_and(|anew| anew.has_past)
     }
 
     pub(super) fn claim_at_once(&mut self) {
@@ -429,11 +446,13 @@ impl Control {
         // A replaced disk that still lives hears of it, too, before the others part with it.
         let known = self.founding.cluster().map(|cluster| cluster.admissions.clone());
         self.tell_all(|| Push { admissions: known.clone(), ..Push::default() });
-        if let Some(Standing::Fenced(admission)) = self.founding.standing() {
-            return self.cast_out(&admission);
-        }
-        let outrun = matches!(self.founding.standing(), Some(Standing::Claimant(_)));
-        if outrun && self.claims.anew.is_none() {
+        let ends = match self.founding.standing() {
+            Some(Standing::Fenced(_)) => true,
+            Some(Standing::Claimant(_)) => self.claims.anew.is_none(),
+            Some(Standing::Guest) => self.is_outlived(),
+            Some(Standing::Member) | None => false,
+        };
+        if ends {
             return self.begin_claiming();
         }
         if self.wanted().is_some() {
@@ -521,7 +540,9 @@ impl Control {
         let id = NodeId(self.rng.random());
         self.claims.forgetting = true;
         let partitions = self.placement().map_or(self.config.partitions, |p| p.partitions);
-        let changes = begin_anew(id, self.identity.id, partitions, self.now.wall).collect();
+        let (before, since) = (self.identity.id, self.now.wall);
+        let anew = Anew { id, before, since, has_past: true };
+        let changes = begin_anew(&anew, partitions).collect();
         let why = format!("{sentence}; it goes on as the disk {id}, rebuilt from the others");
         self.log(Level::Warn, why.clone());
         self.write(changes, Pending::Forgotten(why));

@@ -72,8 +72,9 @@ impl Control {
                 if let Standing::Claimant(before) = standing {
                     let partitions = cluster.first.partitions;
                     let (id, since) = (self.identity.id, self.now.wall);
-                    changes.extend(begin_anew(id, before, partitions, since));
-                    self.claims.anew = Some(Anew { id, before, since });
+                    let anew = Anew { id, before, since, has_past: self.has_past() };
+                    changes.extend(begin_anew(&anew, partitions));
+                    self.claims.anew = Some(anew);
                 }
                 self.write(changes, Pending::Found(cluster));
             }
@@ -237,8 +238,10 @@ impl Control {
             )
             .with_live(chain, reads, acked),
         };
-        let view =
-            view.fencing(cluster.fenced.keys().copied()).removing(cluster.removed.iter().cloned());
+        let view = view
+            .fencing(cluster.fenced.keys().copied())
+            .removing(cluster.removed.iter().cloned())
+            .with_past(self.has_past());
         let view = Arc::new(view);
         self.swim.tune(u32::try_from(view.ids.len()).unwrap_or(u32::MAX));
         self.view = Some(Arc::clone(&view));

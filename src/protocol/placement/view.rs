@@ -49,6 +49,8 @@ pub struct View {
     pub cluster: ClusterId,
     /// The present disk of each name that is known, whether it is a member or not.
     pub ids: BTreeMap<NodeName, NodeId>,
+    /// Something may be left on this disk of what it held under another id.
+    pub has_past: bool,
     /// Disks that were replaced or removed: nothing that they say counts any more.
     pub fenced: Arc<BTreeSet<NodeId>>,
     /// The newest version that every member has acknowledged: no write ignores it, so what is held
@@ -187,6 +189,7 @@ impl View {
             boot,
             cluster,
             ids: BTreeMap::new(),
+            has_past: false,
             fenced: Arc::default(),
             all_acked: Some(placement.tag),
             live: Vec::new(),
@@ -237,6 +240,12 @@ impl View {
     #[must_use]
     pub fn removing(self, removed: impl IntoIterator<Item = NodeName>) -> Self {
         Self { removed: Arc::new(removed.into_iter().collect()), ..self }
+    }
+
+    /// The same, of a disk on which something may be left of what it held under another id.
+    #[must_use]
+    pub fn with_past(self, has_past: bool) -> Self {
+        Self { has_past, ..self }
     }
 
     /// The live versions, oldest first.
@@ -292,6 +301,12 @@ impl View {
     pub fn versions_of(&self, name: &NodeName) -> Versions {
         let member = |place: &usize| self.live[*place].placement.member(name).is_some();
         (0..self.live.len()).filter(member).fold(Versions::NONE, Versions::with)
+    }
+
+    /// Whether this disk is that of a member of any live version.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.live.iter().any(|version| version.my_member().is_some())
     }
 
     /// The members of all live versions, each once, sorted.

@@ -129,9 +129,11 @@ impl Worker {
         }
     }
 
-    /// Of a partition that has no home here, nothing can be missing.
+    /// Of a partition that has no home here, nothing can be missing. A disk that is no member's may yet take
+    /// the place of one that is, of which it does not know what that was home of.
     fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {
-        if self.route(partition).is_some() && self.end_rebuilding(partition) {
+        let is_member = self.view.as_ref().is_some_and(|view| view.is_member());
+        if is_member && self.route(partition).is_some() && self.end_rebuilding(partition) {
             self.commit_meta_for(lost_marker(partition), None, Waiter::Whole(partition), out);
         }
     }

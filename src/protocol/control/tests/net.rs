@@ -213,11 +213,17 @@ impl World {
         Now { mono: Mono(self.now), wall: Wall(wall) }
     }
 
+    /// What is on a node's disk.
+    pub fn durable(&self, index: Index) -> Vec<(Bytes, Bytes)> {
+        let disk = &self.nodes[index].disk;
+        disk.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     pub fn start(&mut self, index: Index) {
         let now = self.clock(index);
         let boot = Boot(self.rng.random());
+        let durable = self.durable(index);
         let node = &mut self.nodes[index];
-        let durable: Vec<_> = node.disk.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         if let Some(id) = goes_on_as(&durable) {
             node.id = id;
         }

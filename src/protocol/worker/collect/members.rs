@@ -7,7 +7,8 @@
 //! before any of them had heard of it: nothing from before that round was ever sent to it. It may
 //! therefore take the round's number over when it hears of it, instead of setting its copy aside; and
 //! that holds for a partition until it has taken part in a round of it. That this disk has joined so is
-//! marked durably, with its id: a disk that forgets goes on under another.
+//! marked durably, with its id: a disk that forgets goes on under another. What is left on that one is of
+//! before, so it has not joined so, even if it takes the place of one that has.
 //!
 //! A node with something left of a partition that it gave up confirms no round of it: see
 //! [`super::super::leaving`].
@@ -84,7 +85,7 @@ impl Worker {
     /// A member of the newest version, and not of the oldest, has just joined.
     fn mark_joined(&mut self, view: &View, out: &mut Vec<Effect>) {
         let joins = view.newest().my_member().is_some() && view.oldest().my_member().is_none();
-        if joins && self.collect.joined != Some(view.me) {
+        if joins && !view.has_past && self.collect.joined != Some(view.me) {
             self.collect.joined = Some(view.me);
             let value = Some(Bytes::copy_from_slice(&view.me.0.to_le_bytes()));
             self.commit_meta([PREFIX, JOINED].concat().into(), value, out);

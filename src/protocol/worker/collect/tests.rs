@@ -7,8 +7,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::protocol::lost::mark_all;
 use crate::protocol::message::PlacementTag;
-use crate::protocol::placement::{Member, Placement, View};
+use crate::protocol::placement::{Change as RingChange, Member, Placement, View};
 use crate::protocol::record::Record;
 use crate::protocol::step::Space;
 use crate::protocol::step::{Input, Tuning};
@@ -28,8 +29,30 @@ fn name(node: u128) -> NodeName {
     NodeName::new(&format!("node-{node}")).unwrap()
 }
 
+/// What node 0 sees of a ring of three.
+fn view(members: [u128; 3]) -> View {
+    let member = |node| Member { name: name(node), zone: String::new(), weight: 1 };
+    let placement = Placement::found(members.map(member).into(), 3, 4);
+    let ids = members.into_iter().chain([0]).map(|node| (name(node), NodeId(node))).collect();
+    View::new(NodeId(0), name(0), Boot(1), ClusterId(1), Arc::new(placement), ids)
+}
+
+/// The same while node 0 joins three others.
+fn view_of_a_joiner() -> View {
+    let view = view([1, 2, 3]);
+    let oldest = view.oldest().placement.clone();
+    let joins = Member { name: name(0), zone: String::new(), weight: 1 };
+    let change = RingChange { joins: vec![joins], ..RingChange::default() };
+    let newest = Arc::new(oldest.next(&change).unwrap());
+    view.with_live(&[oldest.clone(), newest], oldest.tag, Some(oldest.tag))
+}
+
 impl Lone {
     fn start(disk: BTreeMap<(Space, Bytes), Bytes>) -> Self {
+        Self::start_with(disk, view([0, 1, 2]))
+    }
+
+    fn start_with(disk: BTreeMap<(Space, Bytes), Bytes>, view: View) -> Self {
         let tuning = Tuning { collect_interval: 0, ..Tuning::default() };
         let worker = Worker::new(WorkerConfig {
             index: 0,
@@ -41,10 +64,6 @@ impl Lone {
             defect: None,
         });
         let mut lone = Self { worker, disk, sent: vec![] };
-        let member = |node| Member { name: name(node), zone: String::new(), weight: 1 };
-        let placement = Arc::new(Placement::found((0..3).map(member).collect(), 3, 4));
-        let ids = (0..3).map(|node| (name(node), NodeId(node))).collect();
-        let view = View::new(NodeId(0), name(0), Boot(1), ClusterId(1), placement, ids);
         lone.input(Input::View(Arc::new(view)));
         assert!(lone.worker.is_serving());
         lone
@@ -176,6 +195,35 @@ fn a_copy_that_no_round_knows_is_moved_and_marked_and_not_deleted() {
     assert_eq!(lone.state().closed, RoundNumber(7));
     let again = Lone::start(lone.disk);
     assert!(again.worker.is_lost(Partition(1)), "it counts as whole after a restart");
+}
+
+/// A round closed before it joined. What a disk held under another id is not what it joined with: seed
+/// 4001868 had a deleted value come back so.
+#[test]
+fn who_has_joined_takes_a_rounds_number_over_and_who_has_a_past_sets_its_copy_aside() {
+    for has_past in [false, true] {
+        let place = (Space::Records, Bytes::from_static(&[0, 1, b'a']));
+        let disk = BTreeMap::from([(place.clone(), Bytes::from_static(b"ghost"))]);
+        let mut lone = Lone::start_with(disk, view_of_a_joiner().with_past(has_past));
+        let news = RoundMessage::Behind {
+            number: RoundNumber(1),
+            closed: RoundNumber(1),
+            id: cut(1).id(),
+        };
+        lone.hears(1, news);
+        assert_eq!(lone.state().closed, RoundNumber(1));
+        assert_eq!(lone.disk.contains_key(&place), !has_past);
+    }
+}
+
+/// It may yet take the place of one that is a member, and does not know what that is home of.
+#[test]
+fn a_disk_that_is_no_members_keeps_its_marks() {
+    let disk: BTreeMap<_, _> =
+        mark_all(4).map(|mark| ((mark.space, mark.key), mark.value.unwrap())).collect();
+    let guest = Lone::start_with(disk.clone(), view([1, 2, 3]));
+    assert!(guest.worker.is_lost(Partition(1)));
+    assert_eq!(guest.disk, disk);
 }
 
 #[test]
