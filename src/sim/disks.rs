@@ -115,12 +115,15 @@ impl World {
         self.ids.insert(id, at);
     }
 
-    /// How many partitions of all nodes wait for their rebuilding.
+    /// How many partitions of all members wait for their rebuilding.
     pub(super) fn partitions_lost(&self) -> usize {
         let lost = |node: &super::node::SimNode| {
             node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(LOST_PREFIX)).count()
         };
-        let nodes = self.nodes[..self.config.nodes].iter().enumerate();
-        nodes.filter(|(at, _)| !self.observer.is_gone(*at)).map(|(_, node)| lost(node)).sum()
+        let live = self.observer.live();
+        let is_member = |node: &&super::node::SimNode| {
+            live.iter().any(|version| version.member(&node.name).is_some())
+        };
+        self.nodes[..self.config.nodes].iter().filter(is_member).map(lost).sum()
     }
 }

@@ -129,6 +129,12 @@ impl Worker {
         }
     }
 
+    /// Partitions that wait for their rebuilding: none on a disk that is no member's.
+    pub(super) fn partitions_rebuilding(&self) -> u64 {
+        let rebuilds = self.view.as_ref().is_none_or(|view| view.is_member());
+        if rebuilds { self.lost.count() as u64 } else { 0 }
+    }
+
     /// Of a partition that has no home here, nothing can be missing. A disk that is no member's may yet take
     /// the place of one that is, of which it does not know what that was home of.
     fn lost_elsewhere(&mut self, partition: Partition, out: &mut Vec<Effect>) {

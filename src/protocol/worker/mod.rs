@@ -342,7 +342,7 @@ impl Worker {
             in_flight: self.ops.len() as u64,
             hints_held: held.count,
             hint_bytes: held.bytes,
-            partitions_rebuilding: self.lost.count() as u64,
+            partitions_rebuilding: self.partitions_rebuilding(),
             trees_unknown: self.trees.unknown() as u64,
             rounds_open: self.collect.driven(),
             round_age_micros_max: self.collect.age_micros_max(),

@@ -11,10 +11,10 @@
 //! workers there are. It costs two small messages if nothing differs. The same exchange, with
 //! nothing compared first, rebuilds a lost partition; there, whoever has lost it leads.
 //!
-//! Whoever leads keeps the state of it and the pace: what it asks for, and what it sends, is
-//! counted against a rate.
+//! Whoever leads keeps the state of it and the [`pace`].
 
 mod batch;
+mod pace;
 mod serve;
 mod session;
 
@@ -27,7 +27,7 @@ use super::Worker;
 use super::timers::Timer;
 use crate::protocol::placement::{Version, View};
 use crate::protocol::step::Effect;
-use crate::types::{LANES, Mono, NodeId, Now, Partition};
+use crate::types::{LANES, NodeId, Now, Partition};
 
 /// Sessions that one worker leads at a time: each may hold a page of each side in memory.
 const SESSIONS_MAX: usize = 16;
@@ -63,8 +63,7 @@ pub(super) struct Sync {
     sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
     is_starting: bool,
-    /// Nothing more is asked for before this.
-    free_at: Mono,
+    pace: pace::Pace,
     batches: batch::Batches,
     /// Pages that are being read for others.
     serving: usize,
@@ -172,16 +171,6 @@ impl Worker {
             self.session_start(now, goal, node, out);
         }
         self.sync.is_starting = false;
-    }
-
-    /// Counts bytes against the rate of what they are for.
-    fn sync_spend(&mut self, now: Now, goal: Goal, bytes: usize) {
-        let rate = match goal {
-            Goal::Compare(_) | Goal::Transfer(_) => self.config.tuning.sync_bytes_per_second,
-            Goal::Rebuild(_) => self.config.tuning.rebuild_bytes_per_second,
-        };
-        let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
-        self.sync.free_at = self.sync.free_at.max(now.mono).after_micros(micros);
     }
 }
 

@@ -19,8 +19,9 @@ use crate::types::{Key, LANES, Now, Partition, RecordHash, RoundNumber};
 
 /// Pages that are read, and pushes that are kept, for others at a time; past it they ask again.
 const SERVED_MAX: usize = 32;
-/// Bytes that are read for a page; what differs of it is what travels.
-pub(super) const PAGE_BYTES: u32 = 256 << 10;
+/// Bytes that are read for a page; what differs of it is what travels. A worker merges a page in one step:
+/// requests wait for about a millisecond.
+pub(super) const PAGE_BYTES: u32 = 64 << 10;
 
 /// A question about a range whose answer waits for the store.
 #[derive(Debug)]

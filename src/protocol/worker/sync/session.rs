@@ -11,6 +11,7 @@
 //! the page's start; all of it may be done twice.
 
 use super::batch::Then;
+use super::pace::{Turn, weight};
 use super::serve::PAGE_BYTES;
 use super::{Goal, SessionId, shared};
 use crate::protocol::defect::Defect;
@@ -66,6 +67,8 @@ struct Walk {
     /// All up to this key is done; empty: nothing.
     after: bytes::Bytes,
     pages: u32,
+    /// What the page has been given of the rate.
+    turn: Turn,
     /// The round that the own copy was of when the page was asked for.
     round: RoundNumber,
     /// What this node holds of the page, in order.
@@ -108,6 +111,7 @@ impl Walk {
             leaves,
             after: bytes::Bytes::new(),
             pages: 0,
+            turn: Turn::default(),
             round: RoundNumber::default(),
             own: vec![],
             end: None,
@@ -162,13 +166,16 @@ impl Worker {
         self.call_within(now, node, PATIENCE, purpose, partition, None, message, out);
     }
 
-    /// Takes the next step, as soon as the rate allows it.
+    /// Takes the next step: a page, when its turn has come.
     fn session_next(&mut self, now: Now, id: SessionId, out: &mut Vec<Effect>) {
-        let free_at = self.sync.free_at;
-        if free_at > now.mono {
-            let Some(session) = self.sync.sessions.get_mut(&id) else { return };
-            session.stage = Stage::Paused;
-            return self.arm(free_at, Timer::Sync(id));
+        let Some(session) = self.sync.sessions.get_mut(&id) else { return };
+        if let Some(walk) = &mut session.walk {
+            let (at, turn) = self.sync.pace.turn(now, &self.config.tuning, session.goal);
+            walk.turn = turn;
+            if at > now.mono {
+                session.stage = Stage::Paused;
+                return self.arm(at, Timer::Sync(id));
+            }
         }
         self.session_go(now, id, out);
     }
@@ -322,13 +329,13 @@ impl Worker {
         walk.own.clear();
         *stage = Stage::Merging;
         *mended += (fetched.len() + push.len()) as u64;
-        let weigh = |all: &[(Key, Sealed)]| -> usize {
-            all.iter().map(|(key, sealed)| key.bytes().len() + sealed.stored().len()).sum()
-        };
-        let bytes = weigh(&page.records) + weigh(&push);
+        let turn = std::mem::take(&mut walk.turn);
+        let both = || page.records.iter().chain(&push);
+        let bytes: usize = both().map(|(key, it)| key.bytes().len() + it.stored().len()).sum();
         self.stats.sync_records += (fetched.len() + push.len()) as u64;
         self.stats.sync_bytes += bytes as u64;
-        self.sync_spend(now, goal, bytes);
+        let weight = weight(bytes, both().count());
+        self.sync.pace.settle(now, &self.config.tuning, goal, turn, weight);
         if !push.is_empty() {
             self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(oldest, push), out);
         }
