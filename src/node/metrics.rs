@@ -117,6 +117,7 @@ fn upkeep(stats: &Stats, page: &mut Page) {
         records_collected,
         rounds_open,
         round_age_micros_max,
+        sync_slowing_percent,
         ..
     } = stats;
     let help = "Comparisons with another home that this node led: those that found all equal, that \
@@ -130,6 +131,9 @@ fn upkeep(stats: &Stats, page: &mut Page) {
     page.counter("coterie_sync_records_total", help, sync_records);
     let help = "Bytes of those records.";
     page.counter("coterie_sync_bytes_total", help, sync_bytes);
+    let help = "How many times slower than anti_entropy.bytes_per_second exchanges go, because requests take longer.";
+    let slowing = *sync_slowing_percent as f64 / 100.0;
+    page.gauge("coterie_sync_slowing_ratio", help, slowing);
     let help = "Lost partitions that are being rebuilt from the other homes.";
     page.gauge("coterie_partitions_rebuilding", help, partitions_rebuilding);
     let help = "Lost partitions that were rebuilt.";

@@ -320,6 +320,8 @@ pub struct Stats {
     pub round_age_micros_max: u64,
     /// Partitions that this node has given up, and of which records are left to be dropped.
     pub partitions_leaving: u64,
+    /// How much slower than set exchanges go, because requests take longer, in percent: from 100.
+    pub sync_slowing_percent: u64,
 }
 
 /// How whole a node's copies are.
@@ -376,6 +378,7 @@ impl Stats {
             rounds_open,
             round_age_micros_max,
             partitions_leaving,
+            sync_slowing_percent,
         } = of;
         self.gets += gets;
         self.puts += puts;
@@ -410,6 +413,7 @@ impl Stats {
         self.rounds_open += rounds_open;
         self.partitions_leaving += partitions_leaving;
         self.round_age_micros_max = self.round_age_micros_max.max(*round_age_micros_max);
+        self.sync_slowing_percent = self.sync_slowing_percent.max(*sync_slowing_percent);
     }
 }
 

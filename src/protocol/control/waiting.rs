@@ -173,7 +173,7 @@ fn remedy(name: &NodeName, stage: Stage, reachable: bool) -> String {
         Stage::Ack => format!("{name} ends what runs without the version: it takes seconds"),
         Stage::Sync => format!(
             "{name} hands over what it holds: `coterie status` shows how far it is, and \
-             anti_entropy.bytes_per_second how fast it may go"
+             anti_entropy.bytes_per_second how fast it may go (it gives way to requests)"
         ),
         Stage::SyncAck => format!("{name} ends its reads of the older version: it takes seconds"),
     }

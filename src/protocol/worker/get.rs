@@ -5,6 +5,7 @@
 
 use super::gather::{Gather, Progress};
 use super::spread::{Reach, Spread};
+use super::sync::Kind;
 use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Origin, Worker};
 use crate::protocol::op::{Failure, Op as ClientOp, Outcome, ReadOutcome, Reason, VisibleSibling};
@@ -26,6 +27,7 @@ pub(super) struct GetOp {
     /// Of a strict read whose answers differed.
     pub spread: Option<Spread>,
     pub replied: bool,
+    came: Mono,
 }
 
 impl GetOp {
@@ -63,7 +65,8 @@ impl Worker {
         let due = now.mono.after_micros(patience).min(deadline);
         let timer = self.timers.set(due, Timer::Op(key));
         let strict = op.strict;
-        let get = GetOp { origin, deadline, timer, strict, gather, spread: None, replied: false };
+        let (came, spread, replied) = (now.mono, None, false);
+        let get = GetOp { origin, deadline, timer, strict, gather, spread, replied, came };
         self.ops.insert(key, Op::Get(Box::new(get)));
         self.get_gathered(now, key, out);
     }
@@ -163,6 +166,7 @@ impl Worker {
             None => get.gather.merged(),
         };
         let outcome = Outcome::Read(shown(&merged, now.wall));
+        self.request_answered(now, Kind::Read, get.came);
         self.reply(get.origin, get.gather.route.partition, outcome, out);
     }
 

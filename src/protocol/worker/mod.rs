@@ -347,6 +347,7 @@ impl Worker {
             rounds_open: self.collect.driven(),
             round_age_micros_max: self.collect.age_micros_max(),
             partitions_leaving: self.leaving.count() as u64,
+            sync_slowing_percent: self.sync_slowing_percent(),
             hint_bytes_max: self.config.tuning.hint_bytes_max,
             ..self.stats
         }

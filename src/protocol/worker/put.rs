@@ -18,6 +18,7 @@ use super::cells::{CellId, Task, Waiter};
 use super::gather::{Gather, Progress};
 use super::route::Route;
 use super::spread::{Reach, Spread};
+use super::sync::Kind;
 use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Origin, Worker};
 use crate::protocol::context::ContextError;
@@ -52,6 +53,7 @@ pub(super) struct PutOp {
     pub spread: Option<Spread>,
     written: Option<Dot>,
     replied: bool,
+    came: Mono,
 }
 
 /// A write as it was asked for.
@@ -115,6 +117,7 @@ impl Worker {
             spread: None,
             written: None,
             replied: false,
+            came: now.mono,
         };
         let own = state.route.own_target.is_some();
         let must_gather = state.must_gather;
@@ -430,6 +433,7 @@ impl Worker {
             hints,
             placement: put.route.view.newest().tag().number,
         };
+        self.request_answered(now, Kind::Write, put.came);
         self.reply(put.origin, put.route.partition, Outcome::Written(receipt), out);
     }
 

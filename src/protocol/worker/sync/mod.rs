@@ -14,6 +14,7 @@
 //! Whoever leads keeps the state of it and the [`pace`].
 
 mod batch;
+mod foreground;
 mod pace;
 mod serve;
 mod session;
@@ -21,13 +22,14 @@ mod session;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub(super) use self::batch::BatchId;
+pub(super) use self::foreground::Kind;
 pub(super) use self::serve::{ServedKey, ServedPage};
 use self::session::Session;
 use super::Worker;
 use super::timers::Timer;
 use crate::protocol::placement::{Version, View};
 use crate::protocol::step::Effect;
-use crate::types::{LANES, NodeId, Now, Partition};
+use crate::types::{LANES, Mono, NodeId, Now, Partition};
 
 /// Sessions that one worker leads at a time: each may hold a page of each side in memory.
 const SESSIONS_MAX: usize = 16;
@@ -146,6 +148,16 @@ impl Worker {
     /// What fetches a lost partition stops: it is rebuilt, or lost again, or no longer this node's.
     pub(super) fn abandon_rebuilds(&mut self, partition: Partition) {
         self.abandon(|goal| goal == Goal::Rebuild(partition));
+    }
+
+    /// A request has been answered here, so long after it came.
+    pub(super) fn request_answered(&mut self, now: Now, kind: Kind, came: Mono) {
+        self.sync.pace.foreground.answered(now, kind, now.mono.micros_since(came));
+    }
+
+    /// How much slower than set exchanges go, in percent: from 100.
+    pub(super) fn sync_slowing_percent(&self) -> u64 {
+        self.sync.pace.foreground.slowing_percent()
     }
 
     /// What is held here goes to another version, or to none any more.

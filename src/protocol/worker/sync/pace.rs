@@ -2,9 +2,12 @@
 //!
 //! A page takes a *turn* before it begins, as if it were full; what it turns out not to need is given
 //! back. So pages begin one after the other, evenly, however many sessions wait for the rate: if those
-//! that wait began together, requests would wait behind all their pages.
+//! that wait began together, requests would wait behind all their pages. What is only to make copies equal,
+//! or to bring them to new homes, also gives way to requests: see [`super::foreground`]. A rebuilding does
+//! not: until it is over there is a copy less.
 
 use super::Goal;
+use super::foreground::{Foreground, NO_SLOWING};
 use super::serve::PAGE_BYTES;
 use crate::protocol::step::Tuning;
 use crate::types::{Mono, Now};
@@ -16,6 +19,7 @@ const RECORD_BYTES_MIN: u64 = 1 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     free_at: Mono,
+    pub(super) foreground: Foreground,
 }
 
 /// What a page has been given of the rate, in microseconds.
@@ -27,19 +31,21 @@ pub(super) fn weight(bytes: usize, records: usize) -> u64 {
     (bytes as u64).max(RECORD_BYTES_MIN.saturating_mul(records as u64))
 }
 
-fn micros(tuning: &Tuning, goal: Goal, bytes: u64) -> u64 {
-    let rate = match goal {
-        Goal::Compare(_) | Goal::Transfer(_) => tuning.sync_bytes_per_second,
-        Goal::Rebuild(_) => tuning.rebuild_bytes_per_second,
-    };
-    bytes.saturating_mul(1_000_000) / rate.max(1)
-}
-
 impl Pace {
+    fn micros(&mut self, now: Now, tuning: &Tuning, goal: Goal, bytes: u64) -> u64 {
+        let (rate, slowing) = match goal {
+            Goal::Compare(_) | Goal::Transfer(_) => {
+                (tuning.sync_bytes_per_second, self.foreground.slowing(now))
+            }
+            Goal::Rebuild(_) => (tuning.rebuild_bytes_per_second, NO_SLOWING),
+        };
+        bytes.saturating_mul(1_000_000 / NO_SLOWING * slowing) / rate.max(1)
+    }
+
     /// Gives a page its turn, and says when that comes.
     pub(super) fn turn(&mut self, now: Now, tuning: &Tuning, goal: Goal) -> (Mono, Turn) {
         let at = self.free_at.max(now.mono);
-        let turn = micros(tuning, goal, PAGE_BYTES.into());
+        let turn = self.micros(now, tuning, goal, PAGE_BYTES.into());
         self.free_at = at.after_micros(turn);
         (at, Turn(turn))
     }
@@ -53,7 +59,10 @@ impl Pace {
         turn: Turn,
         weight: u64,
     ) {
-        let needed = micros(tuning, goal, weight);
+        if weight > 0 {
+            self.foreground.page_moved(now);
+        }
+        let needed = self.micros(now, tuning, goal, weight);
         let from = Mono(self.free_at.0.saturating_sub(turn.0));
         self.free_at = if needed > turn.0 { from.max(now.mono) } else { from }.after_micros(needed);
     }
