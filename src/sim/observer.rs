@@ -456,7 +456,8 @@ impl Observer {
     }
 
     /// Whether a node drops its copy of a partition of which it is no home, as far as it has acknowledged,
-    /// or a hint for one that is none, as far as it has heard. What it held was acknowledged elsewhere, or not at all: some home
+    /// or a hint for one that is none, as far as it or anybody has heard: its target may have dropped what it had
+    /// taken before the removal of the hint is durable here. What it held was acknowledged elsewhere, or not at all: some home
     /// has to know each acknowledged write by then.
     fn is_given_up(
         &mut self,
@@ -469,7 +470,8 @@ impl Observer {
     ) -> bool {
         let homes: BTreeSet<&NodeName> =
             self.live.iter().flat_map(|version| home_names(version, place.partition)).collect();
-        if is_home(&nodes[node], place) {
+        let target_is_home = place.hint_for.as_ref().is_none_or(|target| homes.contains(target));
+        if is_home(&nodes[node], place) && target_is_home {
             return false;
         }
         let knows = |&at: &usize| {
