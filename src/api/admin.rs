@@ -304,6 +304,7 @@ fn counters(stats: &Stats) -> proto::Counters {
         hedges: stats.hedges,
         passed: stats.passed,
         records_lost: stats.records_lost,
+        store_reads_failed: stats.store_reads_failed,
         in_flight: stats.in_flight,
         partitions_lost: stats.partitions_rebuilding,
         messages_refused: stats.messages_refused,

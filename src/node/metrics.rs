@@ -65,6 +65,7 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
         hedges,
         passed,
         records_lost,
+        store_reads_failed,
         messages_refused,
         in_flight,
         ..
@@ -92,6 +93,9 @@ pub(super) fn workers(stats: &Stats, page: &mut Page) {
     page.counter("coterie_writes_passed_total", help, passed);
     let help = "Stored records found damaged, and set aside to be rebuilt.";
     page.counter("coterie_records_lost_total", help, records_lost);
+    let help =
+        "Reads of the store that failed: a damaged block, or a disk that does not return it.";
+    page.counter("coterie_store_reads_failed_total", help, store_reads_failed);
     let help = "Messages refused because their sender's disk was replaced, or has no place.";
     page.counter("coterie_messages_refused_total", help, messages_refused);
     page.gauge("coterie_requests_in_flight", "Reads and writes under way.", in_flight);

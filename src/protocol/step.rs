@@ -282,6 +282,8 @@ pub struct Stats {
     pub passed: u64,
     /// Records lost here to damage.
     pub records_lost: u64,
+    /// Reads of the store that failed: a damaged block, or a disk that does not return it.
+    pub store_reads_failed: u64,
     /// Messages of disks that were replaced, or that have no place, refused.
     pub messages_refused: u64,
     /// Ops under way now.
@@ -359,6 +361,7 @@ impl Stats {
             hedges,
             passed,
             records_lost,
+            store_reads_failed,
             messages_refused,
             in_flight,
             syncs,
@@ -394,6 +397,7 @@ impl Stats {
         self.hedges += hedges;
         self.passed += passed;
         self.records_lost += records_lost;
+        self.store_reads_failed += store_reads_failed;
         self.messages_refused += messages_refused;
         self.in_flight += in_flight;
         self.syncs += syncs;

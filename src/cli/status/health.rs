@@ -61,6 +61,7 @@ struct Says<'a> {
     hints_replayed: u64,
     repairs_sent: u64,
     records_lost: u64,
+    store_reads_failed: u64,
     partitions_lost: u64,
 }
 
@@ -89,6 +90,7 @@ fn serialize_says<S: serde::Serializer>(
             hints_replayed: counters.hints_replayed,
             repairs_sent: counters.repairs_sent,
             records_lost: counters.records_lost,
+            store_reads_failed: counters.store_reads_failed,
             partitions_lost: counters.partitions_lost,
         }
     });
@@ -203,6 +205,13 @@ fn own_troubles(asked: &StatusResponse, status: &StatusResponse) -> Vec<String> 
     if counters.records_lost > 0 {
         let records = term::count(counters.records_lost, "damaged record");
         troubles.push(format!("has come upon {records} on its disk"));
+    }
+    if counters.store_reads_failed > 0 {
+        let times = term::count(counters.store_reads_failed, "time");
+        troubles.push(format!(
+            "could not read its disk {times}: if that goes on, stop it and start it with an empty data folder, \
+             and it is rebuilt from the others"
+        ));
     }
     // The sentence of a lost disk says it, and more.
     let rebuilds = |repair: &&Repair| repair.rebuilding > 0 && status.rebuilding.is_empty();
@@ -354,6 +363,17 @@ mod tests {
         assert_eq!(health.members[0].grade, Grade::Down);
         assert_eq!(health.members[0].troubles.len(), 3, "{:?}", health.members[0].troubles);
         assert!(health.summary.contains("node-2"));
+    }
+
+    #[test]
+    fn a_disk_that_could_not_be_read_is_degraded_and_says_what_to_do() {
+        let mut cluster = cluster();
+        cluster[1].counters = Some(Counters { store_reads_failed: 2, ..Counters::default() });
+        let health = judge(&cluster[0], &answers(&cluster));
+        assert!(!health.fine && health.can_lose_another);
+        let said = &health.members[0].troubles[0];
+        assert!(said.contains("could not read its disk 2 times"), "{said}");
+        assert!(said.contains("empty data folder"), "{said}");
     }
 
     #[test]

@@ -418,6 +418,7 @@ impl Worker {
         result: Result<Option<bytes::Bytes>, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
+        self.stats.store_reads_failed += u64::from(result.is_err());
         match self.reads.remove(&token) {
             Some(Reading::Cell(id)) => self.cell_read(now, &id, result, out),
             Some(Reading::Gather { op, ask, since }) => {
@@ -436,6 +437,7 @@ impl Worker {
         result: Result<Page, ReadFailed>,
         out: &mut Vec<Effect>,
     ) {
+        self.stats.store_reads_failed += u64::from(result.is_err());
         match self.reads.remove(&token) {
             Some(Reading::ScanOwn { op }) => self.scan_own(now, op, result, out),
             Some(Reading::ScanPeer(scan)) => self.answer_scan(now, &scan, result, out),
