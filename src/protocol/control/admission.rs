@@ -36,8 +36,11 @@
 //! its disk, and by then its markers have been for long.
 //!
 //! *Testimony.* A member votes only if it has not heard the predecessor for a while, or the predecessor
-//! itself asks to be removed: at no moment a live disk is replaced or removed against its will, not even to finish what a dead claimant has begun. Such an admission then
-//! waits, says for whom, and no other one overtakes it.
+//! itself asks to be removed: at no moment a live disk is replaced or removed against its will, not even to
+//! finish what a dead claimant has begun. A proposer that is refused so hears more members than a majority
+//! the next time: once those that voted for that admission, and those that have not answered, are too few to
+//! have chosen it, it was not, and cannot be any more, for all who answered hear nothing older. Then the
+//! proposer's own is free. Until then the number waits, and says for whom.
 
 use std::collections::BTreeMap;
 
@@ -156,6 +159,8 @@ pub(super) struct Bid {
     pub(super) ballot: Ballot,
     /// What it wants for itself.
     own: Admission,
+    /// What members would not vote for a moment ago: not put to the vote while it may still be ruled out.
+    vetoed: Option<Admission>,
     /// What members answered: the votes that they gave before.
     promised: BTreeMap<NodeId, Option<(Ballot, Admission)>>,
     /// What is put to the vote, and who has voted for it.
@@ -173,8 +178,8 @@ pub(super) enum Progress {
 }
 
 impl Bid {
-    pub(super) fn new(ballot: Ballot, own: Admission) -> Self {
-        Self { ballot, own, promised: BTreeMap::new(), vote: None }
+    pub(super) fn new(ballot: Ballot, own: Admission, vetoed: Option<Admission>) -> Self {
+        Self { ballot, own, vetoed, promised: BTreeMap::new(), vote: None }
     }
 
     pub(super) fn number(&self) -> u64 {
@@ -185,42 +190,71 @@ impl Bid {
         &self.own
     }
 
+    /// What is put to the vote, if it is another's.
+    pub(super) fn anothers(&self) -> Option<&Admission> {
+        self.vote
+            .as_ref()
+            .map(|(admission, _)| admission)
+            .filter(|admission| **admission != self.own)
+    }
+
     /// How many members agree so far.
     pub(super) fn agreed(&self) -> usize {
         self.vote.as_ref().map_or(self.promised.len(), |(_, voters)| voters.len())
     }
 
-    /// A member has promised.
+    /// One of so many members has promised.
     pub(super) fn promised(
         &mut self,
         by: NodeId,
         before: Option<(Ballot, Admission)>,
-        majority: usize,
+        members: usize,
     ) -> Progress {
         if self.vote.is_some() {
             return Progress::Waiting;
         }
         self.promised.insert(by, before);
-        if self.promised.len() < majority {
+        if self.promised.len() < majority(members) {
             return Progress::Waiting;
         }
-        let highest = self.promised.values().flatten().max_by_key(|(ballot, _)| *ballot);
-        let admission = highest.map_or_else(|| self.own.clone(), |(_, voted)| voted.clone());
+        let bound = self.maybe_chosen(members);
+        if bound.is_some() && bound == self.vetoed.as_ref() && self.promised.len() < members {
+            return Progress::Waiting;
+        }
+        let admission = bound.unwrap_or(&self.own).clone();
         self.vote = Some((admission.clone(), Vec::new()));
         Progress::Ask(admission)
     }
 
+    /// The vote of the highest ballot in which a majority may have voted: those who say so, or have voted in
+    /// a higher one since, and those who have not answered.
+    fn maybe_chosen(&self, members: usize) -> Option<&Admission> {
+        let silent = members.saturating_sub(self.promised.len());
+        let given = || self.promised.values().flatten();
+        let enough = |ballot: Ballot| {
+            given().filter(|(other, _)| *other >= ballot).count() + silent >= majority(members)
+        };
+        let highest =
+            given().filter(|(ballot, _)| enough(*ballot)).max_by_key(|(ballot, _)| *ballot);
+        highest.map(|(_, voted)| voted)
+    }
+
     /// A member has voted.
-    pub(super) fn accepted(&mut self, by: NodeId, majority: usize) -> Progress {
+    pub(super) fn accepted(&mut self, by: NodeId, members: usize) -> Progress {
         let Some((admission, voters)) = &mut self.vote else { return Progress::Waiting };
         if !voters.contains(&by) {
             voters.push(by);
         }
-        if voters.len() < majority {
+        if voters.len() < majority(members) {
             return Progress::Waiting;
         }
         Progress::Chosen(admission.clone())
     }
+}
+
+/// How many of so many members are a majority.
+pub(super) fn majority(members: usize) -> usize {
+    members / 2 + 1
 }
 
 /// Where an admission is stored.
@@ -337,8 +371,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const MEMBERS: u128 = 5;
-    const MAJORITY: usize = 3;
+    const MEMBERS: usize = 5;
 
     fn admission(claimant: u128) -> Admission {
         let name = NodeName::new(&format!("node-{claimant}")).unwrap();
@@ -347,12 +380,13 @@ mod tests {
     }
 
     /// One thing that happens: a claimant begins anew, or it is heard by a member, or not.
-    fn events() -> impl Strategy<Value = Vec<(bool, usize, u128)>> {
+    fn events() -> impl Strategy<Value = Vec<(bool, usize, usize)>> {
         proptest::collection::vec((proptest::bool::weighted(0.1), 0..3usize, 0..MEMBERS), 0..120)
     }
 
     proptest! {
-        /// Three claimants whose processes and messages come and go as they like.
+        /// Three claimants whose processes and messages come and go as they like, and who hear more than a
+        /// majority to be free of another's vote.
         #[test]
         fn a_number_has_one_winner_however_claims_cross(events in events()) {
             let mut votes: Vec<Vote> = (0..MEMBERS).map(|_| Vote::default()).collect();
@@ -364,19 +398,20 @@ mod tests {
                 if anew || bid.is_none() {
                     boots += 1;
                     let ballot = Ballot { round: boots / 2, boot: boots };
-                    *bid = Some(Bid::new(ballot, admission(claimant as u128)));
+                    let vetoed = (boots % 3 > 0).then(|| admission((claimant as u128 + 1) % 3));
+                    *bid = Some(Bid::new(ballot, admission(claimant as u128), vetoed));
                     asked[claimant] = None;
                 }
                 let Some(bid) = bid else { continue };
-                let (ballot, by) = (bid.ballot, NodeId(member));
+                let (ballot, by) = (bid.ballot, NodeId(member as u128));
                 let accept = asked[claimant].is_some();
                 let own = admission(claimant as u128);
                 let admission = asked[claimant].clone().unwrap_or(own);
                 let newest = PlacementTag::default();
                 let claim = Claim { ballot, admission, accept, newest };
-                let progress = match votes[usize::try_from(member).unwrap()].judge(1, &claim) {
-                    Ruling::Promised(before) => bid.promised(by, before, MAJORITY),
-                    Ruling::Accepted => bid.accepted(by, MAJORITY),
+                let progress = match votes[member].judge(1, &claim) {
+                    Ruling::Promised(before) => bid.promised(by, before, MEMBERS),
+                    Ruling::Accepted => bid.accepted(by, MEMBERS),
                     Ruling::Outbid(_) | Ruling::Lives(_) | Ruling::NotYet => Progress::Waiting,
                 };
                 match progress {
@@ -388,6 +423,29 @@ mod tests {
             chosen.dedup();
             prop_assert!(chosen.len() <= 1, "{chosen:?}");
         }
+    }
+
+    /// Member 0 has voted for another's admission, which the others refuse.
+    #[test]
+    fn a_vote_that_cannot_have_been_chosen_binds_nobody_once_enough_have_answered() {
+        let ballot = |round| Ballot { round, boot: 1 };
+        let given = Some((ballot(1), admission(1)));
+        let answers = |vetoed| {
+            let mut bid = Bid::new(ballot(2), admission(0), vetoed);
+            let mut progress = vec![bid.promised(NodeId(0), given.clone(), MEMBERS)];
+            progress.extend((1..5).map(|by| bid.promised(NodeId(by), None, MEMBERS)));
+            progress
+        };
+        let (waiting, ask) = (|| Progress::Waiting, |of| Progress::Ask(admission(of)));
+        // The two who are silent may have voted for it, too.
+        let bound = [waiting(), waiting(), ask(1), waiting(), waiting()];
+        assert_eq!(answers(None), bound);
+        assert_eq!(answers(Some(admission(2))), bound);
+        // Four have answered: it has two votes at the most.
+        assert_eq!(
+            answers(Some(admission(1))),
+            [waiting(), waiting(), waiting(), ask(0), waiting()]
+        );
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub(super) struct Claims {
     pub(super) bid: Option<Bid>,
     /// When the bid began.
     begun: Option<Mono>,
+    /// Another's admission that members would not vote for, and when they said so.
+    vetoed: Option<(Admission, Mono)>,
     /// The highest round that was heard of.
     round: u64,
     /// When to bid next.
@@ -229,7 +231,10 @@ impl Control {
         self.claims.begun = Some(self.now.mono);
         self.claims.round += 1;
         let ballot = Ballot { round: self.claims.round, boot: self.identity.boot.0 };
-        self.claims.bid = Some(Bid::new(ballot, own.clone()));
+        let vetoed = self.claims.vetoed.as_ref();
+        let vetoed = vetoed.filter(|(_, at)| self.now.mono.micros_since(*at) < SAID_MICROS);
+        let vetoed = vetoed.map(|(admission, _)| admission.clone());
+        self.claims.bid = Some(Bid::new(ballot, own.clone(), vetoed));
         let newest = self.newest();
         self.ask_members(&Claim { ballot, admission: own, accept: false, newest });
     }
@@ -338,11 +343,11 @@ impl Control {
         if (number, ballot) != (bid.number(), bid.ballot) {
             return;
         }
-        let majority = cluster.majority();
+        let members = cluster.ids.len();
         let progress = match ruling {
             Ruling::Promised(Some((_, voted))) if !cluster.follows(&voted) => return,
-            Ruling::Promised(before) => bid.promised(from, before, majority),
-            Ruling::Accepted => bid.accepted(from, majority),
+            Ruling::Promised(before) => bid.promised(from, before, members),
+            Ruling::Accepted => bid.accepted(from, members),
             Ruling::Outbid(higher) => {
                 self.claims.round = self.claims.round.max(higher.round);
                 self.claims.bid = None;
@@ -351,6 +356,9 @@ impl Control {
             Ruling::Lives(id) => {
                 // Nobody else's word makes up for it: stand back until the next turn.
                 let own = bid.own().clone();
+                if let Some(anothers) = bid.anothers() {
+                    self.claims.vetoed = Some((anothers.clone(), self.now.mono));
+                }
                 self.claims.bid = None;
                 let heard = format!("{by} has heard the disk {id} only lately");
                 let claims_own = own.id == self.identity.id;

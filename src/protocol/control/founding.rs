@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::admission::{ADMISSIONS_MAX, Admission, NOBODY};
+use super::admission::{ADMISSIONS_MAX, Admission, NOBODY, majority};
 use super::wire::{Descriptor, Founded, Promise};
 use crate::protocol::codec::{DecodeError, Reader};
 #[cfg(any(test, feature = "seeded-defects"))]
@@ -134,7 +134,7 @@ impl Cluster {
 
     /// How many members are a majority.
     pub(super) fn majority(&self) -> usize {
-        self.ids.len() / 2 + 1
+        majority(self.ids.len())
     }
 }
 

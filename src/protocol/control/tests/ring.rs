@@ -4,8 +4,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
+
 use super::net::{Hold, Index, World, address, name};
 use super::{FOUNDING_MS, founded};
+use crate::protocol::control::admission::{Admission, Ballot, NOBODY, VOTE_KEY, Vote};
 use crate::protocol::control::*;
 use crate::protocol::defect::Defect;
 use crate::protocol::message::PlacementTag;
@@ -261,6 +264,26 @@ fn a_removed_node_that_returns_is_told_sets_its_disk_aside_and_joins_anew() {
     assert!(said.contains("was removed from the cluster"), "{said}");
     settles(&mut world, &[0, 1, 2, 3]);
     assert_ne!(world.nodes[3].id, old);
+}
+
+/// The removal that an operator had ordered was voted for by one member before its proposer died; then node 4
+/// came back. Seeds 18996 and 51782: nobody could join any more.
+#[test]
+fn a_removal_that_was_not_chosen_before_its_node_came_back_keeps_nobody_from_joining() {
+    let mut world = founded(123, 5);
+    world.run_ms(3_000);
+    let node = &world.nodes[4];
+    let (name, predecessor) = (node.name.clone(), node.id);
+    let removal = Admission { number: 1, name, id: NOBODY, predecessor };
+    let ballot = Ballot { round: 3, boot: 1 };
+    let vote = Vote { number: 1, promised: ballot, accepted: Some((ballot, removal)) };
+    let mut value = Vec::new();
+    vote.encode(&mut value);
+    world.kill(2);
+    world.nodes[2].disk.insert(Bytes::from_static(VOTE_KEY), value.into());
+    world.start(2);
+    let f = add(&mut world, "node-5");
+    settles(&mut world, &[0, 1, 2, 3, 4, f]);
 }
 
 /// By then it holds the marks of a claimant, which asks for a place that is nobody's any more; and what it
