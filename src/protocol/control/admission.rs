@@ -40,7 +40,9 @@
 //! finish what a dead claimant has begun. A proposer that is refused so hears more members than a majority
 //! the next time: once those that voted for that admission, and those that have not answered, are too few to
 //! have chosen it, it was not, and cannot be any more, for all who answered hear nothing older. Then the
-//! proposer's own is free. Until then the number waits, and says for whom.
+//! proposer's own is free. If a majority says that it had voted for it in one ballot, it was chosen, though
+//! nobody has learnt so: it is admitted, and a disk that has come back since is told. Until either is known
+//! the number waits, and says for whom.
 
 use std::collections::BTreeMap;
 
@@ -217,6 +219,9 @@ impl Bid {
         if self.promised.len() < majority(members) {
             return Progress::Waiting;
         }
+        if let Some(chosen) = self.chosen(members) {
+            return Progress::Chosen(chosen.clone());
+        }
         let bound = self.maybe_chosen(members);
         if bound.is_some() && bound == self.vetoed.as_ref() && self.promised.len() < members {
             return Progress::Waiting;
@@ -224,6 +229,14 @@ impl Bid {
         let admission = bound.unwrap_or(&self.own).clone();
         self.vote = Some((admission.clone(), Vec::new()));
         Progress::Ask(admission)
+    }
+
+    /// What a majority says that it had voted for in one ballot.
+    fn chosen(&self, members: usize) -> Option<&Admission> {
+        let given = || self.promised.values().flatten();
+        let voters = |ballot| given().filter(|(other, _)| *other == ballot).count();
+        let vote = given().find(|(ballot, _)| voters(*ballot) >= majority(members));
+        vote.map(|(_, admission)| admission)
     }
 
     /// The vote of the highest ballot in which a majority may have voted: those who say so, or have voted in
@@ -446,6 +459,17 @@ mod tests {
             answers(Some(admission(1))),
             [waiting(), waiting(), waiting(), ask(0), waiting()]
         );
+    }
+
+    #[test]
+    fn what_a_majority_had_voted_for_in_one_ballot_was_chosen_though_nobody_has_learnt_so() {
+        let voted = |round| Some((Ballot { round, boot: 1 }, admission(1)));
+        let mut bid = Bid::new(Ballot { round: 9, boot: 1 }, admission(0), Some(admission(1)));
+        let answers = [voted(1), voted(1), voted(2), None, voted(1)];
+        let progress = answers.into_iter().zip(0..);
+        let progress = progress.map(|(before, by)| bid.promised(NodeId(by), before, MEMBERS));
+        let [_, _, _, fourth, fifth] = progress.collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!((fourth, fifth), (Progress::Waiting, Progress::Chosen(admission(1))));
     }
 
     #[test]
