@@ -91,9 +91,9 @@ impl Prepared {
         };
         let since = SystemClock::start().now().wall;
         let partitions = settings.control().partitions;
-        let begin = |durable: &[(bytes::Bytes, bytes::Bytes)], before| {
+        let begin = |durable: &[(bytes::Bytes, bytes::Bytes)], has_past, before| {
             let id = NodeId(rand::random());
-            (id, control::forget(durable, before, id, partitions, since))
+            (id, control::forget(durable, has_past, before, id, partitions, since))
         };
         let (node, name) = (&settings.node, &settings.node.name);
         let (mut opened, loss) = store::open_anew(&node.data, name, &options, &begin)?;

@@ -160,8 +160,9 @@ pub fn open(path: &Path, name: &NodeName, options: &StoreOptions) -> Result<Open
 }
 
 /// What a disk is to become that has lost acknowledged writes: its next id, and what is to be durable
-/// before that is used. Given what is left under [`Space::Meta`], and the id that it has.
-pub type Begin<'a> = &'a dyn Fn(&[(Bytes, Bytes)], NodeId) -> (NodeId, Vec<Change>);
+/// before that is used. Given what the control core has left under [`Space::Meta`], whether anything at all is
+/// left, and the id that it has.
+pub type Begin<'a> = &'a dyn Fn(&[(Bytes, Bytes)], bool, NodeId) -> (NodeId, Vec<Change>);
 
 /// As [`open`], but a folder that has lost acknowledged writes goes on as another disk, and what is
 /// left in it is input to its rebuilding. Says what was lost.
@@ -206,7 +207,10 @@ pub fn open_anew(
         clock: left.clock.max(marked.clock),
     };
     let durable = scan_meta(&store, META_PREFIX).map_err(failed)?;
-    let (id, mut changes) = begin(&durable, folder.id());
+    // What cannot be read is there.
+    let is_empty = |space| store.scan(space, b"", b"", 1).is_ok_and(|page| page.entries.is_empty());
+    let has_past = ![Space::Records, Space::Hints, Space::Meta].into_iter().all(is_empty);
+    let (id, mut changes) = begin(&durable, has_past, folder.id());
     // Between what is left and this batch nothing is in the journal.
     let point = BatchPoint { point: recovered, synced: left.number };
     let (key, value) = (Bytes::from_static(COMMIT_KEY), Some(point.encode()));

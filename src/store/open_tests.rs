@@ -328,8 +328,8 @@ fn a_commit_number_that_is_gone_or_damaged_is_amnesia() {
 const NEXT: NodeId = NodeId(0x00ff);
 const SAYS: &[u8] = b"says what it is now";
 
-fn begin(_: &[(Bytes, Bytes)], before: NodeId) -> (NodeId, Vec<Change>) {
-    let value = Some(before.0.to_le_bytes().to_vec().into());
+fn begin(_: &[(Bytes, Bytes)], has_past: bool, before: NodeId) -> (NodeId, Vec<Change>) {
+    let value = Some([&before.0.to_le_bytes()[..], &[has_past.into()]].concat().into());
     (NEXT, vec![Change { space: Space::Meta, key: SAYS.into(), value }])
 }
 
@@ -365,7 +365,8 @@ fn a_folder_that_lost_writes_goes_on_as_another_disk_with_what_is_left() {
         assert!(loss.is_some(), "damage {at} was not noticed");
         assert_eq!(opened.folder.id(), NEXT);
         let before = says(&opened).expect("it says what it is now");
-        assert_ne!(before, &NEXT.0.to_le_bytes()[..]);
+        assert_ne!(before[..16], NEXT.0.to_le_bytes());
+        assert_eq!(before[16] == 1, left > 0, "damage {at}: whether anything is left");
         let at_start = opened.recovered;
         drop(opened);
         // From now on it is a folder like any other.

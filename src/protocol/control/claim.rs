@@ -111,11 +111,12 @@ pub(super) fn begin_anew(anew: &Anew, partitions: u16) -> impl Iterator<Item = C
 }
 
 /// The changes, to be made durable in one batch, by which the disk `before` becomes the disk `id` that
-/// has forgotten everything; `durable` is what it holds. `partitions` is for a disk that knows no
-/// cluster.
+/// has forgotten everything; `durable` is what it holds of the cluster, and `has_past` whether it holds
+/// anything at all. `partitions` is for a disk that knows no cluster.
 #[must_use]
 pub fn forget(
     durable: &[(Bytes, Bytes)],
+    has_past: bool,
     before: NodeId,
     id: NodeId,
     partitions: u16,
@@ -126,7 +127,7 @@ pub fn forget(
         founded.and_then(|(_, value)| whole(value, |r| Ok((r.text()?, Founded::decode(r)?))));
     let cluster = founded.and_then(|(name, record)| Cluster::read(record, &name));
     let partitions = cluster.map_or(partitions, |cluster| cluster.first.partitions);
-    let anew = Anew { id, before, since, has_past: !durable.is_empty() };
+    let anew = Anew { id, before, since, has_past };
     begin_anew(&anew, partitions).collect()
 }
 

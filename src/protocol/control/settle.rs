@@ -15,6 +15,7 @@ use super::state::{Control, PEER_PREFIX, Pending, Timer};
 use super::wire::{Founded, Push, encode_record};
 use super::{ControlEffect, Level};
 use crate::protocol::codec::Write;
+use crate::protocol::lost;
 use crate::protocol::placement::{MEMBERS_MAX, View};
 use crate::protocol::step::{Change, Conditions, Space};
 use crate::types::{NodeId, NodeName};
@@ -69,12 +70,17 @@ impl Control {
                 cluster.record.encode(&mut value);
                 let mut changes = vec![put(FOUNDED_KEY, value)];
                 let standing = cluster.standing(&self.identity.name, self.identity.id);
+                let partitions = cluster.first.partitions;
                 if let Standing::Claimant(before) = standing {
-                    let partitions = cluster.first.partitions;
                     let (id, since) = (self.identity.id, self.now.wall);
-                    let anew = Anew { id, before, since, has_past: self.has_past() };
-                    changes.extend(begin_anew(&anew, partitions));
-                    self.claims.anew = Some(anew);
+                    let has_past = self.has_past();
+                    self.claims.anew = Some(Anew { id, before, since, has_past });
+                }
+                // A disk that began anew before it knew the ring has marked as many partitions as its own
+                // configuration says.
+                if let Some(anew) = &self.claims.anew {
+                    changes.extend(begin_anew(anew, partitions));
+                    changes.extend(lost::unmark(partitions, self.config.partitions));
                 }
                 self.write(changes, Pending::Found(cluster));
             }

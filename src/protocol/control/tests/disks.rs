@@ -1,10 +1,12 @@
 //! Claims about disks that were emptied, put back or replaced.
 
 use super::net::{World, address, name};
+use super::ring::{add, settles};
 use super::{FOUNDING_MS, founded};
 use crate::protocol::control::admission::{ADMISSION_PREFIX, VOTE_KEY};
+use crate::protocol::control::forget;
 use crate::protocol::lost::LOST_PREFIX;
-use crate::types::NodeId;
+use crate::types::{NodeId, Wall};
 
 /// A replaced disk is in its place within this: the old one was not heard for a while, and a few
 /// attempts may cross.
@@ -262,6 +264,26 @@ fn an_admission_survives_the_crash_of_each_participant_at_each_step() {
             assert_eq!((admissions(0), admissions(0)), (admissions(1), admissions(2)));
             assert!(world.nodes.iter().all(|n| n.view.as_ref().unwrap().fenced.contains(&old)));
         }
+    }
+}
+
+/// Its engine could not be trusted: what it begins with is written before it hears of the cluster.
+#[test]
+fn a_disk_that_began_anew_with_another_number_of_partitions_marks_all_that_the_ring_has() {
+    for (seed, configured) in [(33, 16), (34, 128)] {
+        let mut world = founded(seed, 3);
+        let d = add(&mut world, "node-3");
+        settles(&mut world, &[0, 1, 2, d]);
+        let old = world.nodes[d].id;
+        world.kill(d);
+        world.wipe(d);
+        let node = &mut world.nodes[d];
+        node.config.partitions = configured;
+        let begun = forget(&[], false, old, node.id, configured, Wall(1));
+        node.disk = begun.into_iter().map(|it| (it.key, it.value.unwrap())).collect();
+        world.start(d);
+        comes_back(&mut world, d);
+        assert_eq!(markers(&world, d), 64);
     }
 }
 
