@@ -172,6 +172,7 @@ impl Worker {
 
     fn get_fail(&mut self, now: Now, key: OpKey, mut get: Box<GetOp>, out: &mut Vec<Effect>) {
         get.replied = true;
+        self.request_answered(now, Kind::Read, get.came);
         let gather = &get.gather;
         let (reached, missing) = gather.reached();
         let names = |nodes: Vec<_>| {

@@ -377,7 +377,7 @@ impl Worker {
         if !put.replied {
             match reach {
                 Reach::Enough => self.put_reply(now, &mut put, out),
-                Reach::Lost => self.put_fail(&mut put, out),
+                Reach::Lost => self.put_fail(now, &mut put, out),
                 Reach::Waiting => {}
             }
         }
@@ -396,7 +396,7 @@ impl Worker {
                 return self.put_failed_before(put, Reason::QuorumNotReached, out);
             }
             if !put.replied {
-                self.put_fail(&mut put, out);
+                self.put_fail(now, &mut put, out);
             }
             self.ops.insert(op, Op::Put(put));
             return self.put_moved(now, op, out);
@@ -438,8 +438,9 @@ impl Worker {
     }
 
     /// W was not reached. What was written stays written.
-    fn put_fail(&mut self, put: &mut PutOp, out: &mut Vec<Effect>) {
+    fn put_fail(&mut self, now: Now, put: &mut PutOp, out: &mut Vec<Effect>) {
         put.replied = true;
+        self.request_answered(now, Kind::Write, put.came);
         let Some(spread) = &put.spread else { return };
         let (mut reached, hints) = spread.holders();
         reached.extend(hints);

@@ -1,15 +1,16 @@
 //! What requests take while pages are exchanged, against what they take otherwise: exchanges give way.
 //!
 //! ```text
-//!   no page moves    the usual time of a request is learnt
+//!   no page moves    the usual time of a request is learnt, and the rate is what is set
 //!   pages move       a window's mean > 2 × usual: slower by half     ≤ 1.5 ×: faster by an eighth
 //! ```
 //!
 //! The rate that an operator has set is the most; it falls to a sixteenth of it at the least, so that what is
-//! to be moved arrives. Where nobody asks for anything, nobody is disturbed. Without a usual time (the
+//! to be moved arrives. What that does not cure it has not caused: the usual time then drifts towards the
+//! present one. Where nobody asks for anything, nobody is disturbed. Without a usual time (the
 //! node has started in the midst of an exchange) a quarter of the rate is used.
 //!
-//! Only requests that this node coordinates are seen. A mean stands for the tail: the two grow together where
+//! Only requests that this node coordinates are seen, those that fail among them. A mean stands for the tail: the two grow together where
 //! what requests wait for, a processor or a disk, is shared with the exchange.
 
 use crate::types::{Mono, Now};
@@ -18,8 +19,12 @@ use crate::types::{Mono, Now};
 const WINDOW: u64 = 250_000;
 /// What moved so long ago disturbs nobody any more: at the least pace of many workers, pages are far between.
 const QUIET: u64 = 5_000_000;
-/// So few requests have no mean.
+/// So few requests have no mean: they count in the next window, too.
 const COUNT_MIN: u64 = 8;
+/// Nobody minds twice as much of less than this, in microseconds.
+const USUAL_MIN: u64 = 1_000;
+/// The part of the way by which the usual time drifts in a window: half of it in about a minute.
+const DRIFT: u64 = 256;
 /// No slowing, in sixteenths.
 pub(super) const NO_SLOWING: u64 = 16;
 /// The rate is never less than this part of what is set.
@@ -99,8 +104,10 @@ impl Foreground {
         }
         self.window_end = now.mono.0 + WINDOW;
         let moves = self.last_page.is_some_and(|at| now.mono.micros_since(at) < QUIET);
-        let verdicts = self.meters.each_mut().map(|meter| meter.close(moves));
+        let least = self.slowing == SLOWING_MAX;
+        let verdicts = self.meters.each_mut().map(|meter| meter.close(moves, least));
         if !moves {
+            self.slowing = NO_SLOWING;
             return;
         }
         self.slowing = match verdicts[0].max(verdicts[1]) {
@@ -113,20 +120,26 @@ impl Foreground {
 }
 
 impl Meter {
-    fn close(&mut self, moves: bool) -> Verdict {
-        let Self { micros, count, usual } = std::mem::take(self);
-        self.usual = usual;
-        if count < COUNT_MIN {
-            return Verdict::Unladen;
+    fn close(&mut self, moves: bool, at_the_least: bool) -> Verdict {
+        match self.count {
+            0 => return Verdict::Unladen,
+            1..COUNT_MIN => return Verdict::Bearable,
+            _ => {}
         }
-        let mean = micros / count;
+        let mean =
+            (std::mem::take(&mut self.micros) / std::mem::take(&mut self.count)).max(USUAL_MIN);
         if !moves {
-            self.usual = Some(usual.map_or(mean, |usual| (7 * usual + mean) / 8));
+            self.usual = Some(self.usual.map_or(mean, |usual| (7 * usual + mean) / 8));
             return Verdict::Usual;
         }
-        match usual {
+        match self.usual {
             None => Verdict::Unknown,
-            Some(usual) if mean > 2 * usual => Verdict::Disturbed,
+            Some(usual) if mean > 2 * usual => {
+                if at_the_least {
+                    self.usual = Some(usual + (mean - usual).div_ceil(DRIFT));
+                }
+                Verdict::Disturbed
+            }
             Some(usual) if mean > usual + usual / 2 => Verdict::Bearable,
             Some(_) => Verdict::Usual,
         }
@@ -176,9 +189,25 @@ mod tests {
         let mut world = world();
         assert_eq!(world.windows(5, 0, 0, 10), NO_SLOWING);
         assert_eq!(world.windows(5, 100, 9_000, 10), SLOWING_UNKNOWN, "nothing is known");
-        assert_eq!(world.windows(40, COUNT_MIN - 1, 9_000, 10), NO_SLOWING, "too few to tell");
+        assert_eq!(world.windows(1, 1, 9_000, 10), SLOWING_UNKNOWN, "too few to tell yet");
         world.windows(QUIET / WINDOW + 1, 100, 1_000, 0);
-        assert_eq!(world.windows(20, 100, 9_000, 10), SLOWING_MAX);
-        assert_eq!(world.foreground.meters[1].usual, Some(1_000));
+        assert!(world.windows(5, 100, 9_000, 10) > 4 * NO_SLOWING);
+        let usual = world.foreground.meters[1].usual.unwrap();
+        assert!((1_000..1_100).contains(&usual), "{usual}");
+        // A few slow ones in each window are told in the end.
+        assert_eq!(world.windows(40, 0, 0, 10), NO_SLOWING);
+        assert!(world.windows(40, 3, 9_000, 10) > NO_SLOWING);
+    }
+
+    #[test]
+    fn what_the_least_pace_does_not_cure_becomes_usual_and_quiet_ends_all_slowing() {
+        let mut world = world();
+        world.windows(1, 100, 1_000, 0);
+        assert_eq!(world.windows(8, 100, 9_000, 10), SLOWING_MAX);
+        world.windows(500, 100, 9_000, 10);
+        let usual = world.foreground.meters[1].usual.unwrap();
+        assert!((4_400..=4_600).contains(&usual), "{usual}");
+        world.windows(QUIET / WINDOW + 1, 100, 9_000, 0);
+        assert_eq!(world.foreground.slowing_percent(), 100);
     }
 }

@@ -140,7 +140,11 @@ impl Worker {
     /// Begins a session, now or once there is room.
     pub(super) fn sync_with(&mut self, now: Now, goal: Goal, node: NodeId, out: &mut Vec<Effect>) {
         if self.peers.reachable(node) && self.sync.wanted.insert((goal, node)) {
-            self.sync.queue.push_back((goal, node));
+            // Until a lost partition is rebuilt there is a copy less.
+            match goal {
+                Goal::Rebuild(_) => self.sync.queue.push_front((goal, node)),
+                Goal::Compare(_) | Goal::Transfer(_) => self.sync.queue.push_back((goal, node)),
+            }
             self.sync_more(now, out);
         }
     }
@@ -166,7 +170,14 @@ impl Worker {
     }
 
     fn abandon(&mut self, which: impl Fn(Goal) -> bool) {
-        self.sync.sessions.retain(|_, session| !which(session.goal()));
+        let (sessions, pace) = (&mut self.sync.sessions, &mut self.sync.pace);
+        sessions.retain(|_, session| {
+            let goes = which(session.goal());
+            if goes {
+                session.give_back(pace);
+            }
+            !goes
+        });
         self.sync.queue.retain(|(goal, _)| !which(*goal));
         self.sync.wanted.retain(|(goal, _)| !which(*goal));
         self.sync.again.retain(|(goal, _)| !which(*goal));

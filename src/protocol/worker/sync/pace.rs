@@ -18,7 +18,8 @@ const RECORD_BYTES_MIN: u64 = 1 << 10;
 /// When the next page may begin.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    free_at: Mono,
+    /// For exchanges, and for rebuildings: neither waits for the other's rate.
+    free_at: [Mono; 2],
     pub(super) foreground: Foreground,
 }
 
@@ -29,6 +30,10 @@ pub(super) struct Turn(u64);
 /// What some records count as.
 pub(super) fn weight(bytes: usize, records: usize) -> u64 {
     (bytes as u64).max(RECORD_BYTES_MIN.saturating_mul(records as u64))
+}
+
+fn clock(goal: Goal) -> usize {
+    usize::from(matches!(goal, Goal::Rebuild(_)))
 }
 
 impl Pace {
@@ -44,9 +49,9 @@ impl Pace {
 
     /// Gives a page its turn, and says when that comes.
     pub(super) fn turn(&mut self, now: Now, tuning: &Tuning, goal: Goal) -> (Mono, Turn) {
-        let at = self.free_at.max(now.mono);
+        let at = self.free_at[clock(goal)].max(now.mono);
         let turn = self.micros(now, tuning, goal, PAGE_BYTES.into());
-        self.free_at = at.after_micros(turn);
+        self.free_at[clock(goal)] = at.after_micros(turn);
         (at, Turn(turn))
     }
 
@@ -63,8 +68,16 @@ impl Pace {
             self.foreground.page_moved(now);
         }
         let needed = self.micros(now, tuning, goal, weight);
-        let from = Mono(self.free_at.0.saturating_sub(turn.0));
-        self.free_at = if needed > turn.0 { from.max(now.mono) } else { from }.after_micros(needed);
+        self.give_back(goal, turn);
+        let from = self.free_at[clock(goal)];
+        self.free_at[clock(goal)] =
+            if needed > turn.0 { from.max(now.mono) } else { from }.after_micros(needed);
+    }
+
+    /// A page ends without having moved.
+    pub(super) fn give_back(&mut self, goal: Goal, turn: Turn) {
+        let free_at = &mut self.free_at[clock(goal)];
+        *free_at = Mono(free_at.0.saturating_sub(turn.0));
     }
 }
 

@@ -11,7 +11,7 @@
 //! the page's start; all of it may be done twice.
 
 use super::batch::Then;
-use super::pace::{Turn, weight};
+use super::pace::{Pace, Turn, weight};
 use super::serve::PAGE_BYTES;
 use super::{Goal, SessionId, shared};
 use crate::protocol::defect::Defect;
@@ -101,6 +101,13 @@ impl Session {
             Goal::Transfer(partition) => (None, vec![partition]),
         };
         Self { goal, node, stage: Stage::Paused, todo, walk, tries: 0, mended: 0 }
+    }
+
+    /// It ends: the turn of a page that has not moved is over.
+    pub(super) fn give_back(&self, pace: &mut Pace) {
+        if let Some(walk) = &self.walk {
+            pace.give_back(self.goal, walk.turn);
+        }
     }
 }
 
@@ -401,6 +408,7 @@ impl Worker {
 
     fn session_end(&mut self, now: Now, id: SessionId, end: End, out: &mut Vec<Effect>) {
         let Some(session) = self.sync.sessions.remove(&id) else { return };
+        session.give_back(&mut self.sync.pace);
         let Session { goal, node, mended, .. } = session;
         self.sync.wanted.remove(&(goal, node));
         match end {
