@@ -36,13 +36,9 @@ pub(super) fn mark_all(partitions: u16) -> impl Iterator<Item = Change> {
     })
 }
 
-/// Removes the marks of partitions from the one to below the other: the ring has fewer than was thought.
-pub(super) fn unmark(from: u16, to: u16) -> impl Iterator<Item = Change> {
-    (from..to).map(|partition| Change {
-        space: Space::Meta,
-        key: lost_marker(Partition(partition)),
-        value: None,
-    })
+/// Removes the mark of a partition.
+pub(super) fn unmark(partition: Partition) -> Change {
+    Change { space: Space::Meta, key: lost_marker(partition), value: None }
 }
 
 #[cfg(test)]

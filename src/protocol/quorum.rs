@@ -25,13 +25,19 @@ pub struct Tally {
     acks: Vec<(usize, NodeId)>,
 }
 
+/// How many of `n` are a majority.
+#[must_use]
+pub fn majority(n: usize) -> usize {
+    n / 2 + 1
+}
+
 impl Consistency {
     /// How many of `n` must answer.
     #[must_use]
     pub fn of(self, n: usize) -> usize {
         match self {
             Self::One => 1.min(n),
-            Self::Quorum => n / 2 + 1,
+            Self::Quorum => majority(n),
             Self::All => n,
         }
     }

@@ -120,10 +120,7 @@ impl World {
         let lost = |node: &super::node::SimNode| {
             node.disk.entries(Space::Meta).filter(|(key, _)| key.starts_with(LOST_PREFIX)).count()
         };
-        let live = self.observer.live();
-        let is_member = |node: &&super::node::SimNode| {
-            live.iter().any(|version| version.member(&node.name).is_some())
-        };
-        self.nodes[..self.config.nodes].iter().filter(is_member).map(lost).sum()
+        let nodes = self.nodes[..self.config.nodes].iter();
+        nodes.filter(|node| self.observer.is_member(&node.name)).map(lost).sum()
     }
 }

@@ -237,6 +237,11 @@ impl Observer {
         &self.live
     }
 
+    /// Whether a name is a member of any live version.
+    pub(super) fn is_member(&self, name: &NodeName) -> bool {
+        self.live.iter().any(|version| version.member(name).is_some())
+    }
+
     /// Whether a node is no member any more.
     pub(super) fn is_gone(&self, node: usize) -> bool {
         self.gone.contains(&node)

@@ -17,7 +17,6 @@ use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{Change, Member as Named, Placement, View};
 use crate::protocol::progress::{Progress, Waiting};
 use crate::protocol::step::Space;
-use crate::types::NodeName;
 use rand::RngExt;
 
 /// What has been ordered, and what of it the nodes have shown.
@@ -145,9 +144,8 @@ impl World {
         if before.iter().map(|v| v.tag).ne(live.iter().map(|v| v.tag)) {
             self.count_members(&before[before.len() - 1], &live[live.len() - 1]);
             self.observer.set_live(&live);
-            let members = |name: &NodeName| live.iter().any(|v| v.member(name).is_some());
             for node in 0..self.config.nodes {
-                let is_member = members(&self.nodes[node].name);
+                let is_member = self.observer.is_member(&self.nodes[node].name);
                 self.observer.set_gone(node, !is_member);
             }
         }

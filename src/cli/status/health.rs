@@ -365,11 +365,16 @@ mod tests {
         assert!(health.summary.contains("node-2"));
     }
 
+    /// One of the nodes says this of itself.
+    fn counting(counters: Counters) -> Health {
+        let mut cluster = cluster();
+        cluster[1].counters = Some(counters);
+        judge(&cluster[0], &answers(&cluster))
+    }
+
     #[test]
     fn a_disk_that_could_not_be_read_is_degraded_and_says_what_to_do() {
-        let mut cluster = cluster();
-        cluster[1].counters = Some(Counters { store_reads_failed: 2, ..Counters::default() });
-        let health = judge(&cluster[0], &answers(&cluster));
+        let health = counting(Counters { store_reads_failed: 2, ..Counters::default() });
         assert!(!health.fine && health.can_lose_another);
         let said = &health.members[0].troubles[0];
         assert!(said.contains("could not read its disk 2 times"), "{said}");
@@ -378,13 +383,11 @@ mod tests {
 
     #[test]
     fn hints_and_unreadiness_are_degraded() {
-        let mut cluster = cluster();
-        cluster[1].counters = Some(Counters { hints_held: 7, ..Counters::default() });
-        let health = judge(&cluster[0], &answers(&cluster));
+        let health = counting(Counters { hints_held: 7, ..Counters::default() });
         assert!(!health.fine && health.can_lose_another);
         assert_eq!(health.members[0].grade, Grade::Impaired);
 
-        let mut cluster = self::cluster();
+        let mut cluster = cluster();
         let waits_for = vec!["node-0".to_owned(), "node-2".to_owned()];
         cluster[1].repair = Some(Repair { rebuilding: 12, waits_for, ..Repair::default() });
         let health = judge(&cluster[0], &answers(&cluster));

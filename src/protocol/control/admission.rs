@@ -51,6 +51,7 @@ use bytes::Bytes;
 use super::wire::{decode_name, decode_tag, encode_tag, put_u64};
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::message::PlacementTag;
+use crate::protocol::quorum::majority;
 use crate::types::{NodeId, NodeName};
 
 /// Where admissions are stored: this and the number, big-endian.
@@ -263,11 +264,6 @@ impl Bid {
         }
         Progress::Chosen(admission.clone())
     }
-}
-
-/// How many of so many members are a majority.
-pub(super) fn majority(members: usize) -> usize {
-    members / 2 + 1
 }
 
 /// Where an admission is stored.

@@ -1,5 +1,6 @@
 //! Whether this node's wall clock is the odd one out.
 
+use crate::protocol::quorum::majority;
 use crate::types::{Mono, Wall};
 
 /// A peer's wall clock, as read when a message of it came.
@@ -22,10 +23,9 @@ impl PeerClock {
 /// Whether a majority of `members` agrees (within `max`) that it is further than `max` from us.
 /// `ahead` has one entry a member that was heard of lately.
 pub(super) fn is_suspect(mut ahead: Vec<i64>, members: usize, max: u64) -> bool {
-    let majority = members / 2 + 1;
     ahead.retain(|ms| ms.unsigned_abs() > max);
     ahead.sort_unstable();
-    ahead.windows(majority).any(|window| match window {
+    ahead.windows(majority(members)).any(|window| match window {
         [first, .., last] => last.abs_diff(*first) <= max,
         [_] => true,
         [] => false,

@@ -24,12 +24,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::admission::{ADMISSIONS_MAX, Admission, NOBODY, majority};
+use super::admission::{ADMISSIONS_MAX, Admission, NOBODY};
 use super::wire::{Descriptor, Founded, Promise};
 use crate::protocol::codec::{DecodeError, Reader};
 #[cfg(any(test, feature = "seeded-defects"))]
 use crate::protocol::defect::Defect;
 use crate::protocol::placement::{Member, Placement};
+use crate::protocol::quorum::majority;
 use crate::types::{ClusterId, NodeId, NodeName};
 
 /// A cluster that this node knows to be founded.
@@ -270,8 +271,8 @@ impl Founding {
     /// What is to be made durable next, if anything is due.
     pub(super) fn advance(&mut self) -> Option<Step> {
         let ready = matches!(self.stage, Stage::Hearing) && self.is_founder(&self.me.name);
-        let majority = self.founders.len() / 2 + 1;
-        let needed = if self.without_all { majority } else { self.founders.len() };
+        let founders = self.founders.len();
+        let needed = if self.without_all { majority(founders) } else { founders };
         if !ready || self.founders.len() - self.unheard().len() < needed {
             return None;
         }

@@ -18,7 +18,7 @@ use crate::protocol::codec::Write;
 use crate::protocol::lost;
 use crate::protocol::placement::{MEMBERS_MAX, View};
 use crate::protocol::step::{Change, Conditions, Space};
-use crate::types::{NodeId, NodeName};
+use crate::types::{NodeId, NodeName, Partition};
 
 /// Notes are kept at most this often.
 const NOTES_EVERY_MS: u64 = 500;
@@ -77,10 +77,12 @@ impl Control {
                     self.claims.anew = Some(Anew { id, before, since, has_past });
                 }
                 // A disk that began anew before it knew the ring has marked as many partitions as its own
-                // configuration says.
+                // configuration says; the ring may have fewer.
                 if let Some(anew) = &self.claims.anew {
                     changes.extend(begin_anew(anew, partitions));
-                    changes.extend(lost::unmark(partitions, self.config.partitions));
+                    changes.extend(
+                        (partitions..self.config.partitions).map(|p| lost::unmark(Partition(p))),
+                    );
                 }
                 self.write(changes, Pending::Found(cluster));
             }

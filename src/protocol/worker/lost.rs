@@ -18,8 +18,8 @@ use super::cells::Waiter;
 use super::sync::Goal;
 use super::timers::Timer;
 use super::{Reading, Worker};
-use crate::protocol::lost::{LOST_PREFIX, lost_marker};
-use crate::protocol::step::{Change, Effect, Event, Page, ReadFailed, Space};
+use crate::protocol::lost::{LOST_PREFIX, lost_marker, unmark};
+use crate::protocol::step::{Effect, Event, Page, ReadFailed};
 use crate::types::{NodeId, NodeName, Now, Partition};
 
 /// How often homes that could not be asked are tried again, in milliseconds.
@@ -183,8 +183,7 @@ impl Worker {
 
     fn partition_rebuilt(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         if self.end_rebuilding(partition) {
-            let unmark = Change { space: Space::Meta, key: lost_marker(partition), value: None };
-            let changes = vec![unmark, self.unsaved_mark(partition)];
+            let changes = vec![unmark(partition), self.unsaved_mark(partition)];
             self.commit_changes_for(changes, Waiter::Whole(partition), out);
         }
     }

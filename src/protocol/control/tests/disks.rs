@@ -88,16 +88,15 @@ fn an_old_fenced_folder_is_refused_by_name_and_says_what_to_do() {
     for count in [3, 5] {
         let mut world = founded(4, count);
         world.run_ms(3_000);
-        let (disk, commits, generation) =
-            (world.nodes[1].disk.clone(), world.nodes[1].commits, world.nodes[1].generation);
+        let snapshot = world.snapshot(1);
         let old = wiped(&mut world, 1);
         comes_back(&mut world, 1);
         let new = world.nodes[1].id;
         let founders: Vec<_> = (0..count).map(|i| name(&format!("node-{i}"))).collect();
         let seeds: Vec<_> = (0..count).map(address).collect();
         let back = world.add("node-1", "demo", &founders, &seeds);
-        let node = &mut world.nodes[back];
-        (node.id, node.disk, node.commits, node.generation) = (old, disk, commits, generation);
+        world.put_back(back, snapshot);
+        world.nodes[back].id = old;
         world.start(back);
         assert!(world.run_until(10_000, |w| w.nodes[back].stopped.is_some()).is_some());
         let said = world.nodes[back].stopped.clone().unwrap();
@@ -291,15 +290,13 @@ fn a_disk_that_began_anew_with_another_number_of_partitions_marks_all_that_the_r
 fn a_restored_snapshot_goes_on_as_another_disk_and_not_as_the_one_that_it_was() {
     let mut world = founded(20, 3);
     world.run_ms(3_000);
-    let node = &world.nodes[1];
-    let (old, snapshot) = (node.id, (node.disk.clone(), node.commits, node.generation));
+    let (old, snapshot) = (world.nodes[1].id, world.snapshot(1));
     (0..50).for_each(|_| world.write(1));
     world.run_ms(10_000);
     for turn in 1..=2 {
         world.kill(1);
-        let node = &mut world.nodes[1];
-        (node.disk, node.commits, node.generation) = snapshot.clone();
-        node.id = old;
+        world.put_back(1, snapshot.clone());
+        world.nodes[1].id = old;
         if turn == 2 {
             // The old folder is fenced by now: it can only be set aside.
             world.start(1);

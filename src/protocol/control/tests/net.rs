@@ -120,6 +120,14 @@ pub fn address(index: Index) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7401 + 10 * u16::try_from(index).unwrap()))
 }
 
+/// See [`World::snapshot`].
+#[derive(Clone)]
+pub struct Snapshot {
+    disk: BTreeMap<Bytes, Bytes>,
+    commits: u64,
+    generation: u64,
+}
+
 impl World {
     pub fn new(seed: u64) -> Self {
         Self {
@@ -211,6 +219,18 @@ impl World {
         let wall = EPOCH_MS + self.now / 1000;
         let wall = wall.saturating_add_signed(self.nodes[index].wall_offset_ms);
         Now { mono: Mono(self.now), wall: Wall(wall) }
+    }
+
+    /// A copy of a node's disk, which can be put back.
+    pub fn snapshot(&self, index: Index) -> Snapshot {
+        let node = &self.nodes[index];
+        Snapshot { disk: node.disk.clone(), commits: node.commits, generation: node.generation }
+    }
+
+    pub fn put_back(&mut self, index: Index, snapshot: Snapshot) {
+        let node = &mut self.nodes[index];
+        let Snapshot { disk, commits, generation } = snapshot;
+        (node.disk, node.commits, node.generation) = (disk, commits, generation);
     }
 
     /// What is on a node's disk.

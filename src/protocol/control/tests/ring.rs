@@ -82,6 +82,14 @@ fn remove(world: &World, at: Index) -> Order {
     Order::Remove { name: world.nodes[at].name.clone(), force: true, accept_loss: false }
 }
 
+/// It is dead, and the last of four.
+fn node_3_is_given_up(world: &mut World) {
+    world.run_ms(10_000);
+    let order = remove(world, 3);
+    give(world, 0, order);
+    settles(world, &[0, 1, 2]);
+}
+
 #[test]
 fn a_node_that_appears_becomes_a_member_by_itself_and_is_ready_once_all_know() {
     let mut world = founded(60, 3);
@@ -254,10 +262,7 @@ fn a_removed_node_that_returns_is_told_sets_its_disk_aside_and_joins_anew() {
     world.run_ms(3_000);
     world.kill(3);
     let old = world.nodes[3].id;
-    world.run_ms(10_000);
-    let order = remove(&world, 3);
-    give(&mut world, 0, order);
-    settles(&mut world, &[0, 1, 2]);
+    node_3_is_given_up(&mut world);
     world.start(3);
     assert!(world.run_until(CHANGE_MS, |w| !w.nodes[3].came_back.is_empty()).is_some());
     let said = &world.nodes[3].came_back[0];
@@ -292,21 +297,16 @@ fn a_removal_that_was_not_chosen_before_its_node_came_back_keeps_nobody_from_joi
 fn what_is_left_on_a_disk_that_forgot_is_set_aside_if_its_name_is_removed_before_it_enters() {
     let mut world = founded(121, 4);
     world.run_ms(3_000);
-    let node = &world.nodes[3];
-    let snapshot = (node.disk.clone(), node.commits, node.generation);
+    let snapshot = world.snapshot(3);
     (0..50).for_each(|_| world.write(3));
     world.run_ms(10_000);
     world.kill(3);
-    let node = &mut world.nodes[3];
-    (node.disk, node.commits, node.generation) = snapshot;
+    world.put_back(3, snapshot);
     world.start(3);
     assert!(world.run_until(2_000, |w| w.nodes[3].came_back.len() == 1).is_some());
     let claimant = goes_on_as(&world.durable(3)).unwrap();
     world.kill(3);
-    world.run_ms(10_000);
-    let order = remove(&world, 3);
-    give(&mut world, 0, order);
-    settles(&mut world, &[0, 1, 2]);
+    node_3_is_given_up(&mut world);
     world.start(3);
     assert_eq!(world.nodes[3].id, claimant);
     assert!(world.run_until(CHANGE_MS, |w| w.nodes[3].came_back.len() == 2).is_some());
@@ -323,10 +323,7 @@ fn an_emptied_disk_whose_name_is_removed_has_nothing_to_set_aside_and_joins() {
     world.run_ms(3_000);
     world.kill(3);
     world.wipe(3);
-    world.run_ms(10_000);
-    let order = remove(&world, 3);
-    give(&mut world, 0, order);
-    settles(&mut world, &[0, 1, 2]);
+    node_3_is_given_up(&mut world);
     world.start(3);
     settles(&mut world, &[0, 1, 2, 3]);
     assert_eq!(world.nodes[3].came_back, Vec::<String>::new());

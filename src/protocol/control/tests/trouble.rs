@@ -240,15 +240,14 @@ fn draining_says_goodbye() {
 fn what_a_forgetful_process_announces_before_it_is_judged_washes_no_evidence_away() {
     let mut world = founded(29, 3);
     world.run_ms(3_000);
-    let node = &world.nodes[1];
-    let snapshot = (node.disk.clone(), node.commits, node.generation);
+    let snapshot = world.snapshot(1);
     (0..50).for_each(|_| world.write(1));
     world.run_ms(10_000);
     let (id, number) = (world.nodes[1].id, world.nodes[1].announced);
     world.kill(1);
     world.cut(1, 2);
     world.run_ms(1_000);
-    (world.nodes[1].disk, world.nodes[1].commits, world.nodes[1].generation) = snapshot;
+    world.put_back(1, snapshot);
     world.start(1);
     assert!(world.run_until(1_000, |w| w.nodes[0].streams.contains_key(&id)).is_some());
     // The stream breaks before the judgement arrives, and after an announcement did.

@@ -337,11 +337,11 @@ impl Worker {
         *stage = Stage::Merging;
         *mended += (fetched.len() + push.len()) as u64;
         let turn = std::mem::take(&mut walk.turn);
-        let both = || page.records.iter().chain(&push);
-        let bytes: usize = both().map(|(key, it)| key.bytes().len() + it.stored().len()).sum();
+        let both = page.records.iter().chain(&push);
+        let bytes: usize = both.map(|(key, it)| key.bytes().len() + it.stored().len()).sum();
         self.stats.sync_records += (fetched.len() + push.len()) as u64;
         self.stats.sync_bytes += bytes as u64;
-        let weight = weight(bytes, both().count());
+        let weight = weight(bytes, page.records.len() + push.len());
         self.sync.pace.settle(now, &self.config.tuning, goal, turn, weight);
         if !push.is_empty() {
             self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(oldest, push), out);
