@@ -235,6 +235,12 @@ impl Rounds {
         number >= if rebuilding { self.number } else { self.closed }
     }
 
+    /// Whether the round that is open was opened as no home: its cut is not here.
+    #[must_use]
+    pub fn lacks_cut(&self) -> bool {
+        self.closed < self.number && self.cut.is_none()
+    }
+
     /// Whether the cut has been closed and is to be applied.
     #[must_use]
     pub fn is_applying(&self) -> bool {

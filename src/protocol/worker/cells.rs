@@ -256,9 +256,7 @@ impl Worker {
         let Some(Cell::Held { record, .. }) = self.cells.get(id) else { return };
         let record = record.clone();
         match task {
-            Task::Form(op) if self.collect.is_moving(id.partition) => {
-                self.put_unreadable(op, out);
-            }
+            Task::Form(op) if self.is_put_over(op, id.partition) => self.put_unreadable(op, out),
             Task::Form(op) if !self.is_home(id.partition) => self.put_homeless(op, out),
             Task::Form(op) => {
                 self.form_put(now, op, &record, out);
@@ -364,6 +362,7 @@ impl Worker {
         let mut changes = vec![Change { space: id.space(), key: id.store_key(), value }];
         let tree =
             (!is_hint).then(|| self.tree_write(now, id, hash_before, hash_after, &mut changes));
+        changes.extend(self.brought_to_keep(id.partition));
         let waiters = self.acknowledge_early(now, id, waiter, out);
         let pending = Pending { cell: Some(id.clone()), stored, waiters, hint, tree };
         self.commits.insert(self.last_commit, pending);
@@ -484,6 +483,7 @@ impl Worker {
                 self.end_tenure(cell.partition, "a commit was refused", out);
             }
             self.uncount_hint(now, cell, pending.hint);
+            self.brought_not_kept(cell.partition);
             if let Some(change) = pending.tree {
                 self.tree_refused(cell.partition);
                 self.rebase(cell, change);

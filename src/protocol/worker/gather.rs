@@ -49,7 +49,7 @@ pub(super) struct Gather {
     pub key: Key,
     pub needed: usize,
     pub trace: Option<TraceContext>,
-    /// The lowest round that any answer is of.
+    /// The lowest round that anything is of that was gathered.
     pub round: RoundNumber,
     candidates: Vec<Candidate>,
     next: usize,
@@ -348,6 +348,7 @@ impl Worker {
         let Some(gather) = self.gather_of(op) else { return };
         let key = gather.key.clone();
         let own = gather.own.clone().map(|own| own.0).unwrap_or_default();
+        let adds = matches!(answer, ReadAnswer::Record(_) | ReadAnswer::Partial(_));
         let record = match answer {
             _ if over => None,
             ReadAnswer::Equal => Some(own),
@@ -358,8 +359,13 @@ impl Worker {
         };
         match record {
             Some(record) => {
-                gather.round = gather.round.min(round);
+                if adds {
+                    gather.round = gather.round.min(round);
+                }
                 gather.accept(ask, record);
+                if adds {
+                    self.brought_of(partition, round);
+                }
             }
             None => gather.asked[ask].answer = Answer::Failed,
         }

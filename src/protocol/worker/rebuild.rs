@@ -9,14 +9,14 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::cells::{CellId, Task, Waiter};
+use super::cells::{CellId, Incoming, Task, Waiter};
 use super::timers::Timer;
 use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, SyncAnswer, SyncAsk};
 use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
-use crate::types::{Key, NodeId, Now, Partition};
+use crate::types::{Key, NodeId, Now, Partition, RoundNumber};
 
 /// Keys of [`Space::Meta`] under which lost records are marked: `prefix ‖ partition ‖ key`.
 const MARKER_PREFIX: &[u8] = b"rebuilding/";
@@ -34,6 +34,8 @@ pub(super) struct RebuildOp {
     missing: usize,
     failed: bool,
     merged: Record,
+    /// The lowest round that any of it is of.
+    round: RoundNumber,
 }
 
 pub(super) fn marker(partition: Partition, key: &Key) -> Bytes {
@@ -118,6 +120,7 @@ impl Worker {
             missing: others.len(),
             failed: false,
             merged: Record::default(),
+            round: RoundNumber(u64::MAX),
         };
         self.ops.insert(op, Op::Rebuild(Box::new(state)));
         for node in others.iter().copied() {
@@ -150,13 +153,15 @@ impl Worker {
         answer: SyncAnswer,
         out: &mut Vec<Effect>,
     ) {
-        let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
+        let Some(Op::Rebuild(rebuild)) = self.ops.get(&op) else { return };
         let (partition, key) = (rebuild.partition, rebuild.key.clone());
-        let record = match answer {
+        let answer = match answer {
             // What was lost here is no longer there to outlive what an older answer brings back.
             SyncAnswer::Key(round, _) if round < self.collect.number(partition) => None,
-            SyncAnswer::Key(_, Some(sealed)) => sealed.open(partition, &key).ok(),
-            SyncAnswer::Key(_, None) => Some(Record::default()),
+            SyncAnswer::Key(round, Some(sealed)) => {
+                sealed.open(partition, &key).ok().map(|record| (round, record))
+            }
+            SyncAnswer::Key(round, None) => Some((round, Record::default())),
             SyncAnswer::Equal
             | SyncAnswer::Roots(_)
             | SyncAnswer::Leaves(_)
@@ -165,8 +170,13 @@ impl Worker {
             | SyncAnswer::NotNow
             | SyncAnswer::NotMine => None,
         };
-        let Some(record) = record else { return self.rebuild_failed(now, op, out) };
+        let Some((round, record)) = answer else { return self.rebuild_failed(now, op, out) };
+        if !record.is_empty() {
+            self.brought_of(partition, round);
+        }
+        let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
         rebuild.merged = rebuild.merged.merge(&record);
+        rebuild.round = round.min(rebuild.round);
         rebuild.missing -= 1;
         self.rebuild_moved(now, op, out);
     }
@@ -189,13 +199,14 @@ impl Worker {
     /// All have answered, or will not: keeps what was learnt; asks again if some were silent.
     fn rebuild_over(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Rebuild(rebuild)) = self.ops.remove(&op) else { return };
-        let RebuildOp { partition, key, failed, merged, .. } = *rebuild;
+        let RebuildOp { partition, key, failed, merged, round, .. } = *rebuild;
         let waiter = if failed { Waiter::None } else { Waiter::Rebuilt };
         if failed {
             let timer = Timer::Rebuild(partition, key.clone());
             self.arm(now.mono.after_millis(RETRY_MS), timer);
         }
-        self.with_view(now, CellId::own(partition, &key), Task::Merge(merged.into(), waiter), out);
+        let incoming = Incoming { round, ..Incoming::from(merged) };
+        self.with_view(now, CellId::own(partition, &key), Task::Merge(incoming, waiter), out);
     }
 
     /// What the other homes hold could not be kept: they are asked again.

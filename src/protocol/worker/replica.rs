@@ -197,6 +197,7 @@ impl Worker {
             return refuse(Refusal::RoundOver, out);
         }
         let Ok(record) = sealed.open(partition, &key) else { return refuse(Refusal::Store, out) };
+        self.brought_of(partition, round);
         let far = self.clock.is_far(now.wall, record.seen().highest());
         if far && self.has(Defect::RefuseFarStamps) {
             return refuse(Refusal::Store, out);

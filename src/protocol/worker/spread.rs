@@ -263,9 +263,10 @@ impl Worker {
             |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
         let partition = spread.route.partition;
         let purpose = Purpose::Spread { op, ask };
-        if hint {
-            // Who has not heard where the rounds are sets aside what it keeps once it does: it is to hear of them
-            // before it keeps this.
+        let is_new = Versions::NONE.with(0).and(spread.route.targets[target].versions).is_empty();
+        if hint || is_new {
+            // Who has not heard where the rounds are may set aside what it keeps once it does: it is to hear of
+            // them before it keeps this.
             self.tell_where_i_am(node, partition, RoundNumber::default(), out);
         }
         self.call(now, node, purpose, partition, spread.trace, message, out);

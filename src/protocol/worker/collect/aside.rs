@@ -164,6 +164,7 @@ impl Worker {
         if moving.stage != Stage::Marking {
             moving.stage = Stage::Ending;
             changes.push(meta(partition_key(PREFIX, partition), state));
+            changes.push(self.brought_anew(partition));
         }
         let waiter = Waiter::Round(partition, Box::new(Durable::Aside));
         self.commit_changes_for(changes, waiter, out);

@@ -8,7 +8,7 @@
 //! Here is the part of every member: where the rounds of each partition are, what that means for what
 //! comes in, and the answers to a driver. A state is durable before anyone is told of it, and one change
 //! of a partition's state is under way at a time; a question that comes meanwhile is not answered, and
-//! is asked again.
+//! is asked again. (The number that a joiner takes over is told at once: others have closed that round.)
 
 mod aside;
 mod close;
@@ -31,6 +31,7 @@ use self::drain::Draining;
 use self::drive::{Drive, Stage};
 pub(super) use self::look::LookId;
 use self::look::Looks;
+use self::members::Joined;
 use self::sweep::Sweep;
 use super::cells::{CellId, Incoming, Waiter};
 use super::timers::Timer;
@@ -67,8 +68,7 @@ pub(super) struct Collect {
     /// whether anything is dead or not, for whoever has opened it waits for the others' numbers.
     spent: BTreeSet<Partition>,
     sweep: Sweep,
-    /// The disk that has joined: see `members`.
-    joined: Option<NodeId>,
+    joined: Joined,
     /// The time of the last step.
     pub latest: Mono,
 }
@@ -101,6 +101,11 @@ impl Collect {
     /// No hint that is held is of an older round.
     pub fn drained(&self, partition: Partition) -> RoundNumber {
         self.rounds.get(&partition).map_or_else(RoundNumber::default, |rounds| rounds.drained)
+    }
+
+    /// Nothing older is merged into the own copy.
+    pub fn closed(&self, partition: Partition) -> RoundNumber {
+        self.rounds.get(&partition).map_or_else(RoundNumber::default, |rounds| rounds.closed)
     }
 
     /// Whether the own copy of a partition is just being set aside: it takes nothing.
@@ -203,6 +208,10 @@ impl Worker {
             return;
         }
         match message {
+            // The number is taken. Whoever drives knows less than it did once, if it drives at all.
+            RoundMessage::Survey(number, _) if number <= self.round(partition) => {
+                self.say_where_i_am(now, from, partition, out);
+            }
             RoundMessage::Survey(number, cut) => {
                 if self.is_home(partition) {
                     self.heed_survey(partition, number, &cut, out);
@@ -281,15 +290,27 @@ impl Worker {
                 self.look_before_opening(now, from, partition, number, cut, out);
             }
             Verdict::Go => self.open_round(from, partition, number, id, None, out),
+            // It was no home when it opened the round, and need not hold what is to be cut.
+            Verdict::Done if self.is_home(partition) && !cut.is_empty() && state.lacks_cut() => {
+                self.say_where_i_am(now, from, partition, out);
+            }
             Verdict::Done => {
                 self.say_of_round(now, from, partition, RoundMessage::Opened(number, id), out);
             }
-            Verdict::Behind => {
-                let Rounds { number, closed, id, .. } = state;
-                let behind = RoundMessage::Behind { number, closed, id };
-                self.say_of_round(now, from, partition, behind, out);
-            }
+            Verdict::Behind => self.say_where_i_am(now, from, partition, out),
         }
+    }
+
+    fn say_where_i_am(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        let Rounds { number, closed, id, .. } = self.collect.state(partition);
+        let behind = RoundMessage::Behind { number, closed, id };
+        self.say_of_round(now, to, partition, behind, out);
     }
 
     /// Confirms a cut, durably, and then says so. A home keeps it, to apply it.

@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::protocol::lost::mark_all;
-use crate::protocol::message::PlacementTag;
 use crate::protocol::placement::{Change as RingChange, Member, Placement, View};
 use crate::protocol::record::Record;
 use crate::protocol::step::Space;
@@ -70,7 +69,7 @@ impl Lone {
     }
 
     fn hears(&mut self, from: u128, message: RoundMessage) {
-        let placement = PlacementTag { number: 1, hash: 0 };
+        let placement = self.worker.view.as_ref().unwrap().newest().tag();
         let (from, partition) = (NodeId(from), Partition(1));
         let message = DataMessage::Round(message);
         self.input(Input::Message { from, placement, trace: None, partition, message });
@@ -239,6 +238,38 @@ fn who_is_surveyed_for_what_its_last_cut_lists_knows_that_the_round_is_over() {
     assert!(lone.state().cut.is_some());
     lone.hears(1, RoundMessage::Survey(RoundNumber(2), cut(7)));
     assert_eq!((lone.state().closed, lone.state().cut), (first, None));
+}
+
+/// A driver that was set back would drive under a number that is taken, open that round itself first, and
+/// what it holds of before would carry the number.
+#[test]
+fn who_surveys_under_a_number_that_is_taken_is_told_so() {
+    let first = RoundNumber(1);
+    let place = (Space::Meta, partition_key(PREFIX, Partition(1)));
+    let state = Rounds::default().opened(first, cut(7).id(), Some(cut(7)));
+    let mut lone = Lone::start(BTreeMap::from([(place, state.encode())]));
+    lone.sent.clear();
+    lone.hears(1, RoundMessage::Survey(first, cut(8)));
+    let behind = RoundMessage::Behind { number: first, closed: RoundNumber(0), id: cut(7).id() };
+    assert_eq!(std::mem::take(&mut lone.sent), [behind]);
+    lone.hears(1, RoundMessage::Survey(RoundNumber(2), cut(8)));
+    assert_eq!(lone.sent, [RoundMessage::Surveyed(RoundNumber(2), vec![false])]);
+}
+
+/// It never looked whether it holds what is to be cut; and while it does not, a ghost can come to it.
+#[test]
+fn who_opened_a_round_as_no_home_does_not_confirm_it_as_one() {
+    let (first, closed) = (RoundNumber(1), RoundNumber(0));
+    let opened = |kept| Rounds::default().opened(first, cut(7).id(), kept).encode();
+    let behind = RoundMessage::Behind { number: first, closed, id: cut(7).id() };
+    let confirmed = RoundMessage::Opened(first, cut(7).id());
+    for (kept, answer) in [(None, behind), (Some(cut(7)), confirmed)] {
+        let place = (Space::Meta, partition_key(PREFIX, Partition(1)));
+        let mut lone = Lone::start(BTreeMap::from([(place, opened(kept))]));
+        lone.sent.clear();
+        lone.hears(1, RoundMessage::Open { number: first, closed, cut: cut(7) });
+        assert_eq!(lone.sent, [answer]);
+    }
 }
 
 #[test]

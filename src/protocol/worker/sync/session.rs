@@ -139,6 +139,10 @@ impl Worker {
         self.sync.last_session += 1;
         let id = SessionId(self.sync.last_session);
         let session = Session::new(goal, node);
+        if let Goal::Transfer(partition) = goal {
+            // A node that has joined is to hear where the rounds are before this brings it anything.
+            self.tell_where_i_am(node, partition, RoundNumber::default(), out);
+        }
         let walks = session.walk.is_some() || !session.todo.is_empty();
         self.sync.sessions.insert(id, session);
         if walks {
@@ -326,10 +330,10 @@ impl Worker {
         else {
             return;
         };
-        let push = walk.to_push(&page, &records);
+        let (push, is_own) = walk.to_push(&page, &records);
         // A transfer speaks for what is held here; the other home speaks for itself.
         let fetched = if matches!(goal, Goal::Transfer(_)) { vec![] } else { records };
-        let oldest = walk.round.min(page.round);
+        let oldest = if is_own { walk.round } else { walk.round.min(page.round) };
         walk.end = page.end.or(walk.end.take());
         walk.waits = 1 + u32::from(!push.is_empty());
         walk.failed = false;
@@ -343,10 +347,11 @@ impl Worker {
         self.stats.sync_bytes += bytes as u64;
         let weight = weight(bytes, page.records.len() + push.len());
         self.sync.pace.settle(now, &self.config.tuning, goal, turn, weight);
+        // Before the push: what has only now heard where the rounds are refuses it if it is older.
+        self.tell_where_i_am(node, partition, page.round, out);
         if !push.is_empty() {
             self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(oldest, push), out);
         }
-        self.tell_where_i_am(node, partition, page.round, out);
         self.merge_all(now, partition, page.round, fetched, Then::Session(id), out);
     }
 
@@ -471,9 +476,14 @@ impl Walk {
         Ok(())
     }
 
-    /// What the other home lacks of the own page: merged with what it sent of the same key.
-    fn to_push(&self, page: &SyncDifference, theirs: &[(Key, Record)]) -> Vec<(Key, Sealed)> {
-        let mut push = Vec::new();
+    /// What the other home lacks of the own page, merged with what it sent of the same key; and whether
+    /// that is the own copy, all of it.
+    fn to_push(
+        &self,
+        page: &SyncDifference,
+        theirs: &[(Key, Record)],
+    ) -> (Vec<(Key, Sealed)>, bool) {
+        let (mut push, mut is_own) = (Vec::new(), true);
         for key in &page.wanted {
             let Ok(at) = self.own.binary_search_by(|(own, _)| own.cmp(key)) else { continue };
             let own = &self.own[at].1;
@@ -484,10 +494,11 @@ impl Walk {
             let Ok(record) = own.open(self.partition, key) else { continue };
             let merged = record.merge(&theirs[sent].1).seal(self.partition, key);
             if merged != page.records[sent].1 {
+                is_own &= merged == *own;
                 push.push((key.clone(), merged));
             }
         }
-        push
+        (push, is_own)
     }
 }
 
@@ -538,7 +549,8 @@ mod tests {
             let (round, wanted) = (RoundNumber::default(), vec![key("k"), key("z")]);
             let page = SyncDifference { round, end: None, records, wanted };
             let opened: Vec<_> = theirs.into_iter().map(|record| (key("k"), record)).collect();
-            let push = walk.to_push(&page, &opened);
+            let (push, is_own) = walk.to_push(&page, &opened);
+            assert_eq!(is_own, push.iter().all(|(_, sealed)| *sealed == walk.own[0].1));
             assert_eq!(push, pushed.iter().map(seal).collect::<Vec<_>>());
         }
     }

@@ -1,7 +1,8 @@
 //! Hints: their bound, and what they answer while their target is away.
 
 use super::*;
-use crate::protocol::message::{Refusal, WriteAnswer, WriteRequest};
+use crate::protocol::message::{Refusal, RoundMessage, WriteAnswer, WriteRequest};
+use crate::protocol::rounds::CutId;
 
 impl Cluster {
     /// Gives a node that starts anew so much room for hints.
@@ -204,4 +205,31 @@ fn a_hint_for_a_node_that_is_no_member_is_refused_and_counted_and_told_once_a_pe
     assert_eq!(cluster.events, [told(1), told(2)]);
     // The rest goes on.
     cluster.set(0, &key, "v");
+}
+
+/// Whoever keeps a hint and hears only then of a round that closed without it sets the hint aside; with the
+/// home whose place it took, that was an acknowledged write.
+#[test]
+fn who_is_asked_for_a_hint_has_heard_before_where_the_rounds_are() {
+    let mut cluster = Cluster::new(4, 3);
+    let key = keys(&cluster, 1).remove(0);
+    let partition = key.partition(64);
+    let closed = RoundNumber(4);
+    let news = RoundMessage::Behind { number: closed, closed, id: CutId(9) };
+    for node in 0..3 {
+        let (from, message) = (id((node + 1) % 3), DataMessage::Round(news.clone()));
+        let placement = cluster.placement.tag;
+        cluster.input(node, Input::Message { from, placement, trace: None, partition, message });
+    }
+    cluster.pass(60 * SECOND);
+    cluster.events.clear();
+    cluster.kill(1);
+    cluster.set(0, &key, "v");
+    assert_eq!(cluster.hints(3), 1, "no hint was kept");
+    // What the next message about the partition would tell it.
+    let (from, placement) = (id(0), cluster.placement.tag);
+    let message = DataMessage::Round(news);
+    cluster.input(3, Input::Message { from, placement, trace: None, partition, message });
+    cluster.pass(5 * SECOND);
+    assert_eq!((cluster.hints(3), cluster.workers[3].round(partition)), (1, closed));
 }

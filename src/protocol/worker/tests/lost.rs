@@ -2,6 +2,8 @@
 
 use super::sync::{ROUND, name_of};
 use super::*;
+use crate::protocol::message::{ReadAnswer, RoundMessage};
+use crate::protocol::rounds::CutId;
 
 impl Cluster {
     /// A node's disk loses a partition and says so.
@@ -193,4 +195,31 @@ fn a_partition_is_known_to_be_whole_once_it_was_scrubbed_and_all_homes_agree() {
     cluster.kill(1);
     assert!(!reads(&mut cluster, 0, &k, Consistency::One));
     assert_eq!(cluster.workers[0].repair_report().unverified, 1, "a copy is being rebuilt");
+}
+
+/// What it is formed over would come back with it, under the number of the copy that was begun anew.
+#[test]
+fn a_write_that_began_over_what_is_set_aside_meanwhile_is_not_formed() {
+    let mut cluster = Cluster::new(3, 3);
+    let key = key("k");
+    cluster.plant(0, &key, "ghost");
+    let partition = key.partition(64);
+    (1..3).for_each(|node| cluster.nodes[node].down = true);
+    let ticket = cluster.start(0, ClientOp { strict: true, ..put(&key, "v", None, None) });
+    let asked = cluster.sent.iter().rev().find_map(|(_, to, message)| match message {
+        DataMessage::Read(read) => Some((*to, read.call)),
+        _ => None,
+    });
+    let (from, call) = asked.expect("nobody was asked");
+    let closed = RoundNumber(4);
+    let news = DataMessage::Round(RoundMessage::Behind { number: closed, closed, id: CutId(9) });
+    let answer = DataMessage::ReadReply(call, closed, ReadAnswer::Absent);
+    for message in [news, answer] {
+        let placement = cluster.placement.tag;
+        cluster.input(0, Input::Message { from, placement, trace: None, partition, message });
+        cluster.pass(SECOND / 2);
+    }
+    assert!(cluster.events.contains(&(0, Event::SetAside(partition))));
+    assert!(matches!(cluster.replies[&ticket], Outcome::Failed(_)), "{:?}", cluster.replies);
+    assert_eq!(cluster.stored(0, &key), None);
 }

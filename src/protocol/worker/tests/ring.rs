@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::protocol::message::{Refusal, RoundMessage, WriteAnswer, WriteRequest};
+use crate::protocol::record::{Content, Sibling};
 use crate::protocol::rounds::CutId;
+use crate::types::Stamp;
 
 fn members(of: impl IntoIterator<Item = usize>) -> Vec<Member> {
     let member = |node| Member { name: name(node), zone: String::new(), weight: 1 };
@@ -462,26 +464,97 @@ fn what_is_lost_is_not_fetched_for_a_partition_that_was_given_up() {
     assert_eq!(cluster.workers[2].stats().sync_records, before);
 }
 
+impl Cluster {
+    /// Node 0 sends node 3 a record of a round of a partition, and then says which round was closed.
+    fn bring_and_tell(&mut self, key: &Key, of: &Placement, rounds: (u64, u64)) {
+        let partition = key.partition(64);
+        let record = written_once().seal(partition, key);
+        let (key, hint_for, round) = (key.clone(), None, RoundNumber(rounds.0));
+        let write = WriteRequest { call: CallId(7), key, record, hint_for, round };
+        let (number, closed) = (RoundNumber(rounds.1), RoundNumber(rounds.1));
+        let news = RoundMessage::Behind { number, closed, id: CutId(9) };
+        for message in [DataMessage::Write(write), DataMessage::Round(news)] {
+            let (from, placement) = (id(0), of.tag);
+            self.input(3, Input::Message { from, placement, trace: None, partition, message });
+        }
+        self.pass(SECOND);
+    }
+}
+
+/// Two keys of one partition that node 3 gains.
+fn same_partition(new: &Placement) -> [Key; 2] {
+    let first = moved(new, 1).remove(0);
+    let keys = moved(new, 500).into_iter().skip(1);
+    let mut same = keys.filter(|key| key.partition(64) == first.partition(64));
+    let second = same.next().expect("500 keys in 64 partitions");
+    [first, second]
+}
+
+fn written_once() -> Record {
+    let dot = Dot::new(Actor(77), Stamp(5));
+    let content = Content::Value("value".into());
+    let sibling = Sibling { dot, content, expiry: None, request: None };
+    Record::default().write(&VersionVector::default(), sibling)
+}
+
 #[test]
-fn a_joiner_takes_over_a_round_that_closed_without_it_and_others_set_their_copy_aside() {
-    for joins in [true, false] {
+fn a_joiner_takes_over_a_round_that_closed_without_it_unless_it_was_brought_what_is_older() {
+    for (joins, brought, keeps) in [(true, 4, true), (true, 3, false), (false, 4, false)] {
         let (mut cluster, old, new) = joining(None);
         let key = moved(&new, 1).remove(0);
-        if joins {
-            cluster.live(&[&old, &new], 0, 0);
-        } else {
-            cluster.live(&[&new], 0, 0);
-        }
-        cluster.set(0, &key, "value");
+        let live = if joins { vec![&old, &new] } else { vec![&new] };
+        cluster.live(&live, 0, 0);
+        cluster.bring_and_tell(&key, &new, (brought, 4));
         let partition = key.partition(64);
-        let (number, closed) = (RoundNumber(4), RoundNumber(4));
-        let message = DataMessage::Round(RoundMessage::Behind { number, closed, id: CutId(9) });
-        let (from, placement) = (id(0), new.tag);
-        cluster.input(3, Input::Message { from, placement, trace: None, partition, message });
-        cluster.pass(SECOND);
         let aside = (3, Event::SetAside(partition));
-        assert_eq!(cluster.events.contains(&aside), !joins);
-        assert_eq!(cluster.workers[3].round(partition), number);
-        assert_eq!(cluster.stored(3, &key).is_some(), joins);
+        assert_eq!(cluster.events.contains(&aside), !keeps);
+        assert_eq!(cluster.workers[3].round(partition), RoundNumber(4));
+        assert_eq!(cluster.stored(3, &key).is_some(), keeps);
     }
+}
+
+#[test]
+fn a_joiner_knows_after_a_restart_what_it_was_brought() {
+    for (brought, keeps) in [(4, true), (3, false)] {
+        let (mut cluster, old, new) = joining(None);
+        let key = moved(&new, 1).remove(0);
+        cluster.live(&[&old, &new], 0, 0);
+        cluster.bring_and_tell(&key, &new, (brought, 0));
+        cluster.kill(3);
+        cluster.restart(3);
+        cluster.bring_and_tell(&key, &new, (4, 4));
+        assert_eq!(cluster.events.contains(&(3, Event::SetAside(key.partition(64)))), !keeps);
+        assert_eq!(cluster.stored(3, &key).is_some(), keeps);
+    }
+}
+
+/// The commit that a number was to be kept with was refused; the next one keeps it.
+#[test]
+fn what_a_joiner_was_brought_is_kept_though_a_commit_is_refused() {
+    let (mut cluster, old, new) = joining(None);
+    let keys = same_partition(&new);
+    cluster.live(&[&old, &new], 0, 0);
+    cluster.nodes[3].refuses = true;
+    cluster.bring_and_tell(&keys[0], &new, (3, 0));
+    cluster.nodes[3].refuses = false;
+    cluster.bring_and_tell(&keys[1], &new, (3, 0));
+    cluster.kill(3);
+    cluster.restart(3);
+    cluster.bring_and_tell(&keys[0], &new, (4, 4));
+    assert!(cluster.events.contains(&(3, Event::SetAside(keys[0].partition(64)))));
+}
+
+/// What it was brought by a version that lost to another, or held before it left, is of before.
+#[test]
+fn who_joins_a_second_time_takes_no_round_over() {
+    let (mut cluster, old, new) = joining(None);
+    let key = moved(&new, 1).remove(0);
+    cluster.live(&[&old, &new], 0, 0);
+    cluster.bring_and_tell(&key, &new, (4, 0));
+    let without = next(&old, 0..3);
+    cluster.live(&[&old, &without], 0, 0);
+    let again = next(&without, 0..4);
+    cluster.live(&[&without, &again], 0, 0);
+    cluster.bring_and_tell(&key, &again, (4, 4));
+    assert!(cluster.events.contains(&(3, Event::SetAside(key.partition(64)))));
 }
