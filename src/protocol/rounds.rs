@@ -164,7 +164,7 @@ impl Rounds {
         }
     }
 
-    /// Whether to close a round that is known to be closed elsewhere.
+    /// Whether to close a round that is that all members have drained.
     #[must_use]
     pub fn judge_close(&self, number: RoundNumber, id: CutId) -> Verdict {
         match self.judge_news(number) {
@@ -190,35 +190,35 @@ impl Rounds {
         }
     }
 
-    /// After opening a round; `cut` is kept at a home.
+    /// The state after opening a round; `cut` is kept at a home.
     #[must_use]
-    pub fn opened(&self, number: RoundNumber, id: CutId, cut: Option<Cut>) -> Self {
+    pub fn after_opening(&self, number: RoundNumber, id: CutId, cut: Option<Cut>) -> Self {
         Self { number, id, cut, applied: false, ..self.clone() }
     }
 
-    /// After draining the round that is open.
+    /// The state after draining the round that is open.
     #[must_use]
-    pub fn drained(&self) -> Self {
+    pub fn after_draining(&self) -> Self {
         Self { drained: self.number, ..self.clone() }
     }
 
-    /// After closing the round that is open: nothing older is merged from now on. At a home the cut is
+    /// The state after closing the round that is open: nothing older is merged from now on. At a home the cut is
     /// still to be applied.
     #[must_use]
-    pub fn closed(&self) -> Self {
+    pub fn after_closing(&self) -> Self {
         let applied = self.cut.is_none();
         Self { drained: self.number, closed: self.number, applied, ..self.clone() }
     }
 
-    /// After applying the cut.
+    /// The state after applying the cut.
     #[must_use]
-    pub fn applied(&self) -> Self {
+    pub fn after_applying(&self) -> Self {
         Self { applied: true, ..self.clone() }
     }
 
-    /// After the round has been applied everywhere.
+    /// The state after the round has been applied everywhere.
     #[must_use]
-    pub fn over(&self) -> Self {
+    pub fn without_cut(&self) -> Self {
         Self { cut: None, ..self.clone() }
     }
 
@@ -372,17 +372,17 @@ mod tests {
         assert_eq!(fresh.judge_open(n(1), n(0), id), Verdict::Go);
         assert_eq!(fresh.judge_open(n(2), n(1), id), Verdict::SetAside);
         assert_eq!(fresh.judge_close(n(1), id), Verdict::SetAside);
-        let opened = fresh.opened(n(1), id, None);
+        let opened = fresh.after_opening(n(1), id, None);
         assert_eq!(opened.judge_open(n(1), n(0), id), Verdict::Done);
         assert_eq!(opened.judge_open(n(1), n(0), CutId(2)), Verdict::Behind);
         assert_eq!(opened.judge_close(n(1), id), Verdict::SetAside, "it has not drained");
-        let drained = opened.drained();
+        let drained = opened.after_draining();
         assert_eq!(drained.judge_close(n(1), CutId(2)), Verdict::SetAside);
         assert_eq!(drained.judge_close(n(1), id), Verdict::Go);
         assert_eq!(drained.judge_open(n(2), n(1), id), Verdict::CloseFirst);
         assert_eq!(drained.judge_open(n(2), n(0), id), Verdict::Go, "an abandoned round");
-        assert_eq!(drained.closed().judge_open(n(2), n(1), id), Verdict::Go);
-        assert_eq!(drained.closed().judge_close(n(1), id), Verdict::Done);
+        assert_eq!(drained.after_closing().judge_open(n(2), n(1), id), Verdict::Go);
+        assert_eq!(drained.after_closing().judge_close(n(1), id), Verdict::Done);
     }
 
     #[test]

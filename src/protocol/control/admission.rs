@@ -58,7 +58,8 @@ use crate::types::{NodeId, NodeName};
 pub(super) const ADMISSION_PREFIX: &[u8] = b"control/admission/";
 /// Where this member's vote is stored.
 pub(super) const VOTE_KEY: &[u8] = b"control/vote";
-/// Admissions of one cluster: a disk replaced every day for eleven years. Bounds what is told.
+/// Admissions of one cluster, joins, replacements and removals together: one a day for eleven years. Past it
+/// no name gets another disk. Bounds what is told.
 pub(super) const ADMISSIONS_MAX: usize = 4096;
 
 /// The disk of a name that has none.

@@ -249,6 +249,7 @@ impl Control {
         }
         let gone = earlier.into_iter().filter(|gone| newest.member(gone).is_some());
         let mut leaves: Vec<NodeName> = gone.chain([name.clone()]).collect();
+        leaves.sort();
         leaves.dedup();
         newest.next(&Change { leaves, ..Change::default() })?;
         let members = cluster.ids.len();

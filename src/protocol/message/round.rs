@@ -25,7 +25,8 @@ use crate::types::RoundNumber;
 pub enum RoundMessage {
     /// Which of these do you hold durably, and hold for dead?
     Survey(RoundNumber, Cut),
-    /// The answer, record by record.
+    /// The answer, record by record. To an Open, too, if a home does not hold all of the cut any more: the
+    /// number is spent.
     Surveyed(RoundNumber, Vec<bool>),
     /// Confirm this cut; `closed` is the last round that was closed.
     Open {

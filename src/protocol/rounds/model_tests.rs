@@ -236,7 +236,7 @@ impl Model {
         }
         let over = self.open.as_ref().is_some_and(|open| open.1[2].len() == NODES);
         if over {
-            self.nodes.iter_mut().for_each(|node| node.rounds = node.rounds.over());
+            self.nodes.iter_mut().for_each(|node| node.rounds = node.rounds.without_cut());
             self.open = None;
         }
     }
@@ -270,14 +270,14 @@ impl Model {
             self.open = None;
             return;
         }
-        node.rounds = node.rounds.opened(number, id, is_home.then(|| cut.clone()));
+        node.rounds = node.rounds.after_opening(number, id, is_home.then(|| cut.clone()));
         self.note(0, at);
     }
 
     fn drain_at(&mut self, at: usize, number: RoundNumber, id: CutId) {
         let node = &mut self.nodes[at];
         if node.hint.is_none() && node.rounds.judge_drain(number, id) == Verdict::Go {
-            node.rounds = node.rounds.drained();
+            node.rounds = node.rounds.after_draining();
             self.note(1, at);
         }
     }
@@ -289,7 +289,7 @@ impl Model {
             return;
         }
         let node = &mut self.nodes[at];
-        node.rounds = node.rounds.closed();
+        node.rounds = node.rounds.after_closing();
         if let Some(cut) = &node.rounds.cut {
             let same = cut.lists(&key(), hash(&node.own));
             if same || variant == Variant::Discard {
@@ -299,7 +299,7 @@ impl Model {
                 }
             }
         }
-        node.rounds = node.rounds.applied();
+        node.rounds = node.rounds.after_applying();
         self.note(2, at);
     }
 

@@ -256,7 +256,7 @@ impl Worker {
         let Some(Cell::Held { record, .. }) = self.cells.get(id) else { return };
         let record = record.clone();
         match task {
-            Task::Form(op) if self.is_put_over(op, id.partition) => self.put_unreadable(op, out),
+            Task::Form(op) if self.is_put_stale(op, id.partition) => self.put_unreadable(op, out),
             Task::Form(op) if !self.is_home(id.partition) => self.put_homeless(op, out),
             Task::Form(op) => {
                 self.form_put(now, op, &record, out);
@@ -311,7 +311,7 @@ impl Worker {
             Task::Merge(_, waiter) => self.tell(now, waiter, Some(id), false, out),
             Task::DropHint(_) => {}
             Task::Look { look, at, .. } => self.looked(now, look, at, false, out),
-            Task::Cut(_) => self.cut_failed(id.partition),
+            Task::Cut(_) => self.cut_failed(id.partition, out),
         }
     }
 

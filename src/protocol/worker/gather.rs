@@ -341,9 +341,9 @@ impl Worker {
         let Some(partition) = self.gather_of(op).map(|gather| gather.route.partition) else {
             return;
         };
-        let over = self.is_over(partition, round);
+        let over = self.is_below_drained(partition, round);
         if over {
-            self.tell_where_i_am(from, partition, round, out);
+            self.tell_if_behind(from, partition, round, out);
         }
         let Some(gather) = self.gather_of(op) else { return };
         let key = gather.key.clone();

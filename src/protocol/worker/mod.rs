@@ -17,9 +17,10 @@
 //!
 //! Invariants of a tenure (what makes version vectors truthful): *within a tenure the node holds,
 //! for each key, everything that its actor ever wrote, or what superseded it.* A tenure is over
-//! one partition and ends at each start of the process, when a commit is refused, when a record
-//! is found lost, when someone is seen to know more of the actor than this node holds, and when
-//! the node gains the partition or gives it up.
+//! one partition. It ends at each start of the process; when a commit is refused; when a record is found
+//! damaged, the partition is lost or its copy set aside; when a record that the actor wrote is collected;
+//! when someone is seen to know more of the actor than this node holds; and when the node gains the
+//! partition or gives it up.
 
 mod cells;
 mod change;
@@ -539,15 +540,10 @@ impl Worker {
         }
     }
 
-    /// Whether the worker serves: it has a view, and knows what its store held at the start.
-    #[must_use]
-    pub fn is_serving(&self) -> bool {
-        self.view.is_some()
-    }
-
     fn reachability(&mut self, now: Now, node: NodeId, up: bool, out: &mut Vec<Effect>) {
         self.peers.set_up(node, up);
         if up {
+            self.tell_newcomer(node, out);
             self.replay_to(node, out);
             self.compare_soon(now, node);
             self.rebuild_lost(now, out);

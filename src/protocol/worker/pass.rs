@@ -16,7 +16,7 @@ use crate::protocol::defect::Defect;
 use crate::protocol::message::{CallId, DataMessage, OpenSession, Pass, PassAnswer, Session};
 use crate::protocol::op::{Action, Failure, Op as ClientOp, Outcome, Reason};
 use crate::protocol::step::{Effect, Ticket};
-use crate::types::{Boot, Mono, NodeId, Now, Partition, TraceContext};
+use crate::types::{Boot, Key, Mono, NodeId, Now, Partition, TraceContext};
 
 /// Numbers of a session that are remembered one by one; older ones are refused as a whole.
 const SEEN_MAX: usize = 8192;
@@ -108,7 +108,7 @@ impl Worker {
             Action::Put(put) => {
                 let (key, consistency, strict) = (op.key, op.consistency, op.strict);
                 let asked = Asked { key, put, consistency, strict, deadline, trace };
-                let candidates = self.better_coordinators(partition);
+                let candidates = self.better_coordinators(partition, &asked.key);
                 if candidates.is_empty() {
                     return self.start_put(now, origin, asked, out);
                 }
@@ -118,10 +118,11 @@ impl Worker {
     }
 
     /// Who should coordinate a write in this node's stead, best first; none if this node should.
-    fn better_coordinators(&mut self, partition: Partition) -> Vec<NodeId> {
+    fn better_coordinators(&mut self, partition: Partition, key: &Key) -> Vec<NodeId> {
         let Some(route) = self.route(partition) else { return vec![] };
         let me = route.view.me;
-        if route.own.is_some() && !self.conditions.clock_suspect {
+        let is_whole = route.own.is_some() && !self.is_rebuilding(partition, key);
+        if is_whole && !self.conditions.clock_suspect {
             return vec![];
         }
         let homes = route.slots.iter().filter_map(|slot| slot.1).filter(|&node| node != me);
@@ -374,6 +375,7 @@ impl Worker {
             || self.conditions.draining
             || self.view.is_none()
             || self.is_full()
+            || self.is_rebuilding(partition, &pass.key)
             || (pass.strict && !self.conditions.confirmed);
         if refused {
             return answer(PassAnswer::NotBegun, out);

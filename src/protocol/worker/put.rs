@@ -220,7 +220,7 @@ impl Worker {
     }
 
     /// Whether what a write is formed over may have been set aside since, and so must not come back.
-    pub(super) fn is_put_over(&self, op: OpKey, partition: Partition) -> bool {
+    pub(super) fn is_put_stale(&self, op: OpKey, partition: Partition) -> bool {
         let closed = self.collect.closed(partition);
         let is_older = matches!(self.ops.get(&op), Some(Op::Put(put)) if put.round < closed);
         is_older || self.collect.is_moving(partition)

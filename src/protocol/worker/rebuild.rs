@@ -15,15 +15,13 @@ use super::{Op, OpKey, Purpose, Reading, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, SyncAnswer, SyncAsk};
 use crate::protocol::record::Record;
-use crate::protocol::step::{Effect, Event, Page, ReadFailed, Space};
+use crate::protocol::step::{Effect, Event, Page, ReadFailed};
 use crate::types::{Key, NodeId, Now, Partition, RoundNumber};
 
 /// Keys of [`Space::Meta`] under which lost records are marked: `prefix ‖ partition ‖ key`.
 const MARKER_PREFIX: &[u8] = b"rebuilding/";
 /// How long to wait before homes that did not answer are asked again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
-/// Bytes of markers that are read at the start; a disk that lost more is not worth starting from.
-const MARKER_BYTES_MAX: usize = 64 << 20;
 
 /// The rebuilding of one key: every other home is asked for all that it holds.
 #[derive(Debug)]
@@ -226,15 +224,7 @@ impl Worker {
 
     /// At the start, before anything is served: learns which copies are not whole.
     pub(super) fn start_reading_markers(&mut self, out: &mut Vec<Effect>) {
-        let token = self.next_token();
-        self.reads.insert(token, Reading::Markers);
-        out.push(Effect::Scan {
-            token,
-            space: Space::Meta,
-            prefix: Bytes::from_static(MARKER_PREFIX),
-            after: Bytes::new(),
-            bytes_max: MARKER_BYTES_MAX,
-        });
+        self.scan_meta(MARKER_PREFIX, Bytes::new(), Reading::Markers, out);
     }
 
     pub(super) fn markers_read(
@@ -249,6 +239,8 @@ impl Worker {
         let lost = page.entries.iter().filter_map(|(key, _)| from_marker(key));
         let mine = lost.filter(|(p, _)| p.worker(self.config.workers) == self.config.index);
         self.rebuilding.extend(mine);
-        self.start_reading_rounds(out);
+        if self.is_last_page(MARKER_PREFIX, &page, Reading::Markers, out) {
+            self.start_reading_rounds(out);
+        }
     }
 }

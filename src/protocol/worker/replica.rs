@@ -193,7 +193,7 @@ impl Worker {
             return refuse(Refusal::NotMine, out);
         }
         if !self.takes(partition, &key, hint_for.is_some(), round) {
-            self.tell_where_i_am(sender.from, partition, round, out);
+            self.tell_if_behind(sender.from, partition, round, out);
             return refuse(Refusal::RoundOver, out);
         }
         let Ok(record) = sealed.open(partition, &key) else { return refuse(Refusal::Store, out) };

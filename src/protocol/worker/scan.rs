@@ -189,7 +189,7 @@ impl Worker {
     /// Whether a page is of a round that is over.
     fn is_over_for_scan(&self, op: OpKey, round: RoundNumber) -> bool {
         let Some(Op::Scan(scan)) = self.ops.get(&op) else { return false };
-        self.is_over(scan.wanted.partition, round)
+        self.is_below_drained(scan.wanted.partition, round)
     }
 
     fn scan_part(&mut self, now: Now, op: OpKey, part: Part, out: &mut Vec<Effect>) {

@@ -267,7 +267,7 @@ impl Worker {
         if hint || is_new {
             // Who has not heard where the rounds are may set aside what it keeps once it does: it is to hear of
             // them before it keeps this.
-            self.tell_where_i_am(node, partition, RoundNumber::default(), out);
+            self.tell_if_behind(node, partition, RoundNumber::default(), out);
         }
         self.call(now, node, purpose, partition, spread.trace, message, out);
     }
@@ -354,7 +354,7 @@ impl Worker {
     fn spread_owes(&mut self, now: Now, spread: &Spread, target: usize) {
         let node = spread.route.targets[target].node;
         if let Some(node) = node.filter(|_| spread.route.own_target.is_some()) {
-            self.compare_soon(now, node);
+            self.compare_for_a_hint(now, node);
         }
     }
 

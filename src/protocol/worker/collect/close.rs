@@ -18,6 +18,8 @@ use crate::types::{NodeId, Now, Partition, RecordHash, RoundNumber};
 #[derive(Debug)]
 pub(super) struct Applying {
     left: usize,
+    /// A record of it could not be looked at, or its removal was refused.
+    failed: bool,
     /// Who wants to hear of its end.
     asker: Option<NodeId>,
 }
@@ -38,7 +40,7 @@ impl Worker {
         let state = self.collect.state(partition);
         match state.judge_close(number, id) {
             Verdict::Go => {
-                self.commit_rounds(partition, state.closed(), Then::Apply(Some(from)), out);
+                self.commit_rounds(partition, state.after_closing(), Then::Apply(Some(from)), out);
             }
             Verdict::Done if number == state.number && state.is_applying() => {
                 self.apply_cut(now, partition, Some(from), out);
@@ -68,7 +70,7 @@ impl Worker {
         match state.judge_news(closed) {
             Some(Verdict::SetAside) => self.set_aside(now, partition, closed, out),
             Some(Verdict::CloseFirst) if number == closed && id == state.id => {
-                self.commit_rounds(partition, state.closed(), Then::Apply(None), out);
+                self.commit_rounds(partition, state.after_closing(), Then::Apply(None), out);
             }
             _ => {}
         }
@@ -84,7 +86,7 @@ impl Worker {
         let state = self.collect.state(partition);
         let over = state.number == number && state.closed == number && state.applied;
         if over && state.cut.is_some() && !self.collect.is_busy(partition) {
-            self.commit_rounds(partition, state.over(), Then::Nothing, out);
+            self.commit_rounds(partition, state.without_cut(), Then::Nothing, out);
         }
     }
 
@@ -121,7 +123,7 @@ impl Worker {
             return;
         };
         let left = cut.entries().len();
-        self.collect.applying.insert(partition, Applying { left, asker });
+        self.collect.applying.insert(partition, Applying { left, failed: false, asker });
         if cut.is_empty() {
             return self.cut_done(partition, out);
         }
@@ -162,16 +164,28 @@ impl Worker {
         if applying.left > 0 {
             return;
         }
-        let asker = self.collect.applying.remove(&partition).and_then(|applying| applying.asker);
-        let state = self.collect.state(partition).applied();
+        let Some(Applying { failed, asker, .. }) = self.collect.applying.remove(&partition) else {
+            return;
+        };
+        // The whole cut is applied again when its driver asks again.
+        if failed {
+            return;
+        }
+        let state = self.collect.state(partition).after_applying();
         let closed = RoundMessage::Closed(state.number);
         let then = asker.map_or(Then::Nothing, |asker| Then::Answer(asker, closed));
         self.commit_rounds(partition, state, then, out);
     }
 
-    /// A record of the cut could not be looked at, or its removal was refused: the whole cut is applied
-    /// again when its driver asks again.
-    pub(in crate::protocol::worker) fn cut_failed(&mut self, partition: Partition) {
-        self.collect.applying.remove(&partition);
+    /// A record of the cut could not be looked at, or its removal was refused.
+    pub(in crate::protocol::worker) fn cut_failed(
+        &mut self,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(applying) = self.collect.applying.get_mut(&partition) {
+            applying.failed = true;
+            self.cut_done(partition, out);
+        }
     }
 }

@@ -100,7 +100,8 @@ impl Worker {
         }
     }
 
-    /// No hint was found. What is younger may have come meanwhile, and is no hindrance.
+    /// No hint was found. A younger one that is on disk by now is no hindrance; one in use is, and the driver
+    /// asks again.
     fn drain_over(&mut self, partition: Partition, out: &mut Vec<Effect>) {
         let Some(Draining { number, from, .. }) = self.collect.draining.get(&partition) else {
             return;
@@ -111,7 +112,7 @@ impl Worker {
             return;
         }
         // What is older is refused until this is durable, and from then on for that reason.
-        let state = self.collect.state(partition).drained();
+        let state = self.collect.state(partition).after_draining();
         let answer = Then::Answer(from, RoundMessage::Drained(number, state.id));
         self.commit_rounds(partition, state, answer, out);
     }

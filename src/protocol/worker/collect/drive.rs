@@ -34,6 +34,8 @@ pub(super) struct Drive {
     pub(super) stage: Stage,
     since: Mono,
     asked: u32,
+    /// When those who have not answered are asked again; what goes off earlier was armed for an earlier stage.
+    due: Mono,
     /// Those who have not answered.
     pub(super) waiting: BTreeSet<NodeName>,
     /// Which records of the cut all homes that have answered hold.
@@ -128,7 +130,7 @@ impl Worker {
     ) {
         let (id, held) = (cut.id(), vec![true; cut.entries().len()]);
         let (since, waiting) = (now.mono, BTreeSet::new());
-        let drive = Drive { number, cut, id, stage, since, asked: 0, waiting, held };
+        let drive = Drive { number, cut, id, stage, since, asked: 0, due: since, waiting, held };
         self.collect.drives.insert(partition, drive);
         self.enter(now, partition, stage, out);
     }
@@ -154,8 +156,15 @@ impl Worker {
                 taking_part(&view).cloned().collect()
             }
         };
-        self.arm(now.mono.after_millis(ASK_AGAIN_MS), Timer::Round(partition));
+        self.ask_again_later(now, partition);
         self.ask(now, partition, out);
+    }
+
+    fn ask_again_later(&mut self, now: Now, partition: Partition) {
+        let Some(drive) = self.collect.drives.get_mut(&partition) else { return };
+        drive.due = now.mono.after_millis(ASK_AGAIN_MS);
+        let due = drive.due;
+        self.arm(due, Timer::Round(partition));
     }
 
     /// Asks those who have not answered; none but this node while it has not.
@@ -189,6 +198,9 @@ impl Worker {
             return self.aside_due(now, partition, out);
         }
         let Some(drive) = self.collect.drives.get_mut(&partition) else { return };
+        if now.mono < drive.due {
+            return;
+        }
         drive.asked = drive.asked.saturating_add(1);
         if drive.stage == Stage::Surveying && drive.asked >= SURVEYS_MAX {
             return self.give_up(partition);
@@ -197,7 +209,7 @@ impl Worker {
             let names = drive.waiting.iter().cloned().collect();
             out.push(Effect::Event(Event::RoundWaits(partition, names)));
         }
-        self.arm(now.mono.after_millis(ASK_AGAIN_MS), Timer::Round(partition));
+        self.ask_again_later(now, partition);
         self.ask(now, partition, out);
     }
 

@@ -16,6 +16,7 @@ mod drain;
 mod drive;
 mod look;
 mod members;
+mod newcomer;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,7 @@ use self::drain::Draining;
 use self::drive::{Drive, Stage};
 pub(super) use self::look::LookId;
 use self::look::Looks;
-use self::members::Joined;
+use self::newcomer::Newcomers;
 use self::sweep::Sweep;
 use super::cells::{CellId, Incoming, Waiter};
 use super::timers::Timer;
@@ -68,7 +69,7 @@ pub(super) struct Collect {
     /// whether anything is dead or not, for whoever has opened it waits for the others' numbers.
     spent: BTreeSet<Partition>,
     sweep: Sweep,
-    joined: Joined,
+    newcomers: Newcomers,
     /// The time of the last step.
     pub latest: Mono,
 }
@@ -143,7 +144,7 @@ impl Worker {
     }
 
     /// Whether what comes from this round may no longer be held, or shown.
-    pub(super) fn is_over(&self, partition: Partition, round: RoundNumber) -> bool {
+    pub(super) fn is_below_drained(&self, partition: Partition, round: RoundNumber) -> bool {
         let draining = self.collect.draining.get(&partition).map(|draining| draining.number);
         round < self.collect.drained(partition).max(draining.unwrap_or_default())
             && !self.has(Defect::AcceptOverRound)
@@ -161,7 +162,8 @@ impl Worker {
             return false;
         }
         if hint {
-            return !self.is_over(partition, round) || self.has(Defect::ConfirmWithoutBarrier);
+            return !self.is_below_drained(partition, round)
+                || self.has(Defect::ConfirmWithoutBarrier);
         }
         let Some(rounds) = self.collect.rounds.get(&partition) else { return true };
         rounds.takes(round, self.is_rebuilding(partition, key)) || self.has(Defect::AcceptOverRound)
@@ -179,8 +181,9 @@ impl Worker {
         rounds.is_gone(&id.key, hash)
     }
 
-    /// Tells a peer that what it sent is of a round that is over, and so which one is.
-    pub(super) fn tell_where_i_am(
+    /// Tells a peer where the rounds are, if one above this was closed here; [`RoundNumber::default`]: if
+    /// any was.
+    pub(super) fn tell_if_behind(
         &self,
         to: NodeId,
         partition: Partition,
@@ -210,7 +213,7 @@ impl Worker {
         match message {
             // The number is taken. Whoever drives knows less than it did once, if it drives at all.
             RoundMessage::Survey(number, _) if number <= self.round(partition) => {
-                self.say_where_i_am(now, from, partition, out);
+                self.answer_behind(now, from, partition, out);
             }
             RoundMessage::Survey(number, cut) => {
                 if self.is_home(partition) {
@@ -282,7 +285,7 @@ impl Worker {
         match state.judge_open(number, closed, id) {
             Verdict::SetAside => self.set_aside(now, partition, closed, out),
             Verdict::CloseFirst => {
-                self.commit_rounds(partition, state.closed(), Then::Apply(None), out);
+                self.commit_rounds(partition, state.after_closing(), Then::Apply(None), out);
             }
             // A cut that is closed goes first.
             Verdict::Go if state.is_applying() => self.apply_cut(now, partition, None, out),
@@ -292,22 +295,16 @@ impl Worker {
             Verdict::Go => self.open_round(from, partition, number, id, None, out),
             // It was no home when it opened the round, and need not hold what is to be cut.
             Verdict::Done if self.is_home(partition) && !cut.is_empty() && state.lacks_cut() => {
-                self.say_where_i_am(now, from, partition, out);
+                self.answer_behind(now, from, partition, out);
             }
             Verdict::Done => {
                 self.say_of_round(now, from, partition, RoundMessage::Opened(number, id), out);
             }
-            Verdict::Behind => self.say_where_i_am(now, from, partition, out),
+            Verdict::Behind => self.answer_behind(now, from, partition, out),
         }
     }
 
-    fn say_where_i_am(
-        &mut self,
-        now: Now,
-        to: NodeId,
-        partition: Partition,
-        out: &mut Vec<Effect>,
-    ) {
+    fn answer_behind(&mut self, now: Now, to: NodeId, partition: Partition, out: &mut Vec<Effect>) {
         let Rounds { number, closed, id, .. } = self.collect.state(partition);
         let behind = RoundMessage::Behind { number, closed, id };
         self.say_of_round(now, to, partition, behind, out);
@@ -323,7 +320,7 @@ impl Worker {
         cut: Option<Cut>,
         out: &mut Vec<Effect>,
     ) {
-        let state = self.collect.state(partition).opened(number, id, cut);
+        let state = self.collect.state(partition).after_opening(number, id, cut);
         let answer = Then::Answer(from, RoundMessage::Opened(number, id));
         self.commit_rounds(partition, state, answer, out);
     }
@@ -353,7 +350,7 @@ impl Worker {
     ) {
         match step {
             Durable::Cut if durable => self.cut_done(partition, out),
-            Durable::Cut => self.cut_failed(partition),
+            Durable::Cut => self.cut_failed(partition, out),
             Durable::Aside => self.aside_moved(now, partition, durable, out),
             Durable::State(state, then) => {
                 self.collect.committing.remove(&partition);
@@ -394,6 +391,7 @@ impl Worker {
             } else {
                 // Where its rounds are is not known: nothing vouches for what is held of it.
                 self.lost_at_start(partition);
+                self.brought_unknown(partition);
             }
         }
         if self.is_last_page(PREFIX, &page, Reading::Rounds, out) {

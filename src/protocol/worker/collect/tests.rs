@@ -64,7 +64,7 @@ impl Lone {
         });
         let mut lone = Self { worker, disk, sent: vec![] };
         lone.input(Input::View(Arc::new(view)));
-        assert!(lone.worker.is_serving());
+        assert!(lone.worker.serves());
         lone
     }
 
@@ -185,7 +185,7 @@ fn a_copy_that_no_round_knows_is_moved_and_marked_and_not_deleted() {
     let elsewhere = (Space::Records, Bytes::from_static(&[0, 2, b'x']));
     let disk = [record(b"a"), record(b"b"), hint, elsewhere.clone()];
     let disk = disk.into_iter().map(|place| (place, value.clone())).collect();
-    let mut lone = Lone::start(disk);
+    let mut lone = Lone::start_with(disk, view([0, 1, 2]).with_past(true));
     lone.hears(1, RoundMessage::Close(RoundNumber(7), cut(1).id()));
     let left = lone.disk.keys().filter(|place| place.0 != Space::Meta);
     assert_eq!(left.collect::<Vec<_>>(), [&elsewhere]);
@@ -228,9 +228,9 @@ fn a_disk_that_is_no_members_keeps_its_marks() {
 #[test]
 fn who_is_surveyed_for_what_its_last_cut_lists_knows_that_the_round_is_over() {
     let first = RoundNumber(1);
-    let state = Rounds::default().opened(first, cut(7).id(), Some(cut(7)));
+    let state = Rounds::default().after_opening(first, cut(7).id(), Some(cut(7)));
     let place = (Space::Meta, partition_key(PREFIX, Partition(1)));
-    let state = state.drained().closed().applied().encode();
+    let state = state.after_draining().after_closing().after_applying().encode();
     let mut lone = Lone::start(BTreeMap::from([(place, state)]));
     assert!(lone.state().applied && lone.state().cut.is_some());
     // Word of the end was lost. What another record is surveyed for tells nothing.
@@ -246,7 +246,7 @@ fn who_is_surveyed_for_what_its_last_cut_lists_knows_that_the_round_is_over() {
 fn who_surveys_under_a_number_that_is_taken_is_told_so() {
     let first = RoundNumber(1);
     let place = (Space::Meta, partition_key(PREFIX, Partition(1)));
-    let state = Rounds::default().opened(first, cut(7).id(), Some(cut(7)));
+    let state = Rounds::default().after_opening(first, cut(7).id(), Some(cut(7)));
     let mut lone = Lone::start(BTreeMap::from([(place, state.encode())]));
     lone.sent.clear();
     lone.hears(1, RoundMessage::Survey(first, cut(8)));
@@ -260,7 +260,7 @@ fn who_surveys_under_a_number_that_is_taken_is_told_so() {
 #[test]
 fn who_opened_a_round_as_no_home_does_not_confirm_it_as_one() {
     let (first, closed) = (RoundNumber(1), RoundNumber(0));
-    let opened = |kept| Rounds::default().opened(first, cut(7).id(), kept).encode();
+    let opened = |kept| Rounds::default().after_opening(first, cut(7).id(), kept).encode();
     let behind = RoundMessage::Behind { number: first, closed, id: cut(7).id() };
     let confirmed = RoundMessage::Opened(first, cut(7).id());
     for (kept, answer) in [(None, behind), (Some(cut(7)), confirmed)] {

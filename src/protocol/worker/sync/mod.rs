@@ -62,6 +62,8 @@ pub(super) struct Sync {
     again: BTreeSet<(Goal, NodeId)>,
     /// Peers that are compared with in a while.
     soon: BTreeSet<NodeId>,
+    /// Those among them that lack what no hint is kept of: this node leads, whoever has the lower name.
+    owed: BTreeSet<NodeId>,
     sessions: BTreeMap<SessionId, Session>,
     last_session: u64,
     is_starting: bool,
@@ -83,7 +85,7 @@ impl Worker {
         self.arm(now.mono.after_micros(self.config.tuning.sync_interval), Timer::Compare);
         let Some(view) = self.view.clone() else { return };
         let others: Vec<NodeId> = view.ids.values().copied().collect();
-        others.into_iter().for_each(|node| self.compare_with(now, node, out));
+        others.into_iter().for_each(|node| self.compare_with(now, node, false, out));
     }
 
     /// A peer has come back, or what it lacks was not kept for it: it is compared with soon.
@@ -92,6 +94,12 @@ impl Worker {
             return;
         }
         self.arm(now.mono.after_micros(self.soon()), Timer::CompareWith(node));
+    }
+
+    /// A peer lacks what no hint could be kept of.
+    pub(super) fn compare_for_a_hint(&mut self, now: Now, node: NodeId) {
+        self.sync.owed.insert(node);
+        self.compare_soon(now, node);
     }
 
     fn soon(&self) -> u64 {
@@ -104,13 +112,14 @@ impl Worker {
         if self.peers.reachable(node) && self.keeps_hints_for(node) {
             return self.compare_soon(now, node);
         }
-        self.compare_with(now, node, out);
+        let is_owed = self.peers.reachable(node) && self.sync.owed.remove(&node);
+        self.compare_with(now, node, is_owed, out);
     }
 
     /// Compares every lane that is shared with a node, if it is for this one to lead.
-    fn compare_with(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+    fn compare_with(&mut self, now: Now, node: NodeId, is_owed: bool, out: &mut Vec<Effect>) {
         let Some(view) = self.view.clone() else { return };
-        let leads = view.name_of(node).is_some_and(|name| view.name < *name);
+        let leads = is_owed || view.name_of(node).is_some_and(|name| view.name < *name);
         if !leads || !self.peers.reachable(node) {
             return;
         }

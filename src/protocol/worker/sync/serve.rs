@@ -66,7 +66,7 @@ impl Worker {
             }
             SyncAsk::Page(_) | SyncAsk::Push(..) if busy => SyncAnswer::NotNow,
             SyncAsk::Page(range) => {
-                self.tell_where_i_am(sender.from, partition, range.round, out);
+                self.tell_if_behind(sender.from, partition, range.round, out);
                 self.sync.serving += 1;
                 let token = self.next_token();
                 out.push(scan_effect(token, partition, &range.after, PAGE_BYTES));
@@ -77,11 +77,11 @@ impl Worker {
             }
             SyncAsk::Push(round, records) => {
                 let Some(records) = self.opened(partition, &records) else {
-                    self.sync_refused(sender, "a record does not pass its checksum", out);
+                    self.sync_refused(sender, "a record is damaged, or of another partition", out);
                     return answer_sync(sender, partition, call, SyncAnswer::NotMine, out);
                 };
                 let then = Then::Peer { to: sender.from, call, partition };
-                self.tell_where_i_am(sender.from, partition, round, out);
+                self.tell_if_behind(sender.from, partition, round, out);
                 return self.merge_all(now, partition, round, records, then, out);
             }
             SyncAsk::Key(key) if !self.lies_in(partition, &key) => SyncAnswer::NotMine,

@@ -30,9 +30,9 @@ const PATIENCE: u64 = 5_000_000;
 const TRIES_MAX: u32 = 4;
 /// How long to wait before a step is tried again, in milliseconds.
 const RETRY_MS: u64 = 500;
-/// Pages of one partition in one session: 16 GiB of records. A list of pages that goes on beyond
+/// Pages of one partition in one session: 1 TiB of records. A list of pages that goes on beyond
 /// that is cut off.
-const PAGES_MAX: u32 = 1 << 16;
+const PAGES_MAX: u32 = 1 << 24;
 
 /// An exchange that this node leads.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Worker {
         let session = Session::new(goal, node);
         if let Goal::Transfer(partition) = goal {
             // A node that has joined is to hear where the rounds are before this brings it anything.
-            self.tell_where_i_am(node, partition, RoundNumber::default(), out);
+            self.tell_if_behind(node, partition, RoundNumber::default(), out);
         }
         let walks = session.walk.is_some() || !session.todo.is_empty();
         self.sync.sessions.insert(id, session);
@@ -323,7 +323,7 @@ impl Worker {
             return self.session_end(now, id, End::Refused(why), out);
         }
         let Some(records) = self.opened(partition, &page.records) else {
-            let why = "a record does not pass its checksum";
+            let why = "a record is damaged, or of another partition";
             return self.session_end(now, id, End::Refused(why), out);
         };
         let Some(Session { walk: Some(walk), stage, mended, .. }) = self.sync.sessions.get_mut(&id)
@@ -348,7 +348,7 @@ impl Worker {
         let weight = weight(bytes, page.records.len() + push.len());
         self.sync.pace.settle(now, &self.config.tuning, goal, turn, weight);
         // Before the push: what has only now heard where the rounds are refuses it if it is older.
-        self.tell_where_i_am(node, partition, page.round, out);
+        self.tell_if_behind(node, partition, page.round, out);
         if !push.is_empty() {
             self.session_ask(now, id, Stage::Merging, partition, SyncAsk::Push(oldest, push), out);
         }
@@ -423,8 +423,8 @@ impl Worker {
             }
             End::Failed => {
                 self.stats.syncs_failed += 1;
-                // A transfer asks again by itself, and soon.
-                if !matches!(goal, Goal::Transfer(_)) {
+                // Transfers and rebuildings ask again by themselves, and soon.
+                if matches!(goal, Goal::Compare(_)) {
                     self.sync_later(now, goal, node);
                 }
             }

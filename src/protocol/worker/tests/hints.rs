@@ -233,3 +233,19 @@ fn who_is_asked_for_a_hint_has_heard_before_where_the_rounds_are() {
     cluster.pass(5 * SECOND);
     assert_eq!((cluster.hints(3), cluster.workers[3].round(partition)), (1, closed));
 }
+
+#[test]
+fn what_no_hint_is_kept_of_is_brought_by_comparing_soon_whoever_has_the_lower_name() {
+    for coordinator in [0, 2] {
+        let mut cluster = Cluster::new(3, 3);
+        (0..3).for_each(|node| cluster.bound(node, 0));
+        cluster.pass(60 * SECOND);
+        let (key, refusing) = (key("k"), 2 - coordinator);
+        cluster.nodes[refusing].refuses = true;
+        cluster.set(coordinator, &key, "v");
+        cluster.nodes[refusing].refuses = false;
+        assert_eq!(cluster.stored(refusing, &key), None);
+        cluster.pass(60 * SECOND);
+        assert!(cluster.stored(refusing, &key).is_some());
+    }
+}

@@ -1,8 +1,8 @@
 //! What a disk has lost is rebuilt from all other homes, and counts for nothing until then.
 
-use super::sync::{ROUND, name_of};
+use super::sync::{ROUND, name_of, record};
 use super::*;
-use crate::protocol::message::{ReadAnswer, RoundMessage};
+use crate::protocol::message::{ReadAnswer, RoundMessage, WriteRequest};
 use crate::protocol::rounds::CutId;
 
 impl Cluster {
@@ -202,8 +202,12 @@ fn a_partition_is_known_to_be_whole_once_it_was_scrubbed_and_all_homes_agree() {
 fn a_write_that_began_over_what_is_set_aside_meanwhile_is_not_formed() {
     let mut cluster = Cluster::new(3, 3);
     let key = key("k");
-    cluster.plant(0, &key, "ghost");
     let partition = key.partition(64);
+    let record = record("ghost").seal(partition, &key);
+    let (hint_for, round) = (None, RoundNumber::default());
+    let write = WriteRequest { call: CallId(7), key: key.clone(), record, hint_for, round };
+    let (from, placement, message) = (id(1), cluster.placement.tag, DataMessage::Write(write));
+    cluster.input(0, Input::Message { from, placement, trace: None, partition, message });
     (1..3).for_each(|node| cluster.nodes[node].down = true);
     let ticket = cluster.start(0, ClientOp { strict: true, ..put(&key, "v", None, None) });
     let asked = cluster.sent.iter().rev().find_map(|(_, to, message)| match message {
@@ -222,4 +226,23 @@ fn a_write_that_began_over_what_is_set_aside_meanwhile_is_not_formed() {
     assert!(cluster.events.contains(&(0, Event::SetAside(partition))));
     assert!(matches!(cluster.replies[&ticket], Outcome::Failed(_)), "{:?}", cluster.replies);
     assert_eq!(cluster.stored(0, &key), None);
+}
+
+#[test]
+fn who_is_rebuilding_leaves_the_coordination_of_writes_to_another_home() {
+    let mut cluster = Cluster::new(3, 3);
+    let key = key("k");
+    let partition = key.partition(64);
+    cluster.kill(2);
+    cluster.lose(0, partition);
+    cluster.input(0, Input::Lost(vec![partition]));
+    for passes in [true, false] {
+        cluster.sent.clear();
+        cluster.start(0, put(&key, "v", None, None));
+        let passed = cluster.sent.iter().any(|(from, _, message)| {
+            *from == 0 && matches!(message, DataMessage::OpenSession(_) | DataMessage::Pass(_))
+        });
+        assert_eq!(passed, passes);
+        cluster.kill(1);
+    }
 }

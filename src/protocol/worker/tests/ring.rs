@@ -498,8 +498,8 @@ fn written_once() -> Record {
 }
 
 #[test]
-fn a_joiner_takes_over_a_round_that_closed_without_it_unless_it_was_brought_what_is_older() {
-    for (joins, brought, keeps) in [(true, 4, true), (true, 3, false), (false, 4, false)] {
+fn a_newcomer_takes_over_a_round_that_closed_without_it_unless_it_was_brought_what_is_older() {
+    for (joins, brought) in [(true, 4), (true, 3), (false, 4), (false, 3)] {
         let (mut cluster, old, new) = joining(None);
         let key = moved(&new, 1).remove(0);
         let live = if joins { vec![&old, &new] } else { vec![&new] };
@@ -507,9 +507,9 @@ fn a_joiner_takes_over_a_round_that_closed_without_it_unless_it_was_brought_what
         cluster.bring_and_tell(&key, &new, (brought, 4));
         let partition = key.partition(64);
         let aside = (3, Event::SetAside(partition));
-        assert_eq!(cluster.events.contains(&aside), !keeps);
+        assert_eq!(cluster.events.contains(&aside), brought < 4);
         assert_eq!(cluster.workers[3].round(partition), RoundNumber(4));
-        assert_eq!(cluster.stored(3, &key).is_some(), keeps);
+        assert_eq!(cluster.stored(3, &key).is_some(), brought == 4);
     }
 }
 
@@ -557,4 +557,35 @@ fn who_joins_a_second_time_takes_no_round_over() {
     cluster.live(&[&without, &again], 0, 0);
     cluster.bring_and_tell(&key, &again, (4, 4));
     assert!(cluster.events.contains(&(3, Event::SetAside(key.partition(64)))));
+}
+
+/// A home's emptied disk takes a write and a joiner stores it; neither has heard of a round that the other
+/// homes have closed, and refuse it for. It is acknowledged: it must not be set aside by both.
+#[test]
+fn what_only_two_newcomers_hold_is_not_set_aside_by_both() {
+    let (mut cluster, old, new) = joining(None);
+    let key = moved(&new, 1).remove(0);
+    let partition = key.partition(64);
+    cluster.live(&[&old, &new], 0, 0);
+    let news = || {
+        let (number, closed) = (RoundNumber(4), RoundNumber(4));
+        DataMessage::Round(RoundMessage::Behind { number, closed, id: CutId(9) })
+    };
+    let tell = |cluster: &mut Cluster, node: usize| {
+        let (from, placement, message) = (id((node + 1) % 4), new.tag, news());
+        cluster.input(node, Input::Message { from, placement, trace: None, partition, message });
+        cluster.pass(SECOND);
+    };
+    // Node 0 has heard of nothing: what it writes carries an old number.
+    (1..3).for_each(|node| tell(&mut cluster, node));
+    (1..3).for_each(|node| cluster.nodes[node].down = true);
+    cluster.start(0, put(&key, "v", None, None));
+    let both = [cluster.stored(0, &key), cluster.stored(3, &key)];
+    assert!(both.iter().all(Option::is_some), "{both:?}");
+    tell(&mut cluster, 0);
+    tell(&mut cluster, 3);
+    let set_aside = |node| cluster.events.contains(&(node, Event::SetAside(partition)));
+    assert_eq!((set_aside(0), set_aside(3)), (false, true));
+    assert!(cluster.stored(0, &key).is_some(), "nobody has it");
+    assert_eq!(cluster.workers[0].round(partition), RoundNumber(4));
 }

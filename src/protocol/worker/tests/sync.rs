@@ -271,7 +271,7 @@ fn an_answer_that_makes_no_sense_ends_the_session_and_is_counted() {
         |end, records| SyncAnswer::Page(SyncDifference { round, end, records, wanted: vec![] });
     let bad: [(&str, SyncAnswer); 3] = [
         ("a page that does not get ahead", page(Some(key("a")), vec![])),
-        ("a record does not pass its checksum", page(None, vec![(k.clone(), other)])),
+        ("a record is damaged, or of another partition", page(None, vec![(k.clone(), other)])),
         ("an answer to another question", SyncAnswer::Equal),
     ];
     for (why, answer) in bad {

@@ -136,7 +136,7 @@ fn after_a_start_only_partitions_that_were_written_since_are_read() {
     let mut cluster = cluster.revived();
     let known = |cluster: &Cluster| 64 - cluster.workers[0].stats().trees_unknown;
     // Hints, lost records, lost partitions and markers are looked through before it serves.
-    while !cluster.workers[0].is_serving() {
+    while !cluster.workers[0].serves() {
         come_one(&mut cluster);
     }
     assert_eq!(known(&cluster), 0);
