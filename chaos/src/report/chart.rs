@@ -75,8 +75,7 @@ fn lanes(frame: &Frame, faults: &[Fault<'_>]) -> Vec<usize> {
     let mut ends: Vec<f64> = Vec::new();
     let mut lanes = Vec::new();
     for fault in faults {
-        let from = frame.x(fault.begin.t_us as f64);
-        let to = from + label(fault).len() as f64 * LETTER;
+        let (from, to) = name_span(frame, fault);
         let lane = ends.iter().position(|end| *end < from).unwrap_or(ends.len());
         if lane == ends.len() {
             ends.push(to);
@@ -85,6 +84,13 @@ fn lanes(frame: &Frame, faults: &[Fault<'_>]) -> Vec<usize> {
         lanes.push(lane);
     }
     lanes
+}
+
+/// From where to where its name stands: from its beginning, or up to the right edge.
+fn name_span(frame: &Frame, fault: &Fault<'_>) -> (f64, f64) {
+    let width = label(fault).len() as f64 * LETTER;
+    let from = frame.x(fault.begin.t_us as f64).min(WIDTH - 2.0 - width);
+    (from, from + width)
 }
 
 /// What it is, and the numbers of the nodes that it takes away.
@@ -105,15 +111,11 @@ fn bands(frame: &Frame, faults: &[Fault<'_>], lanes: &[usize]) -> String {
         let to = frame.x(fault.end.map_or(frame.end_us, |end| end.t_us as f64));
         let baseline = TOP + LANE * *lane as f64 + 13.0;
         let (y, height) = (baseline + 4.0, frame.bottom() - baseline - 4.0);
-        // Close to the right edge a name goes to the left of its beginning.
-        let text = label(fault);
-        let fits = from + text.len() as f64 * LETTER < WIDTH;
-        let (x, anchor) = if fits { (from, "start") } else { (WIDTH - 2.0, "end") };
+        let (text, (x, _)) = (label(fault), name_span(frame, fault));
         let _ = writeln!(
             svg,
             "<rect class=\"fault\" x=\"{from:.1}\" y=\"{y:.1}\" width=\"{:.1}\" \
-             height=\"{height:.1}\"/><text class=\"name\" x=\"{x:.1}\" y=\"{baseline:.1}\" \
-             text-anchor=\"{anchor}\">{}</text>",
+             height=\"{height:.1}\"/><text class=\"name\" x=\"{x:.1}\" y=\"{baseline:.1}\">{}</text>",
             (to - from).max(1.0),
             escaped(&text)
         );
@@ -238,6 +240,15 @@ mod tests {
         let history = history([events, write(0, "set/a", "v", 0, 60_000_000)]);
         let frame = Frame { end_us: 6e7, lanes: 0.0 };
         assert_eq!(lanes(&frame, &faults(&history)), [0, 1]);
+        // Names that would go beyond the right edge are moved to the left, both.
+        let mut events = fault(&["n-1"], 50_000_000, 51_000_000, Some("x"));
+        events.extend(fault(&["n-2"], 59_000_000, 59_900_000, Some("x")));
+        let late = self::history([events, write(0, "set/a", "v", 0, 60_000_000)]);
+        let frame = Frame { end_us: 6e7, lanes: 0.0 };
+        let spans: Vec<_> = faults(&late).iter().map(|it| name_span(&frame, it)).collect();
+        assert!(spans.iter().all(|span| span.1 < WIDTH), "{spans:?}");
+        assert_eq!(lanes(&frame, &faults(&late)).len(), 2);
+        assert!(spans[0].1 < spans[1].0 || lanes(&frame, &faults(&late)) == [0, 1]);
         let svg = draw(&Bins::of(&history), &faults(&history));
         assert!(svg.contains(">kill 2<") && svg.contains("class=\"p99\""), "{svg}");
     }

@@ -18,7 +18,7 @@ use crate::protocol::record::Record;
 use crate::protocol::step::{Effect, Event, Page, ReadFailed};
 use crate::types::{Key, NodeId, Now, Partition, RoundNumber};
 
-/// Keys of [`Space::Meta`] under which lost records are marked: `prefix ‖ partition ‖ key`.
+/// Keys of `Space::Meta` under which lost records are marked: `prefix ‖ partition ‖ key`.
 const MARKER_PREFIX: &[u8] = b"rebuilding/";
 /// How long to wait before homes that did not answer are asked again, in milliseconds.
 const RETRY_MS: u64 = 1_000;
