@@ -164,7 +164,7 @@ impl Rounds {
         }
     }
 
-    /// Whether to close a round that is that all members have drained.
+    /// Whether to close a round that all members have drained.
     #[must_use]
     pub fn judge_close(&self, number: RoundNumber, id: CutId) -> Verdict {
         match self.judge_news(number) {

@@ -116,6 +116,7 @@ impl Worker {
             match self.unmerged(partition) {
                 Some(nodes) if nodes.is_empty() => self.partition_rebuilt(partition, out),
                 Some(nodes) => {
+                    self.ask_where_rounds_are(&nodes, partition, out);
                     for node in nodes.into_iter().flatten() {
                         self.sync_with(now, Goal::Rebuild(partition), node, out);
                     }

@@ -375,7 +375,8 @@ impl Worker {
             || self.conditions.draining
             || self.view.is_none()
             || self.is_full()
-            || self.is_rebuilding(partition, &pass.key)
+            || (self.is_rebuilding(partition, &pass.key)
+                && !self.better_coordinators(partition, &pass.key).is_empty())
             || (pass.strict && !self.conditions.confirmed);
         if refused {
             return answer(PassAnswer::NotBegun, out);

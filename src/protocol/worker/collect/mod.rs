@@ -8,7 +8,7 @@
 //! Here is the part of every member: where the rounds of each partition are, what that means for what
 //! comes in, and the answers to a driver. A state is durable before anyone is told of it, and one change
 //! of a partition's state is under way at a time; a question that comes meanwhile is not answered, and
-//! is asked again. (The number that a joiner takes over is told at once: others have closed that round.)
+//! is asked again. (The number that a newcomer takes over is told at once: others have closed that round.)
 
 mod aside;
 mod close;
@@ -232,6 +232,7 @@ impl Worker {
             }
             RoundMessage::Over(number) => self.round_is_over(partition, number, out),
             RoundMessage::Behind { number, closed, id } => {
+                self.heard_where(partition);
                 self.heard_of_closed(now, partition, number, closed, id, out);
                 self.round_refused(from, partition, number);
             }

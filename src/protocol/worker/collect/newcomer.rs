@@ -3,7 +3,7 @@
 //! Whoever hears of a closed round that it has not drained is not the copy that the members spoke for, and
 //! sets it aside (see [`super::aside`]); it may count for acknowledged writes, and where two such disks were
 //! all that held one, it would be lost. A *newcomer* takes the round's number over instead, and keeps its copy: a
-//! disk that began with nothing, until it opens a round of the partition. What it holds is new, or was
+//! disk that began with nothing (it has joined, or is being rebuilt), until it opens a round of the partition. What it holds is new, or was
 //! brought by others; and all others had opened the round before they knew of it:
 //!
 //! - if it joined, because nobody opens or drains a round for a driver that lacks a version;
@@ -17,8 +17,9 @@
 //! with nothing: it may have held something under another id ([`View::has_past`]), or have joined with a version
 //! that lost to a rival, and join again. Of these the mark [`JOINED`] tells, which names the version.
 //!
-//! Each home tells a disk where the rounds are as soon as it can be reached, and a joiner again: what it
-//! takes over at once cannot be brought too low a number, nor refuse what it has acknowledged.
+//! What a newcomer writes before it has heard of a round carries an old number, too, and another newcomer that
+//! takes it sets it aside: that it is kept rests on its writer alone. So it is to hear soon: homes tell whom they
+//! reach where the rounds are, and joiners again; and who is being rebuilt asks until it is answered.
 
 use std::collections::BTreeSet;
 
@@ -28,9 +29,10 @@ use rustc_hash::FxHashMap;
 use super::super::Worker;
 use super::{PREFIX, Then};
 use crate::protocol::codec::{DecodeError, Reader, Write};
+use crate::protocol::message::{DataMessage, RoundMessage};
 use crate::protocol::meta::partition_key;
 use crate::protocol::placement::{Versions, View};
-use crate::protocol::rounds::{CutId, Rounds};
+use crate::protocol::rounds::{Cut, CutId, Rounds};
 use crate::protocol::step::{Change, Effect, Page, Space};
 use crate::types::{NodeId, Partition, RoundNumber};
 
@@ -51,6 +53,8 @@ pub(super) struct Newcomers {
     brought: FxHashMap<Partition, Brought>,
     /// Disks that were told where the rounds are.
     told: BTreeSet<NodeId>,
+    /// Partitions of which some home has said where the rounds are.
+    heard: BTreeSet<Partition>,
 }
 
 /// How a disk has joined.
@@ -170,6 +174,28 @@ impl Worker {
         }
     }
 
+    /// Someone has said where the rounds of a partition are.
+    pub(super) fn heard_where(&mut self, partition: Partition) {
+        self.collect.newcomers.heard.insert(partition);
+    }
+
+    /// Asks homes where the rounds of a partition are, unless one has said so: by a survey of nothing, under a
+    /// number that is taken everywhere.
+    pub(in crate::protocol::worker) fn ask_where_rounds_are(
+        &self,
+        homes: &[Option<NodeId>],
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.collect.newcomers.heard.contains(&partition) {
+            return;
+        }
+        for to in homes.iter().copied().flatten().filter(|&home| self.peers.reachable(home)) {
+            let ask = RoundMessage::Survey(RoundNumber::default(), Cut::default());
+            out.push(Effect::Send { to, trace: None, partition, message: DataMessage::Round(ask) });
+        }
+    }
+
     /// What was held of a partition is set aside: nothing is left of what others sent. The change goes
     /// with that.
     pub(super) fn brought_anew(&mut self, partition: Partition) -> Change {
@@ -178,11 +204,14 @@ impl Worker {
     }
 
     /// Whether all that is held of a partition came to this disk since it has its id, and no round of the
-    /// partition was opened here since: then what is held is of what others brought, or new.
+    /// partition was opened here since: then what is held is of what others brought, or new. Only what shows
+    /// that counts: that it has joined, or is being rebuilt. Any other disk that does not know a closed round
+    /// may have been set back.
     fn is_newcomer_to(&self, partition: Partition) -> bool {
         let began_with_nothing = self.view.as_ref().is_some_and(|view| {
-            let again = Joined { id: view.me, version: None };
-            !view.has_past && self.collect.newcomers.joined != Some(again)
+            let joined = self.collect.newcomers.joined.filter(|joined| joined.id == view.me);
+            let came = joined.map_or(self.is_lost(partition), |joined| joined.version.is_some());
+            !view.has_past && came
         });
         // A number that was taken over is no part: more than one round may have closed without this node.
         let known = self.collect.rounds.get(&partition);

@@ -185,7 +185,7 @@ fn a_copy_that_no_round_knows_is_moved_and_marked_and_not_deleted() {
     let elsewhere = (Space::Records, Bytes::from_static(&[0, 2, b'x']));
     let disk = [record(b"a"), record(b"b"), hint, elsewhere.clone()];
     let disk = disk.into_iter().map(|place| (place, value.clone())).collect();
-    let mut lone = Lone::start_with(disk, view([0, 1, 2]).with_past(true));
+    let mut lone = Lone::start(disk);
     lone.hears(1, RoundMessage::Close(RoundNumber(7), cut(1).id()));
     let left = lone.disk.keys().filter(|place| place.0 != Space::Meta);
     assert_eq!(left.collect::<Vec<_>>(), [&elsewhere]);
