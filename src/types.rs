@@ -76,6 +76,11 @@ pub struct CommitNumber(pub u64);
 )]
 pub struct RoundNumber(pub u64);
 
+impl RoundNumber {
+    /// Above every round: the lowest one of nothing.
+    pub const MAX: Self = Self(u64::MAX);
+}
+
 /// Counts the starts of one node; fsynced and raised before a node speaks.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,

@@ -240,16 +240,19 @@ mod tests {
         let history = history([events, write(0, "set/a", "v", 0, 60_000_000)]);
         let frame = Frame { end_us: 6e7, lanes: 0.0 };
         assert_eq!(lanes(&frame, &faults(&history)), [0, 1]);
-        // Names that would go beyond the right edge are moved to the left, both.
-        let mut events = fault(&["n-1"], 50_000_000, 51_000_000, Some("x"));
-        events.extend(fault(&["n-2"], 59_000_000, 59_900_000, Some("x")));
-        let late = self::history([events, write(0, "set/a", "v", 0, 60_000_000)]);
-        let frame = Frame { end_us: 6e7, lanes: 0.0 };
-        let spans: Vec<_> = faults(&late).iter().map(|it| name_span(&frame, it)).collect();
-        assert!(spans.iter().all(|span| span.1 < WIDTH), "{spans:?}");
-        assert_eq!(lanes(&frame, &faults(&late)).len(), 2);
-        assert!(spans[0].1 < spans[1].0 || lanes(&frame, &faults(&late)) == [0, 1]);
         let svg = draw(&Bins::of(&history), &faults(&history));
         assert!(svg.contains(">kill 2<") && svg.contains("class=\"p99\""), "{svg}");
+    }
+
+    #[test]
+    fn a_name_that_is_moved_from_the_right_edge_stands_in_a_row_of_its_own() {
+        let mut events = fault(&["n-1"], 56_000_000, 57_000_000, Some("x"));
+        events.extend(fault(&["n-2"], 59_900_000, 60_000_000, Some("x")));
+        let history = history([events, write(0, "set/a", "v", 0, 60_000_000)]);
+        let (frame, faults) = (Frame { end_us: 6e7, lanes: 0.0 }, faults(&history));
+        let [first, second] = [&faults[0], &faults[1]].map(|fault| name_span(&frame, fault));
+        assert!(first.1 < frame.x(59_900_000.0), "where it begins it would be in nobody's way");
+        assert!(second.0 < first.1 && second.1 < WIDTH);
+        assert_eq!(lanes(&frame, &faults), [0, 1]);
     }
 }

@@ -98,6 +98,12 @@ impl Versions {
         self.0 == 0
     }
 
+    /// Whether the oldest is among them: a home or a member of others only is new there.
+    #[must_use]
+    pub fn has_oldest(self) -> bool {
+        !self.and(Self::NONE.with(0)).is_empty()
+    }
+
     /// The places, in order.
     pub fn places(self) -> impl Iterator<Item = usize> {
         (0..LIVE_MAX).filter(move |place| self.0 >> place & 1 == 1)

@@ -130,8 +130,7 @@ pub(super) struct Pending {
 
 impl From<Record> for Incoming {
     fn from(record: Record) -> Self {
-        let round = RoundNumber(u64::MAX);
-        Self { record: Arc::new(record), sealed: None, round }
+        Self { record: Arc::new(record), sealed: None, round: RoundNumber::MAX }
     }
 }
 

@@ -118,7 +118,7 @@ impl Worker {
             missing: others.len(),
             failed: false,
             merged: Record::default(),
-            round: RoundNumber(u64::MAX),
+            round: RoundNumber::MAX,
         };
         self.ops.insert(op, Op::Rebuild(Box::new(state)));
         for node in others.iter().copied() {

@@ -263,8 +263,7 @@ impl Worker {
             |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
         let partition = spread.route.partition;
         let purpose = Purpose::Spread { op, ask };
-        let is_new = Versions::NONE.with(0).and(spread.route.targets[target].versions).is_empty();
-        if hint || is_new {
+        if hint || !spread.route.targets[target].versions.has_oldest() {
             // Who has not heard where the rounds are may set aside what it keeps once it does: it is to hear of
             // them before it keeps this.
             self.tell_if_behind(node, partition, RoundNumber::default(), out);

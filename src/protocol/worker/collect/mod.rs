@@ -119,6 +119,12 @@ impl Collect {
         self.sweep.suspect(partition);
     }
 
+    /// Where the rounds of a partition are.
+    fn behind(&self, partition: Partition) -> RoundMessage {
+        let Rounds { number, closed, id, .. } = self.state(partition);
+        RoundMessage::Behind { number, closed, id }
+    }
+
     fn state(&self, partition: Partition) -> Rounds {
         self.rounds.get(&partition).cloned().unwrap_or_default()
     }
@@ -190,9 +196,8 @@ impl Worker {
         round: RoundNumber,
         out: &mut Vec<Effect>,
     ) {
-        let Rounds { number, closed, id, .. } = self.collect.state(partition);
-        if round < closed {
-            let message = DataMessage::Round(RoundMessage::Behind { number, closed, id });
+        if round < self.collect.closed(partition) {
+            let message = DataMessage::Round(self.collect.behind(partition));
             out.push(Effect::Send { to, trace: None, partition, message });
         }
     }
@@ -306,9 +311,7 @@ impl Worker {
     }
 
     fn answer_behind(&mut self, now: Now, to: NodeId, partition: Partition, out: &mut Vec<Effect>) {
-        let Rounds { number, closed, id, .. } = self.collect.state(partition);
-        let behind = RoundMessage::Behind { number, closed, id };
-        self.say_of_round(now, to, partition, behind, out);
+        self.say_of_round(now, to, partition, self.collect.behind(partition), out);
     }
 
     /// Confirms a cut, durably, and then says so. A home keeps it, to apply it.

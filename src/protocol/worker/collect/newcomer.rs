@@ -31,7 +31,7 @@ use super::{PREFIX, Then};
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::message::{DataMessage, RoundMessage};
 use crate::protocol::meta::partition_key;
-use crate::protocol::placement::{Versions, View};
+use crate::protocol::placement::View;
 use crate::protocol::rounds::{Cut, CutId, Rounds};
 use crate::protocol::step::{Change, Effect, Page, Space};
 use crate::types::{NodeId, Partition, RoundNumber};
@@ -42,8 +42,6 @@ const JOINED: &[u8] = b"joined";
 /// Keys of [`Space::Meta`] under which the lowest number is kept that others brought of a partition: `prefix ‖
 /// partition`. They begin with [`PREFIX`] and are read with what else does.
 const BROUGHT: &[u8] = b"rounds/brought/";
-/// The lowest round of nothing: above all.
-const NOTHING_BROUGHT: RoundNumber = RoundNumber(u64::MAX);
 
 /// What a worker knows of newcomers: of this disk, and of those that it tells.
 #[derive(Debug, Default)]
@@ -80,7 +78,7 @@ impl Worker {
     pub(super) fn tell_joiners(&mut self, view: &View, out: &mut Vec<Effect>) {
         for (name, id) in &view.ids {
             let versions = view.versions_of(name);
-            if !versions.is_empty() && versions.and(Versions::NONE.with(0)).is_empty() {
+            if !versions.is_empty() && !versions.has_oldest() {
                 self.collect.newcomers.told.remove(id);
             }
             if *id != view.me && self.peers.reachable(*id) {
@@ -221,7 +219,7 @@ impl Worker {
     /// The lowest round that anything is of that others sent of a partition since this disk joined.
     fn lowest_brought(&self, partition: Partition) -> RoundNumber {
         let brought = self.collect.newcomers.brought.get(&partition);
-        brought.map_or(NOTHING_BROUGHT, |brought| brought.lowest)
+        brought.map_or(RoundNumber::MAX, |brought| brought.lowest)
     }
 
     /// A round was closed that this node never confirmed. If it is a newcomer to the partition, and was
