@@ -233,6 +233,7 @@ fn told(reason: Reason) -> Told {
         Reason::ShuttingDown => ("SHUTTING_DOWN", Code::Unavailable, at_once),
         Reason::NotMember => ("NOT_MEMBER", Code::Unavailable, at_once),
         Reason::NotConfirmed => ("NOT_CONFIRMED", Code::Unavailable, soon),
+        Reason::RoundsUnknown => ("ROUNDS_UNKNOWN", Code::Unavailable, soon),
         Reason::Overloaded => ("OVERLOADED", Code::ResourceExhausted, soon),
         Reason::RequestIdReused => ("REQUEST_ID_REUSED", Code::FailedPrecondition, None),
         Reason::TooManySiblings => ("TOO_MANY_SIBLINGS", Code::FailedPrecondition, None),

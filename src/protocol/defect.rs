@@ -69,13 +69,15 @@ pub enum Defect {
     KeepActorAfterMove,
     /// Retire a placement version once the next one is synced, while others still read it.
     RetireEarly,
+    /// Take writes on a disk that is new in its place before it has been told where the rounds are.
+    TakeUntold,
     /// Let trackers count by the number of a placement version, whatever its hash.
     BareTrackers,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::AckBeforeFsync,
         Self::AckEqualMergeEarly,
         Self::KeepActorAfterRestart,
@@ -107,6 +109,7 @@ impl Defect {
         Self::SyncEarly,
         Self::KeepActorAfterMove,
         Self::RetireEarly,
+        Self::TakeUntold,
         Self::BareTrackers,
     ];
 
@@ -119,6 +122,7 @@ impl Defect {
                 | Self::SyncEarly
                 | Self::KeepActorAfterMove
                 | Self::RetireEarly
+                | Self::TakeUntold
                 | Self::BareTrackers
         )
     }

@@ -144,6 +144,12 @@ pub enum Reason {
     /// The store refuses writes, or failed.
     #[error("the store of the coordinator refused the write")]
     StoreRefused,
+    /// The node's disk is new in the ring, and no member has told it yet which dead records of the partition are
+    /// gone for good; nothing was begun.
+    #[error(
+        "this node's disk is new, and waits for a member to tell it what was collected; nothing was begun"
+    )]
+    RoundsUnknown,
     /// Too much is under way; nothing was begun.
     #[error("the node is overloaded; nothing was begun")]
     Overloaded,

@@ -47,13 +47,14 @@ pub struct Cut {
 /// What a member keeps of the rounds of one partition, for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rounds {
-    /// The round that was opened last: what is read of the own copy from then on carries it.
+    /// The round that was opened last, or that others had opened when this disk was told: what is read of the
+    /// own copy from then on carries it.
     pub number: RoundNumber,
     /// Nothing older is held but in the own copy, and nothing older is taken in.
     pub drained: RoundNumber,
     /// Nothing older is merged into the own copy.
     pub closed: RoundNumber,
-    /// The cut that was confirmed for `number`.
+    /// The cut that was confirmed for `number`; the default if no round was ever opened here.
     pub id: CutId,
     /// That cut itself, at a home, until the round is over everywhere.
     pub cut: Option<Cut>,
@@ -181,7 +182,10 @@ impl Rounds {
     /// copy that the members spoke for.
     #[must_use]
     pub fn judge_news(&self, closed: RoundNumber) -> Option<Verdict> {
-        if closed > self.number || (closed == self.number && self.drained < closed) {
+        let is_unconfirmed = closed > self.number
+            || (closed == self.number && self.drained < closed)
+            || (self.never_opened() && closed > self.closed);
+        if is_unconfirmed {
             Some(Verdict::SetAside)
         } else if closed == self.number && self.closed < closed {
             Some(Verdict::CloseFirst)
@@ -224,15 +228,36 @@ impl Rounds {
 
     /// After setting aside what was held: an empty copy, as of a round that was closed without it.
     #[must_use]
-    pub fn begun_anew(number: RoundNumber) -> Self {
-        Self { number, drained: number, closed: number, applied: true, ..Self::default() }
+    pub fn begun_anew(closed: RoundNumber) -> Self {
+        Self::told(closed, closed)
+    }
+
+    /// Of a copy that began with nothing, after it was told which rounds others had opened and closed: all up to
+    /// `number` may close without it, and none above.
+    #[must_use]
+    pub fn told(number: RoundNumber, closed: RoundNumber) -> Self {
+        let number = number.max(closed);
+        Self { number, drained: closed, closed, applied: true, ..Self::default() }
+    }
+
+    /// Whether no round was ever opened here: what is known of them was told.
+    #[must_use]
+    pub fn never_opened(&self) -> bool {
+        self.id == CutId::default()
+    }
+
+    /// What is merged into a key's own copy that lacks what it held when the round was opened: nothing older than
+    /// this.
+    #[must_use]
+    pub fn floor_of_rebuilding(&self) -> RoundNumber {
+        if self.never_opened() { self.closed } else { self.number }
     }
 
     /// Whether a record of this number may be merged into the own copy. `rebuilding`: the own copy of
     /// its key lacks what it held when the round was opened, so that only the number vouches.
     #[must_use]
     pub fn takes(&self, number: RoundNumber, rebuilding: bool) -> bool {
-        number >= if rebuilding { self.number } else { self.closed }
+        number >= if rebuilding { self.floor_of_rebuilding() } else { self.closed }
     }
 
     /// Whether the round that is open was opened as no home: its cut is not here.

@@ -36,6 +36,7 @@ fn meant_for(defect: Defect) -> &'static [Check] {
         Defect::CollectEarly | Defect::AcceptOverRound | Defect::ConfirmWithoutBarrier => &[C7],
         Defect::DiscardLateCopy => &[D1],
         Defect::RefuseFarStamps => &[C1, C2, C3, C6],
+        Defect::TakeUntold => &[C1, C2, C3, C7, D1],
         Defect::SkipOlderVersion | Defect::SyncEarly => &[C1, C2, C3, C4, C8, R, S, Z, M],
         Defect::RetireEarly | Defect::BareTrackers => &[C1, C2, C3, C4, C8, D1, R, S, Z, M],
     }

@@ -257,6 +257,7 @@ fn is_worth_a_retry(failure: &Failure, action: &Action) -> bool {
         | Reason::Overloaded
         | Reason::ShuttingDown
         | Reason::NotConfirmed
+        | Reason::RoundsUnknown
         | Reason::NotMember => true,
         Reason::Context(_)
         | Reason::RequestIdReused

@@ -48,6 +48,9 @@ const ROUND: Time = 30 * SECOND;
 const SCRUB: Time = 60 * SECOND;
 /// From one round of collection to the next; none in half of the worlds.
 const COLLECT: [Time; 6] = [0, 0, 0, 5 * SECOND, 15 * SECOND, 45 * SECOND];
+/// One seed in so many is of disks that are new in their places, and of dead records that go meanwhile.
+const NEWCOMERS_EVERY: u64 = 16;
+const NEWCOMERS: &[Kind] = &[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Ring];
 /// Exchanges that are under way when homes agree are over by then.
 const EXCHANGE: Time = 3 * SECOND;
 /// Every key must have been read at ALL within this, and every replica repaired.
@@ -172,13 +175,16 @@ impl Runner {
             Some(story) => story.workload(length),
             None => Workload::draw(length, &mut world.rng),
         };
+        if theme(seed, options) == Some(NEWCOMERS) {
+            workload.delete_often();
+        }
         let span = Span { begin, heal: begin + length, pace, beat: workload.beat() };
         let cast = Cast {
             nodes: world.nodes.len(),
             founders: world.config.founders,
             disks: world.config.control,
             moves: !is_still(options),
-            theme: theme(options),
+            theme: theme(seed, options),
         };
         let mut plan = match options.story {
             Some(story) => story.plan(span, &mut world.rng),
@@ -467,20 +473,39 @@ fn is_still(_: &RunOptions) -> bool {
     false
 }
 
-/// The kinds of faults that bring a mistake out, where few seeds have them together by chance.
+/// Just these kinds of faults, where few seeds have them together by chance.
+fn theme(seed: u64, options: &RunOptions) -> Option<&'static [Kind]> {
+    let is_drawn = options.story.is_none() && is_sound(options);
+    let is_of_newcomers = is_drawn && seed % NEWCOMERS_EVERY == NEWCOMERS_EVERY - 1;
+    mistake_theme(options).or(is_of_newcomers.then_some(NEWCOMERS))
+}
+
+/// Whether the cores are to make no mistake.
 #[cfg(any(test, feature = "seeded-defects"))]
-fn theme(options: &RunOptions) -> Option<&'static [Kind]> {
+fn is_sound(options: &RunOptions) -> bool {
+    options.defect.is_none()
+}
+
+#[cfg(not(any(test, feature = "seeded-defects")))]
+fn is_sound(_: &RunOptions) -> bool {
+    true
+}
+
+/// The kinds that bring a mistake out.
+#[cfg(any(test, feature = "seeded-defects"))]
+fn mistake_theme(options: &RunOptions) -> Option<&'static [Kind]> {
     use crate::protocol::defect::Defect;
     match options.defect? {
         Defect::CountRebuilding => Some(&[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Damage]),
         Defect::KeepActorAfterLoss => Some(&[Kind::Pause, Kind::Cut, Kind::Damage]),
+        Defect::TakeUntold => Some(NEWCOMERS),
         defect if defect.is_of_the_ring() => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
         _ => None,
     }
 }
 
 #[cfg(not(any(test, feature = "seeded-defects")))]
-fn theme(_: &RunOptions) -> Option<&'static [Kind]> {
+fn mistake_theme(_: &RunOptions) -> Option<&'static [Kind]> {
     None
 }
 
@@ -517,6 +542,10 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,
     };
+    if theme(seed, options) == Some(NEWCOMERS) {
+        let tuning = Tuning { collect_interval: 5 * SECOND, ..drawn.tuning };
+        return WorldConfig { nodes: nodes + 2, control: true, tuning, ..drawn };
+    }
     options.story.map_or(drawn.clone(), |story| story.stage(drawn))
 }
 

@@ -203,6 +203,15 @@ impl Workload {
         self.bursts.then_some(BURST_EVERY * self.think.max(1))
     }
 
+    /// There is to be what is collected, and what must not be lost for it.
+    pub(super) fn delete_often(&mut self) {
+        self.weights = CLASSES.map(|class| match class {
+            Class::Deleted => 4,
+            Class::Unique | Class::Causal => 2,
+            Class::Blind | Class::Expiring | Class::Strict => 0,
+        });
+    }
+
     /// A disk is going to be damaged: one copy is not enough.
     pub(super) fn ask_for_two(&mut self) {
         self.consistencies[0] = 0;

@@ -249,6 +249,7 @@ impl Control {
         let view = view
             .fencing(cluster.fenced.keys().copied())
             .removing(cluster.removed.iter().cloned())
+            .replacing(self.claims.anew.is_some())
             .with_past(self.has_past());
         let view = Arc::new(view);
         self.swim.tune(u32::try_from(view.ids.len()).unwrap_or(u32::MAX));

@@ -227,7 +227,8 @@ pub enum Refusal {
     Store,
     /// Too much is queued.
     Overloaded,
-    /// The record was formed from a round that is over for the receiver.
+    /// The record was formed from a round that is over for the receiver; or it has not been told yet which
+    /// rounds are.
     RoundOver,
 }
 

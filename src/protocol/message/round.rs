@@ -23,10 +23,11 @@ use crate::types::RoundNumber;
 /// What members say to each other of a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RoundMessage {
-    /// Which of these do you hold durably, and hold for dead?
+    /// Which of these do you hold durably, and hold for dead? Of round 0 and nothing: which rounds do you know
+    /// of? The answer is [`Self::Behind`].
     Survey(RoundNumber, Cut),
     /// The answer, record by record. To an Open, too, if a home does not hold all of the cut any more: the
-    /// number is spent.
+    /// number is spent. Of round 0 and nothing: I cannot vouch for what I know of them.
     Surveyed(RoundNumber, Vec<bool>),
     /// Confirm this cut; `closed` is the last round that was closed.
     Open {
@@ -49,7 +50,7 @@ pub enum RoundMessage {
     Closed(RoundNumber),
     /// It has been applied everywhere.
     Over(RoundNumber),
-    /// What you sent is of the past: where I am, and the last round that I know to be closed.
+    /// What you sent is of the past, or you have asked: where I am, and the last round that I know to be closed.
     Behind {
         /// The round that was opened last.
         number: RoundNumber,

@@ -412,7 +412,7 @@ fn decode_receipt(r: &mut Reader) -> Result<Receipt, DecodeError> {
 }
 
 /// The reasons that a coordinator can give for a write, in the order of their codes.
-const REASONS: [Reason; 13] = [
+const REASONS: [Reason; 14] = [
     Reason::NotFounded,
     Reason::QuorumNotReached,
     Reason::CoordinatorSilent,
@@ -426,6 +426,7 @@ const REASONS: [Reason; 13] = [
     Reason::NotConfirmed,
     Reason::HintsFull,
     Reason::NotMember,
+    Reason::RoundsUnknown,
 ];
 
 fn encode_failure(failure: &Failure, out: &mut impl Write) {

@@ -49,6 +49,8 @@ pub struct View {
     pub cluster: ClusterId,
     /// The present disk of each name that is known, whether it is a member or not.
     pub ids: BTreeMap<NodeName, NodeId>,
+    /// This disk took the place of another, or is to.
+    pub is_replacement: bool,
     /// Something may be left on this disk of what it held under another id.
     pub has_past: bool,
     /// Disks that were replaced or removed: nothing that they say counts any more.
@@ -96,12 +98,6 @@ impl Versions {
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
-    }
-
-    /// Whether the oldest is among them: a home or a member of others only is new there.
-    #[must_use]
-    pub fn has_oldest(self) -> bool {
-        !self.and(Self::NONE.with(0)).is_empty()
     }
 
     /// The places, in order.
@@ -195,6 +191,7 @@ impl View {
             boot,
             cluster,
             ids: BTreeMap::new(),
+            is_replacement: false,
             has_past: false,
             fenced: Arc::default(),
             all_acked: Some(placement.tag),
@@ -246,6 +243,12 @@ impl View {
     #[must_use]
     pub fn removing(self, removed: impl IntoIterator<Item = NodeName>) -> Self {
         Self { removed: Arc::new(removed.into_iter().collect()), ..self }
+    }
+
+    /// The same, of a disk that takes the place of another.
+    #[must_use]
+    pub fn replacing(self, is_replacement: bool) -> Self {
+        Self { is_replacement, ..self }
     }
 
     /// The same, of a disk on which something may be left of what it held under another id.

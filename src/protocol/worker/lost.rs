@@ -110,23 +110,34 @@ impl Worker {
             return;
         }
         for partition in self.lost.partitions() {
-            if self.collect.is_moving(partition) {
-                continue;
-            }
-            match self.unmerged(partition) {
-                Some(nodes) if nodes.is_empty() => self.partition_rebuilt(partition, out),
-                Some(nodes) => {
-                    self.ask_where_rounds_are(&nodes, partition, out);
-                    for node in nodes.into_iter().flatten() {
-                        self.sync_with(now, Goal::Rebuild(partition), node, out);
-                    }
-                }
-                None => self.lost_elsewhere(partition, out),
-            }
+            self.rebuild_partition(now, partition, out);
         }
         if !self.lost.partitions.is_empty() && !self.lost.is_armed {
             self.lost.is_armed = true;
             self.arm(now.mono.after_millis(RETRY_MS), Timer::Lost);
+        }
+    }
+
+    /// Asks the homes of a lost partition that have not been merged yet. Nothing is taken in before the rounds of
+    /// the partition are known, nor while its copy is set aside.
+    pub(super) fn rebuild_partition(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.collect.is_moving(partition) {
+            return;
+        }
+        match self.unmerged(partition) {
+            Some(nodes) if nodes.is_empty() => self.partition_rebuilt(partition, out),
+            Some(_) if self.is_untold(partition) => {}
+            Some(nodes) => {
+                for node in nodes.into_iter().flatten() {
+                    self.sync_with(now, Goal::Rebuild(partition), node, out);
+                }
+            }
+            None => self.lost_elsewhere(partition, out),
         }
     }
 

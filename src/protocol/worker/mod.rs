@@ -405,7 +405,7 @@ impl Worker {
                 _ => {}
             },
             DataMessage::Round(round) => {
-                if !self.is_driven_without_all(sender.placement, &round) {
+                if !self.is_asked_of_others(sender.placement, &round) {
                     self.round_heard(now, sender.from, partition, round, out);
                 }
             }
@@ -510,6 +510,7 @@ impl Worker {
         if view.ids.contains_key(name) || view.fenced.contains(&old) {
             self.spread_fenced(now, old, out);
             self.change.disk_replaced();
+            self.open_rounds_anew(now, out);
         }
         self.replay_anew(now, name);
     }
@@ -543,7 +544,7 @@ impl Worker {
     fn reachability(&mut self, now: Now, node: NodeId, up: bool, out: &mut Vec<Effect>) {
         self.peers.set_up(node, up);
         if up {
-            self.tell_newcomer(node, out);
+            self.ask_untold(now, Some(node), out);
             self.replay_to(node, out);
             self.compare_soon(now, node);
             self.rebuild_lost(now, out);
@@ -598,6 +599,7 @@ impl Worker {
                 Timer::SyncAgain(goal, node) => self.sync_again(now, goal, node, out),
                 Timer::Sync(session) => self.sync_resume(now, session, out),
                 Timer::Lost => self.lost_due(now, out),
+                Timer::Untold => self.untold_due(now, out),
                 Timer::Behind(op, ask) => self.spread_still_behind(now, op, ask, out),
                 Timer::Change => self.change_due(now, out),
                 Timer::Leave => self.leave_due(now, out),

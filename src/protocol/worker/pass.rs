@@ -121,7 +121,9 @@ impl Worker {
     fn better_coordinators(&mut self, partition: Partition, key: &Key) -> Vec<NodeId> {
         let Some(route) = self.route(partition) else { return vec![] };
         let me = route.view.me;
-        let is_whole = route.own.is_some() && !self.is_rebuilding(partition, key);
+        let is_whole = route.own.is_some()
+            && !self.is_rebuilding(partition, key)
+            && !self.is_untold(partition);
         if is_whole && !self.conditions.clock_suspect {
             return vec![];
         }
@@ -375,6 +377,7 @@ impl Worker {
             || self.conditions.draining
             || self.view.is_none()
             || self.is_full()
+            || self.is_untold(partition)
             || (self.is_rebuilding(partition, &pass.key)
                 && !self.better_coordinators(partition, &pass.key).is_empty())
             || (pass.strict && !self.conditions.confirmed);

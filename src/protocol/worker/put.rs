@@ -89,6 +89,10 @@ impl Worker {
         let Some(route) = self.route(partition) else {
             return self.fail_before(origin, partition, Reason::NotFounded, out);
         };
+        if self.is_untold(partition) {
+            self.ask_where_rounds_are(partition, out);
+            return self.fail_before(origin, partition, Reason::RoundsUnknown, out);
+        }
         let Asked { key, put, consistency, strict, deadline, trace } = asked;
         let far = put.context.as_ref().is_some_and(|c| self.clock.is_far(now.wall, c.highest()));
         let is_home = route.own.is_some() && !self.is_rebuilding(partition, &key);
@@ -247,6 +251,8 @@ impl Worker {
             Err(reason) => return self.put_failed_before(put, reason, out),
         };
         put.written = Some(dot);
+        // A copy that has opened no round is of the lowest that it was brought, which may have come since.
+        put.round = put.round.min(self.round(put.route.partition));
         let needed = put.route.needed(put.consistency, put.strict);
         let (route, key) = (put.route.clone(), put.key.clone());
         let own = route.own_target.map(|_| CellId::own(route.partition, &key));

@@ -155,7 +155,9 @@ impl Worker {
         let (partition, key) = (rebuild.partition, rebuild.key.clone());
         let answer = match answer {
             // What was lost here is no longer there to outlive what an older answer brings back.
-            SyncAnswer::Key(round, _) if round < self.collect.number(partition) => None,
+            SyncAnswer::Key(round, _) if round < self.collect.floor_of_rebuilding(partition) => {
+                None
+            }
             SyncAnswer::Key(round, Some(sealed)) => {
                 sealed.open(partition, &key).ok().map(|record| (round, record))
             }

@@ -193,6 +193,7 @@ impl Worker {
             return refuse(Refusal::NotMine, out);
         }
         if !self.takes(partition, &key, hint_for.is_some(), round) {
+            self.ask_if_untold(sender.from, partition, out);
             self.tell_if_behind(sender.from, partition, round, out);
             return refuse(Refusal::RoundOver, out);
         }

@@ -263,9 +263,9 @@ impl Worker {
             |call| DataMessage::Write(WriteRequest { call, key, record, hint_for, round });
         let partition = spread.route.partition;
         let purpose = Purpose::Spread { op, ask };
-        if hint || !spread.route.targets[target].versions.has_oldest() {
-            // Who has not heard where the rounds are may set aside what it keeps once it does: it is to hear of
-            // them before it keeps this.
+        if hint {
+            // A disk that was set back sets aside what it keeps once it hears where the rounds are: it is to hear
+            // of them before it keeps this.
             self.tell_if_behind(node, partition, RoundNumber::default(), out);
         }
         self.call(now, node, purpose, partition, spread.trace, message, out);

@@ -3,6 +3,7 @@
 
 mod hints;
 mod lost;
+mod newcomers;
 mod ring;
 mod sync;
 mod trees;
@@ -35,6 +36,8 @@ struct Node {
     late_scans: Option<Vec<Input>>,
     refuses: bool,
     down: bool,
+    /// Whether its disk took the place of another.
+    is_replacement: bool,
     boots: u64,
 }
 
@@ -134,6 +137,7 @@ impl Cluster {
         let (live, reads, acked) = &self.live;
         let view = View::new(id(node), name(node), boot, ClusterId(1), live[0].clone(), ids);
         let view = view.with_live(live, live[*reads].tag, Some(live[*acked].tag));
+        let view = view.replacing(self.nodes[node].is_replacement);
         self.input(node, Input::View(Arc::new(view)));
     }
 

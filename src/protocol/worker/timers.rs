@@ -39,6 +39,8 @@ pub(super) enum Timer {
     Leave,
     Collect,
     Round(Partition),
+    /// Partitions of which this node has not been told where their rounds are.
+    Untold,
 }
 
 /// Names a timer, to take it back.

@@ -50,7 +50,7 @@ impl Collect {
     /// What was marked at an earlier start may still have to be moved.
     pub(in crate::protocol::worker) fn move_on(&mut self, partition: Partition, mark: &[u8]) {
         let Ok(number) = mark.try_into().map(u64::from_be_bytes) else { return };
-        if RoundNumber(number) > self.number(partition) {
+        if RoundNumber(number) > self.closed(partition) {
             self.unmoved.insert(partition, RoundNumber(number));
         }
     }
@@ -65,7 +65,7 @@ impl Worker {
         number: RoundNumber,
         out: &mut Vec<Effect>,
     ) {
-        if self.collect.is_moving(partition) || self.adopt_round(partition, number, out) {
+        if self.collect.is_moving(partition) || self.adopt_round(now, partition, number, out) {
             return;
         }
         self.end_tenure(partition, "its copy is set aside", out);

@@ -96,7 +96,7 @@ impl Worker {
         cut: Cut,
         out: &mut Vec<Effect>,
     ) {
-        let last = self.round(partition);
+        let last = self.collect.state(partition).number;
         let refused = self.collect.refused.get(&partition).copied().unwrap_or_default();
         let number = RoundNumber(last.max(refused).0.saturating_add(1));
         let stage = if cut.is_empty() { Stage::Opening } else { Stage::Surveying };

@@ -128,7 +128,8 @@ impl Worker {
         match open {
             Some(cut) if held.iter().all(|held| *held) => {
                 // The state may have moved while the records were read.
-                if !self.collect.is_busy(partition) && number > self.round(partition) {
+                if !self.collect.is_busy(partition) && number > self.collect.state(partition).number
+                {
                     let id = cut.id();
                     self.open_round(from, partition, number, id, Some(cut), out);
                 }

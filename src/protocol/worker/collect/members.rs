@@ -12,7 +12,8 @@
 use std::collections::BTreeSet;
 
 use super::super::Worker;
-use super::drive::Stage;
+use super::drive::{Drive, Stage};
+use super::newcomer::ASKS_WHERE;
 use crate::protocol::message::{PlacementTag, RoundMessage};
 use crate::protocol::placement::View;
 use crate::protocol::step::Effect;
@@ -25,14 +26,19 @@ pub(super) fn taking_part(view: &View) -> impl Iterator<Item = &NodeName> {
 }
 
 impl Worker {
-    /// Whether a driver asks for a step of a round, and a version that is known here may be unknown to it: a
-    /// rival has the same number.
-    pub(in crate::protocol::worker) fn is_driven_without_all(
+    /// Whether a driver asks for a step of a round, or a newcomer where the rounds are, and the two nodes may not
+    /// know the same versions: a rival has the same number.
+    pub(in crate::protocol::worker) fn is_asked_of_others(
         &self,
         theirs: PlacementTag,
         message: &RoundMessage,
     ) -> bool {
-        let asks = matches!(message, RoundMessage::Open { .. } | RoundMessage::Drain(..));
+        let asks = matches!(
+            message,
+            RoundMessage::Open { .. }
+                | RoundMessage::Drain(..)
+                | RoundMessage::Survey(ASKS_WHERE, _)
+        );
         let newest = self.view.as_ref().map(|view| view.newest().tag());
         asks && newest.is_some_and(|newest| theirs != newest)
     }
@@ -50,7 +56,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         self.mark_joined(view, out);
-        self.tell_joiners(view, out);
+        self.ask_untold(now, None, out);
         let members: BTreeSet<NodeName> = taking_part(view).cloned().collect();
         let driven: Vec<Partition> = self.collect.drives.keys().copied().collect();
         for partition in driven {
@@ -69,5 +75,19 @@ impl Worker {
             }
         }
         self.resume_rounds(now, out);
+    }
+
+    /// A member's disk was replaced: what the old one has confirmed, the new one has not.
+    pub(in crate::protocol::worker) fn open_rounds_anew(
+        &mut self,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let is_early = |drive: &&Drive| matches!(drive.stage, Stage::Opening | Stage::Draining);
+        let open = self.collect.drives.iter().filter(|(_, drive)| is_early(drive));
+        let open: Vec<Partition> = open.map(|(partition, _)| *partition).collect();
+        for partition in open {
+            self.enter(now, partition, Stage::Opening, out);
+        }
     }
 }

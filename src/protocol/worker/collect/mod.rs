@@ -32,7 +32,7 @@ use self::drain::Draining;
 use self::drive::{Drive, Stage};
 pub(super) use self::look::LookId;
 use self::look::Looks;
-use self::newcomer::Newcomers;
+use self::newcomer::{ASKS_WHERE, Newcomers};
 use self::sweep::Sweep;
 use super::cells::{CellId, Incoming, Waiter};
 use super::timers::Timer;
@@ -94,9 +94,18 @@ pub(super) enum Then {
 }
 
 impl Collect {
-    /// The round that was opened last: what is read of the own copy carries it.
+    /// The round that was opened last: what is read of the own copy carries it, unless what is older was brought
+    /// to a copy that has opened none.
     pub fn number(&self, partition: Partition) -> RoundNumber {
-        self.rounds.get(&partition).map_or_else(RoundNumber::default, |rounds| rounds.number)
+        let Some(rounds) = self.rounds.get(&partition) else { return RoundNumber::default() };
+        let lowest = || self.newcomers.lowest_brought(partition);
+        if rounds.never_opened() { rounds.number.min(lowest()) } else { rounds.number }
+    }
+
+    /// What is merged into a key that is being rebuilt is not older than this.
+    pub fn floor_of_rebuilding(&self, partition: Partition) -> RoundNumber {
+        let rounds = self.rounds.get(&partition);
+        rounds.map_or_else(RoundNumber::default, Rounds::floor_of_rebuilding)
     }
 
     /// No hint that is held is of an older round.
@@ -164,7 +173,7 @@ impl Worker {
         hint: bool,
         round: RoundNumber,
     ) -> bool {
-        if self.collect.is_moving(partition) {
+        if self.collect.is_moving(partition) || self.is_untold(partition) {
             return false;
         }
         if hint {
@@ -188,7 +197,7 @@ impl Worker {
     }
 
     /// Tells a peer where the rounds are, if one above this was closed here; [`RoundNumber::default`]: if
-    /// any was.
+    /// any was. Who cannot vouch for what it knows of them says nothing.
     pub(super) fn tell_if_behind(
         &self,
         to: NodeId,
@@ -196,7 +205,7 @@ impl Worker {
         round: RoundNumber,
         out: &mut Vec<Effect>,
     ) {
-        if round < self.collect.closed(partition) {
+        if round < self.collect.closed(partition) && self.knows_rounds(partition) {
             let message = DataMessage::Round(self.collect.behind(partition));
             out.push(Effect::Send { to, trace: None, partition, message });
         }
@@ -216,8 +225,10 @@ impl Worker {
             return;
         }
         match message {
+            RoundMessage::Survey(ASKS_WHERE, _) => self.asked_where(now, from, partition, out),
+            RoundMessage::Surveyed(ASKS_WHERE, _) => self.nor_told(now, from, partition, out),
             // The number is taken. Whoever drives knows less than it did once, if it drives at all.
-            RoundMessage::Survey(number, _) if number <= self.round(partition) => {
+            RoundMessage::Survey(number, _) if number <= self.collect.state(partition).number => {
                 self.answer_behind(now, from, partition, out);
             }
             RoundMessage::Survey(number, cut) => {
@@ -237,7 +248,7 @@ impl Worker {
             }
             RoundMessage::Over(number) => self.round_is_over(partition, number, out),
             RoundMessage::Behind { number, closed, id } => {
-                self.heard_where(partition);
+                self.told_where(now, partition, number, closed, out);
                 self.heard_of_closed(now, partition, number, closed, id, out);
                 self.round_refused(from, partition, number);
             }

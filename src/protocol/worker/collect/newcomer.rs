@@ -1,41 +1,53 @@
 //! Newcomers: disks that began with nothing, and rounds that closed without them.
 //!
-//! Whoever hears of a closed round that it has not drained is not the copy that the members spoke for, and
-//! sets it aside (see [`super::aside`]); it may count for acknowledged writes, and where two such disks were
-//! all that held one, it would be lost. A *newcomer* takes the round's number over instead, and keeps its copy: a
-//! disk that began with nothing (it has joined, or is being rebuilt), until it opens a round of the partition. What it holds is new, or was
-//! brought by others; and all others had opened the round before they knew of it:
+//! Whoever hears of a closed round that it has not drained is not the copy that the members spoke for, and sets it
+//! aside (see [`super::aside`]). What it holds may count for acknowledged writes: where all who hold one set it aside,
+//! it is lost. A disk that has joined, or took the place of another, has not heard of the rounds before. So:
 //!
-//! - if it joined, because nobody opens or drains a round for a driver that lacks a version;
-//! - if it took the place of a disk that was lost, because that one had drained the round, which is asked for
-//!   once all have opened it, and was dead when the newcomer was admitted.
+//! - **It takes nothing before it is told.** Until a member that knows has said where the rounds of a partition are, it
+//!   coordinates no write of it, and keeps no record and no hint ([`Worker::is_untold`]). It asks all homes as soon as
+//!   it reaches them, and whoever wants it to keep something. Who has not been told, or rebuilds its own copy, cannot
+//!   tell others; if all homes say so, nobody knows better, and it begins.
+//! - **It keeps what it holds when a round closes that it was told of.** It was told which number *n* others had
+//!   opened. A round up to *n* may close without it; none above *n* does, because nobody opens or drains a round for
+//!   a driver that lacks a version, and who told it knew of it:
 //!
-//! So nothing from before the round was brought to it, with two exceptions. A disk that was set back to what it
-//! held long ago sends that, under an old number; so may a holder that had not drained yet send a hint. A newcomer
-//! therefore remembers the lowest number that it was brought of each partition, durably, in the commit of the record
-//! that came with it, and takes over no number above that. And not every disk that is new to a partition began
-//! with nothing: it may have held something under another id ([`View::has_past`]), or have joined with a version
-//! that lost to a rival, and join again. Of these the mark [`JOINED`] tells, which names the version.
+//! ```text
+//!      closed ≤ drained        …        n │ a round above needs this disk, too
+//!             who told it has opened these │
+//! ```
 //!
-//! What a newcomer writes before it has heard of a round carries an old number, too, and another newcomer that
-//! takes it sets it aside: that it is kept rests on its writer alone. So it is to hear soon: homes tell whom they
-//! reach where the rounds are, and joiners again; and who is being rebuilt asks until it is answered.
+//!   What it took meanwhile was new, or came from members that had opened the round; what it sends carries
+//!   *n* itself. So its copy holds nothing from before the round: it takes the number over, and keeps its copy. A
+//!   disk that was told once and does not know a later round was set back, and sets its copy aside like any other.
+//!
+//! Two kinds of senders may bring a newcomer what is older than a round that closes without it: a disk that was set
+//! back, and one that holds a hint and had not drained yet. So it remembers the lowest number that it was
+//! brought of each partition, durably, in the commit of the record that came with it; what it sends carries no
+//! higher number, and it takes over none. And not every new disk began with nothing: it may have held something under
+//! another id ([`View::has_past`]), or have joined with a version that lost to a rival, and join again. Of these the
+//! mark [`JOINED`] tells, which names the version.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
 use super::super::Worker;
-use super::{PREFIX, Then};
+use super::super::timers::Timer;
+use super::{PREFIX, RETRY_MS, Then};
 use crate::protocol::codec::{DecodeError, Reader, Write};
+use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, RoundMessage};
 use crate::protocol::meta::partition_key;
 use crate::protocol::placement::View;
-use crate::protocol::rounds::{Cut, CutId, Rounds};
+use crate::protocol::rounds::{Cut, Rounds};
 use crate::protocol::step::{Change, Effect, Page, Space};
-use crate::types::{NodeId, Partition, RoundNumber};
+use crate::types::{NodeId, Now, Partition, RoundNumber};
 
+/// A survey of this round and of nothing asks where the rounds are; an answer to it of nothing: who was asked
+/// does not know.
+pub(super) const ASKS_WHERE: RoundNumber = RoundNumber(0);
 /// What follows [`PREFIX`] in the key under which it is marked how this disk has joined: no
 /// partition's, which has two bytes.
 const JOINED: &[u8] = b"joined";
@@ -43,16 +55,18 @@ const JOINED: &[u8] = b"joined";
 /// partition`. They begin with [`PREFIX`] and are read with what else does.
 const BROUGHT: &[u8] = b"rounds/brought/";
 
-/// What a worker knows of newcomers: of this disk, and of those that it tells.
+/// What a worker knows of a disk that is new in its place: this one.
 #[derive(Debug, Default)]
 pub(super) struct Newcomers {
     /// How this disk has joined; none: it is a founder, or took the place of another.
     joined: Option<Joined>,
     brought: FxHashMap<Partition, Brought>,
-    /// Disks that were told where the rounds are.
-    told: BTreeSet<NodeId>,
-    /// Partitions of which some home has said where the rounds are.
-    heard: BTreeSet<Partition>,
+    /// Partitions of which someone has said where the rounds are, since the start.
+    told: BTreeSet<Partition>,
+    /// Who has said of a partition that it does not know either.
+    nor_told: BTreeMap<Partition, BTreeSet<NodeId>>,
+    /// Whether it will be asked again in a while.
+    is_armed: bool,
 }
 
 /// How a disk has joined.
@@ -73,17 +87,166 @@ struct Brought {
     is_kept: bool,
 }
 
+impl Newcomers {
+    /// The lowest round that anything is of that others sent of a partition since this disk is new.
+    pub(super) fn lowest_brought(&self, partition: Partition) -> RoundNumber {
+        self.brought.get(&partition).map_or(RoundNumber::MAX, |brought| brought.lowest)
+    }
+}
+
 impl Worker {
-    /// The versions are others: joiners among them are told anew where the rounds are.
-    pub(super) fn tell_joiners(&mut self, view: &View, out: &mut Vec<Effect>) {
-        for (name, id) in &view.ids {
-            let versions = view.versions_of(name);
-            if !versions.is_empty() && !versions.has_oldest() {
-                self.collect.newcomers.told.remove(id);
+    /// Whether this disk is new in its place, and nobody has told it yet where the rounds of a partition are:
+    /// it takes nothing of it.
+    pub(in crate::protocol::worker) fn is_untold(&self, partition: Partition) -> bool {
+        let Some(view) = &self.view else { return false };
+        let newcomers = &self.collect.newcomers;
+        let known = self.collect.rounds.get(&partition);
+        let lacks = match newcomers.joined.filter(|joined| joined.id == view.me) {
+            // What it knows may be of when it joined before.
+            Some(Joined { version: None, .. }) => known.is_none_or(Rounds::never_opened),
+            Some(_) => known.is_none(),
+            // What is left of its past, and has a number, is set aside if that is too low.
+            None => view.is_replacement && !view.has_past && known.is_none(),
+        };
+        lacks && !newcomers.told.contains(&partition) && !self.has(Defect::TakeUntold)
+    }
+
+    /// Whether this node can tell others where the rounds of a partition are.
+    pub(super) fn knows_rounds(&self, partition: Partition) -> bool {
+        !self.is_untold(partition) && !self.is_lost(partition)
+    }
+
+    /// Asks homes, or a node that has just been reached, where the rounds are of those partitions of which this node is
+    /// a home; and again in a while, until it has been told.
+    pub(in crate::protocol::worker) fn ask_untold(
+        &mut self,
+        now: Now,
+        node: Option<NodeId>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(view) = self.view.clone() else { return };
+        let (index, workers) = (self.config.index, self.config.workers);
+        let mine = (0..view.partitions()).map(Partition).filter(|p| p.worker(workers) == index);
+        let untold = mine.filter(|&p| self.is_untold(p) && view.is_home(p));
+        let untold: Vec<Partition> = untold.collect();
+        for &partition in &untold {
+            let Some(route) = self.route(partition) else { continue };
+            let is_asked = |home: &NodeId| node.is_none_or(|node| node == *home);
+            for home in route.others().flatten().filter(is_asked) {
+                self.ask_where(home, partition, out);
             }
-            if *id != view.me && self.peers.reachable(*id) {
-                self.tell_newcomer(*id, out);
-            }
+        }
+        if !untold.is_empty() && !self.collect.newcomers.is_armed {
+            self.collect.newcomers.is_armed = true;
+            self.arm(now.mono.after_millis(RETRY_MS), Timer::Untold);
+        }
+    }
+
+    /// Nobody may have answered.
+    pub(in crate::protocol::worker) fn untold_due(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.collect.newcomers.is_armed = false;
+        self.ask_untold(now, None, out);
+    }
+
+    /// Asks every member where the rounds of a partition are.
+    pub(in crate::protocol::worker) fn ask_where_rounds_are(
+        &self,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(view) = &self.view else { return };
+        for to in view.members().into_iter().filter_map(|name| view.ids.get(name)) {
+            self.ask_where(*to, partition, out);
+        }
+    }
+
+    /// Asks who wants something kept that this node is to be told of first.
+    pub(in crate::protocol::worker) fn ask_if_untold(
+        &self,
+        to: NodeId,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.is_untold(partition) {
+            self.ask_where(to, partition, out);
+        }
+    }
+
+    fn ask_where(&self, to: NodeId, partition: Partition, out: &mut Vec<Effect>) {
+        if self.peers.reachable(to) && self.view.as_ref().is_some_and(|view| view.me != to) {
+            let ask = RoundMessage::Survey(ASKS_WHERE, Cut::default());
+            out.push(Effect::Send { to, trace: None, partition, message: DataMessage::Round(ask) });
+        }
+    }
+
+    /// A newcomer asks where the rounds are.
+    pub(super) fn asked_where(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.knows_rounds(partition) {
+            return self.answer_behind(now, from, partition, out);
+        }
+        let answer = RoundMessage::Surveyed(ASKS_WHERE, vec![]);
+        self.say_of_round(now, from, partition, answer, out);
+    }
+
+    /// Someone who knows has said where the rounds of a partition are: which others have opened, and closed.
+    pub(super) fn told_where(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        number: RoundNumber,
+        closed: RoundNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        let is_first = self.is_untold(partition);
+        let state = self.collect.state(partition);
+        // Of two that have told it, one may have been set back. What it hears after another start is no
+        // telling: it may have been set back itself.
+        let is_more = self.collect.newcomers.told.contains(&partition)
+            && state.never_opened()
+            && number > state.number;
+        if self.collect.is_busy(partition) || !(is_first || is_more) {
+            return;
+        }
+        let lowest = self.collect.newcomers.lowest_brought(partition);
+        if self.is_newcomer_to(partition) && lowest >= closed {
+            self.take_over(partition, number, closed.max(state.closed), out);
+        }
+        if is_first {
+            self.begin_told(now, partition, out);
+        }
+    }
+
+    /// Someone cannot tell. If no home can, there is nothing to be told.
+    pub(super) fn nor_told(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.is_untold(partition) {
+            return;
+        }
+        let Some(route) = self.route(partition) else { return };
+        let nor_told = self.collect.newcomers.nor_told.entry(partition).or_default();
+        nor_told.insert(from);
+        if route.others().all(|home| home.is_some_and(|home| nor_told.contains(&home))) {
+            self.begin_told(now, partition, out);
+        }
+    }
+
+    /// All is known that there is to know: from now on records of the partition are taken.
+    fn begin_told(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
+        self.collect.newcomers.told.insert(partition);
+        self.collect.newcomers.nor_told.remove(&partition);
+        if self.is_lost(partition) {
+            self.rebuild_partition(now, partition, out);
         }
     }
 
@@ -103,6 +266,7 @@ impl Worker {
         let joined = Joined { id, version };
         if self.collect.newcomers.joined != Some(joined) {
             self.collect.newcomers.joined = Some(joined);
+            self.collect.newcomers.told.clear();
             self.commit_meta([PREFIX, JOINED].concat().into(), Some(joined.encode()), out);
         }
     }
@@ -129,7 +293,7 @@ impl Worker {
     ) {
         // What is older than what was closed here is refused.
         let takes = self.is_newcomer_to(partition) && round >= self.collect.closed(partition);
-        if takes && round < self.lowest_brought(partition) {
+        if takes && round < self.collect.newcomers.lowest_brought(partition) {
             let brought = Brought { lowest: round, is_kept: false };
             self.collect.newcomers.brought.insert(partition, brought);
         }
@@ -159,41 +323,6 @@ impl Worker {
         self.collect.newcomers.brought.insert(partition, brought);
     }
 
-    /// Tells a disk that is new here where the rounds are of which this node knows as a home, before it
-    /// takes in anything that it might have to set aside for them.
-    pub(in crate::protocol::worker) fn tell_newcomer(&mut self, to: NodeId, out: &mut Vec<Effect>) {
-        if !self.collect.newcomers.told.insert(to) {
-            return;
-        }
-        let known = self.collect.rounds.keys().copied();
-        let known: BTreeSet<Partition> = known.filter(|&known| self.is_home(known)).collect();
-        for partition in known {
-            self.tell_if_behind(to, partition, RoundNumber::default(), out);
-        }
-    }
-
-    /// Someone has said where the rounds of a partition are.
-    pub(super) fn heard_where(&mut self, partition: Partition) {
-        self.collect.newcomers.heard.insert(partition);
-    }
-
-    /// Asks homes where the rounds of a partition are, unless one has said so: by a survey of nothing, under a
-    /// number that is taken everywhere.
-    pub(in crate::protocol::worker) fn ask_where_rounds_are(
-        &self,
-        homes: &[Option<NodeId>],
-        partition: Partition,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.collect.newcomers.heard.contains(&partition) {
-            return;
-        }
-        for to in homes.iter().copied().flatten().filter(|&home| self.peers.reachable(home)) {
-            let ask = RoundMessage::Survey(RoundNumber::default(), Cut::default());
-            out.push(Effect::Send { to, trace: None, partition, message: DataMessage::Round(ask) });
-        }
-    }
-
     /// What was held of a partition is set aside: nothing is left of what others sent. The change goes
     /// with that.
     pub(super) fn brought_anew(&mut self, partition: Partition) -> Change {
@@ -203,41 +332,54 @@ impl Worker {
 
     /// Whether all that is held of a partition came to this disk since it has its id, and no round of the
     /// partition was opened here since: then what is held is of what others brought, or new. Only what shows
-    /// that counts: that it has joined, or is being rebuilt. Any other disk that does not know a closed round
+    /// that counts: that it has joined, or took the place of another. Any other disk that does not know a closed round
     /// may have been set back.
     fn is_newcomer_to(&self, partition: Partition) -> bool {
         let began_with_nothing = self.view.as_ref().is_some_and(|view| {
             let joined = self.collect.newcomers.joined.filter(|joined| joined.id == view.me);
-            let came = joined.map_or(self.is_lost(partition), |joined| joined.version.is_some());
+            let came = joined.map_or(view.is_replacement, |joined| joined.version.is_some());
             !view.has_past && came
         });
-        // A number that was taken over is no part: more than one round may have closed without this node.
         let known = self.collect.rounds.get(&partition);
-        began_with_nothing && known.is_none_or(|rounds| rounds.id == CutId::default())
+        began_with_nothing && known.is_none_or(Rounds::never_opened)
     }
 
-    /// The lowest round that anything is of that others sent of a partition since this disk joined.
-    fn lowest_brought(&self, partition: Partition) -> RoundNumber {
-        let brought = self.collect.newcomers.brought.get(&partition);
-        brought.map_or(RoundNumber::MAX, |brought| brought.lowest)
-    }
-
-    /// A round was closed that this node never confirmed. If it is a newcomer to the partition, and was
-    /// brought nothing from before the round, it takes the number over.
+    /// A round was closed that this node never confirmed. If it is a newcomer to the partition, was told that the round
+    /// was open or is told of the rounds by this, and was brought nothing from before the round, it takes the
+    /// number over.
     pub(super) fn adopt_round(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        closed: RoundNumber,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let (is_first, state) = (self.is_untold(partition), self.collect.state(partition));
+        let takes = self.is_newcomer_to(partition)
+            && (is_first || closed <= state.number)
+            && self.collect.newcomers.lowest_brought(partition) >= closed;
+        if takes {
+            self.take_over(partition, state.number, closed, out);
+        }
+        if takes && is_first {
+            self.begin_told(now, partition, out);
+        } else if is_first {
+            self.collect.newcomers.told.insert(partition);
+        }
+        takes
+    }
+
+    fn take_over(
         &mut self,
         partition: Partition,
         number: RoundNumber,
+        closed: RoundNumber,
         out: &mut Vec<Effect>,
-    ) -> bool {
-        if !self.is_newcomer_to(partition) || self.lowest_brought(partition) < number {
-            return false;
-        }
+    ) {
         // At once, and not when it is durable: what is older must not come in meanwhile.
-        let state = Rounds::begun_anew(number);
+        let state = Rounds::told(number, closed);
         self.collect.rounds.insert(partition, state.clone());
         self.commit_rounds(partition, state, Then::Nothing, out);
-        true
     }
 }
 

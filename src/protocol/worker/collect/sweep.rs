@@ -123,7 +123,11 @@ impl Worker {
         while let Some(partition) = self.collect.sweep.queue.pop_front() {
             let spent = self.collect.spent.contains(&partition);
             let waits = (changing || self.is_any_rebuilding(partition)) && !spent;
-            if waits || self.is_driving(partition) || !self.is_driver(partition) {
+            if waits
+                || self.is_untold(partition)
+                || self.is_driving(partition)
+                || !self.is_driver(partition)
+            {
                 continue;
             }
             // What becomes mortal from now on makes it a suspect again.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::lost::mark_all;
+use crate::protocol::lost::{lost_marker, mark_all};
 use crate::protocol::placement::{Change as RingChange, Member, Placement, View};
 use crate::protocol::record::Record;
 use crate::protocol::step::Space;
@@ -76,13 +76,19 @@ impl Lone {
     }
 
     fn input(&mut self, input: Input) {
-        let mut inputs = vec![input];
+        self.does(|worker, out| worker.step(NOW, input, out));
+    }
+
+    /// Has the worker do something, and carries out what follows.
+    fn does(&mut self, act: impl FnOnce(&mut Worker, &mut Vec<Effect>)) {
+        let mut effects = vec![];
+        act(&mut self.worker, &mut effects);
+        let mut inputs: Vec<Input> =
+            effects.into_iter().filter_map(|it| self.carry_out(it)).collect();
         while let Some(input) = inputs.pop() {
             let mut out = vec![];
             self.worker.step(NOW, input, &mut out);
-            for effect in out {
-                inputs.extend(self.carry_out(effect));
-            }
+            inputs.extend(out.into_iter().filter_map(|it| self.carry_out(it)));
         }
     }
 
@@ -196,6 +202,22 @@ fn a_copy_that_no_round_knows_is_moved_and_marked_and_not_deleted() {
     assert!(again.worker.is_lost(Partition(1)), "it counts as whole after a restart");
 }
 
+/// It had opened the round, and not drained it.
+#[test]
+fn a_copy_that_was_half_moved_is_moved_on_after_a_restart() {
+    let place = (Space::Records, Bytes::from_static(&[0, 1, b'a']));
+    let number = RoundNumber(7);
+    let state = Rounds::default().after_opening(number, cut(1).id(), None);
+    let mark = Bytes::copy_from_slice(&number.0.to_be_bytes());
+    let lone = Lone::start(BTreeMap::from([
+        (place.clone(), Bytes::from_static(b"ghost")),
+        ((Space::Meta, partition_key(PREFIX, Partition(1))), state.encode()),
+        ((Space::Meta, lost_marker(Partition(1))), mark),
+    ]));
+    assert!(!lone.disk.contains_key(&place));
+    assert_eq!(lone.state().closed, number);
+}
+
 /// A round closed before it joined. What a disk held under another id is not what it joined with: seed
 /// 4001868 had a deleted value come back so.
 #[test]
@@ -213,6 +235,23 @@ fn who_has_joined_takes_a_rounds_number_over_and_who_has_a_past_sets_its_copy_as
         assert_eq!(lone.state().closed, RoundNumber(1));
         assert_eq!(lone.disk.contains_key(&place), !has_past);
     }
+}
+
+/// Else the round would stay open for ever: what the old disk has opened, the new one does not drain.
+#[test]
+fn a_round_is_opened_anew_when_a_members_disk_is_replaced() {
+    let mut lone = Lone::start(BTreeMap::new());
+    lone.does(|worker, out| worker.start_round(NOW, Partition(1), Cut::default(), out));
+    let (number, id) = (RoundNumber(1), Cut::default().id());
+    [1, 2].into_iter().for_each(|node| lone.hears(node, RoundMessage::Opened(number, id)));
+    assert!(lone.sent.contains(&RoundMessage::Drain(number, id)));
+    lone.sent.clear();
+    let before = view([0, 1, 2]);
+    let mut ids = before.ids.clone();
+    ids.insert(name(2), NodeId(9));
+    lone.input(Input::View(Arc::new(before.with_ids(ids).fencing([NodeId(2)]))));
+    let open = |message: &RoundMessage| matches!(message, RoundMessage::Open { .. });
+    assert!(!lone.sent.is_empty() && lone.sent.iter().all(open), "{:?}", lone.sent);
 }
 
 /// It may yet take the place of one that is a member, and does not know what that is home of.

@@ -139,10 +139,6 @@ impl Worker {
         self.sync.last_session += 1;
         let id = SessionId(self.sync.last_session);
         let session = Session::new(goal, node);
-        if let Goal::Transfer(partition) = goal {
-            // A node that has joined is to hear where the rounds are before this brings it anything.
-            self.tell_if_behind(node, partition, RoundNumber::default(), out);
-        }
         let walks = session.walk.is_some() || !session.todo.is_empty();
         self.sync.sessions.insert(id, session);
         if walks {

@@ -1,10 +1,7 @@
 //! Changes of the ring: a fourth node joins three, or one of four leaves.
 
 use super::*;
-use crate::protocol::message::{Refusal, RoundMessage, WriteAnswer, WriteRequest};
-use crate::protocol::record::{Content, Sibling};
-use crate::protocol::rounds::CutId;
-use crate::types::Stamp;
+use crate::protocol::message::{Refusal, WriteAnswer, WriteRequest};
 
 fn members(of: impl IntoIterator<Item = usize>) -> Vec<Member> {
     let member = |node| Member { name: name(node), zone: String::new(), weight: 1 };
@@ -12,7 +9,7 @@ fn members(of: impl IntoIterator<Item = usize>) -> Vec<Member> {
 }
 
 /// The next version, of these members.
-fn next(of: &Placement, nodes: impl IntoIterator<Item = usize>) -> Arc<Placement> {
+pub(super) fn next(of: &Placement, nodes: impl IntoIterator<Item = usize>) -> Arc<Placement> {
     let mut placement = Placement::found(members(nodes), 3, 64);
     placement.tag.number = of.tag.number + 1;
     placement.parent = of.tag.hash;
@@ -21,7 +18,7 @@ fn next(of: &Placement, nodes: impl IntoIterator<Item = usize>) -> Arc<Placement
 }
 
 /// Nodes 0 to 2 are members, and node 3 joins; nobody has been told yet.
-fn joining(defect: Option<Defect>) -> (Cluster, Arc<Placement>, Arc<Placement>) {
+pub(super) fn joining(defect: Option<Defect>) -> (Cluster, Arc<Placement>, Arc<Placement>) {
     let cluster = Cluster::of(4, Placement::found(members(0..3), 3, 64), defect);
     let (old, new) = (cluster.placement.clone(), next(&cluster.placement, 0..4));
     (cluster, old, new)
@@ -34,7 +31,7 @@ fn homes_in(placement: &Placement, key: &Key) -> Vec<usize> {
 }
 
 /// Keys that node 3 gains from node 2.
-fn moved(new: &Placement, count: usize) -> Vec<Key> {
+pub(super) fn moved(new: &Placement, count: usize) -> Vec<Key> {
     let all = (0..).map(|number| Key::new(format!("moved-{number}")).unwrap());
     let gains = |key: &Key| {
         let homes = homes_in(new, key);
@@ -51,7 +48,7 @@ fn unmoved(new: &Placement) -> Key {
 
 impl Cluster {
     /// Tells all who run of these versions.
-    fn live(&mut self, live: &[&Arc<Placement>], reads: usize, acked: usize) {
+    pub(super) fn live(&mut self, live: &[&Arc<Placement>], reads: usize, acked: usize) {
         self.live = (live.iter().map(|&placement| placement.clone()).collect(), reads, acked);
         for node in 0..self.nodes.len() {
             if !self.nodes[node].down {
@@ -462,132 +459,4 @@ fn what_is_lost_is_not_fetched_for_a_partition_that_was_given_up() {
     let before = cluster.workers[2].stats().sync_records;
     cluster.pass(1_200 * SECOND);
     assert_eq!(cluster.workers[2].stats().sync_records, before);
-}
-
-impl Cluster {
-    /// Node 0 sends node 3 a record of a round of a partition, and then says which round was closed.
-    fn bring_and_tell(&mut self, key: &Key, of: &Placement, rounds: (u64, u64)) {
-        let partition = key.partition(64);
-        let record = written_once().seal(partition, key);
-        let (key, hint_for, round) = (key.clone(), None, RoundNumber(rounds.0));
-        let write = WriteRequest { call: CallId(7), key, record, hint_for, round };
-        let (number, closed) = (RoundNumber(rounds.1), RoundNumber(rounds.1));
-        let news = RoundMessage::Behind { number, closed, id: CutId(9) };
-        for message in [DataMessage::Write(write), DataMessage::Round(news)] {
-            let (from, placement) = (id(0), of.tag);
-            self.input(3, Input::Message { from, placement, trace: None, partition, message });
-        }
-        self.pass(SECOND);
-    }
-}
-
-/// Two keys of one partition that node 3 gains.
-fn same_partition(new: &Placement) -> [Key; 2] {
-    let first = moved(new, 1).remove(0);
-    let keys = moved(new, 500).into_iter().skip(1);
-    let mut same = keys.filter(|key| key.partition(64) == first.partition(64));
-    let second = same.next().expect("500 keys in 64 partitions");
-    [first, second]
-}
-
-fn written_once() -> Record {
-    let dot = Dot::new(Actor(77), Stamp(5));
-    let content = Content::Value("value".into());
-    let sibling = Sibling { dot, content, expiry: None, request: None };
-    Record::default().write(&VersionVector::default(), sibling)
-}
-
-#[test]
-fn a_newcomer_takes_over_a_round_that_closed_without_it_unless_it_was_brought_what_is_older() {
-    // Whoever has not joined, and is not being rebuilt, may have been set back.
-    for (joins, brought, keeps) in [(true, 4, true), (true, 3, false), (false, 4, false)] {
-        let (mut cluster, old, new) = joining(None);
-        let key = moved(&new, 1).remove(0);
-        let live = if joins { vec![&old, &new] } else { vec![&new] };
-        cluster.live(&live, 0, 0);
-        cluster.bring_and_tell(&key, &new, (brought, 4));
-        let partition = key.partition(64);
-        let aside = (3, Event::SetAside(partition));
-        assert_eq!(cluster.events.contains(&aside), !keeps);
-        assert_eq!(cluster.workers[3].round(partition), RoundNumber(4));
-        assert_eq!(cluster.stored(3, &key).is_some(), keeps);
-    }
-}
-
-#[test]
-fn a_joiner_knows_after_a_restart_what_it_was_brought() {
-    for (brought, keeps) in [(4, true), (3, false)] {
-        let (mut cluster, old, new) = joining(None);
-        let key = moved(&new, 1).remove(0);
-        cluster.live(&[&old, &new], 0, 0);
-        cluster.bring_and_tell(&key, &new, (brought, 0));
-        cluster.kill(3);
-        cluster.restart(3);
-        cluster.bring_and_tell(&key, &new, (4, 4));
-        assert_eq!(cluster.events.contains(&(3, Event::SetAside(key.partition(64)))), !keeps);
-        assert_eq!(cluster.stored(3, &key).is_some(), keeps);
-    }
-}
-
-/// The commit that a number was to be kept with was refused; the next one keeps it.
-#[test]
-fn what_a_joiner_was_brought_is_kept_though_a_commit_is_refused() {
-    let (mut cluster, old, new) = joining(None);
-    let keys = same_partition(&new);
-    cluster.live(&[&old, &new], 0, 0);
-    cluster.nodes[3].refuses = true;
-    cluster.bring_and_tell(&keys[0], &new, (3, 0));
-    cluster.nodes[3].refuses = false;
-    cluster.bring_and_tell(&keys[1], &new, (3, 0));
-    cluster.kill(3);
-    cluster.restart(3);
-    cluster.bring_and_tell(&keys[0], &new, (4, 4));
-    assert!(cluster.events.contains(&(3, Event::SetAside(keys[0].partition(64)))));
-}
-
-/// What it was brought by a version that lost to another, or held before it left, is of before.
-#[test]
-fn who_joins_a_second_time_takes_no_round_over() {
-    let (mut cluster, old, new) = joining(None);
-    let key = moved(&new, 1).remove(0);
-    cluster.live(&[&old, &new], 0, 0);
-    cluster.bring_and_tell(&key, &new, (4, 0));
-    let without = next(&old, 0..3);
-    cluster.live(&[&old, &without], 0, 0);
-    let again = next(&without, 0..4);
-    cluster.live(&[&without, &again], 0, 0);
-    cluster.bring_and_tell(&key, &again, (4, 4));
-    assert!(cluster.events.contains(&(3, Event::SetAside(key.partition(64)))));
-}
-
-/// A home's emptied disk takes a write and a joiner stores it; neither has heard of a round that the other
-/// homes have closed, and refuse it for. It is acknowledged: it must not be set aside by both.
-#[test]
-fn what_only_two_newcomers_hold_is_not_set_aside_by_both() {
-    let (mut cluster, old, new) = joining(None);
-    let key = moved(&new, 1).remove(0);
-    let partition = key.partition(64);
-    cluster.live(&[&old, &new], 0, 0);
-    let news = || {
-        let (number, closed) = (RoundNumber(4), RoundNumber(4));
-        DataMessage::Round(RoundMessage::Behind { number, closed, id: CutId(9) })
-    };
-    let tell = |cluster: &mut Cluster, node: usize| {
-        let (from, placement, message) = (id((node + 1) % 4), new.tag, news());
-        cluster.input(node, Input::Message { from, placement, trace: None, partition, message });
-        cluster.pass(SECOND);
-    };
-    // Nobody can tell node 0 of the round: what it writes carries an old number.
-    (1..3).for_each(|node| cluster.kill(node));
-    cluster.input(0, Input::Lost(vec![partition]));
-    cluster.start(0, put(&key, "v", None, None));
-    cluster.pass(SECOND);
-    let both = [cluster.stored(0, &key), cluster.stored(3, &key)];
-    assert!(both.iter().all(Option::is_some), "{both:?}");
-    tell(&mut cluster, 0);
-    tell(&mut cluster, 3);
-    let set_aside = |node| cluster.events.contains(&(node, Event::SetAside(partition)));
-    assert_eq!((set_aside(0), set_aside(3)), (false, true));
-    assert!(cluster.stored(0, &key).is_some(), "nobody has it");
-    assert_eq!(cluster.workers[0].round(partition), RoundNumber(4));
 }
