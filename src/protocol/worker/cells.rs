@@ -269,6 +269,7 @@ impl Worker {
                 if homeless || !self.takes(id.partition, &id.key, hint, incoming.round) {
                     return self.tell(now, waiter, Some(id), false, out);
                 }
+                self.brought_of(id.partition, incoming.round);
                 if !hint && record.is_empty() && self.is_gone(id, &incoming) {
                     return self.leave(now, id, Record::default().into(), waiter, out);
                 }
@@ -482,7 +483,7 @@ impl Worker {
                 self.end_tenure(cell.partition, "a commit was refused", out);
             }
             self.uncount_hint(now, cell, pending.hint);
-            self.brought_not_kept(cell.partition);
+            self.brought_not_kept(cell.partition, out);
             if let Some(change) = pending.tree {
                 self.tree_refused(cell.partition);
                 self.rebase(cell, change);

@@ -299,7 +299,9 @@ impl Worker {
             self.keep_read(&id.key, stored, since);
         }
         let held = self.own_answer(now, &id, result, out);
+        let round = self.round_read(id.partition, who.hint);
         let Some(gather) = self.gather_of(op) else { return };
+        gather.round = gather.round.min(round);
         gather.accept_own(ask, held);
         self.gathered(now, op, out);
     }
@@ -363,9 +365,6 @@ impl Worker {
                     gather.round = gather.round.min(round);
                 }
                 gather.accept(ask, record);
-                if adds {
-                    self.brought_of(partition, round);
-                }
             }
             None => gather.asked[ask].answer = Answer::Failed,
         }

@@ -405,7 +405,7 @@ impl Worker {
                 _ => {}
             },
             DataMessage::Round(round) => {
-                if !self.is_asked_of_others(sender.placement, &round) {
+                if !self.is_asked_across_versions(sender.placement, &round) {
                     self.round_heard(now, sender.from, partition, round, out);
                 }
             }
@@ -544,7 +544,7 @@ impl Worker {
     fn reachability(&mut self, now: Now, node: NodeId, up: bool, out: &mut Vec<Effect>) {
         self.peers.set_up(node, up);
         if up {
-            self.ask_untold(now, Some(node), out);
+            self.ask_homes(now, Some(node), out);
             self.replay_to(node, out);
             self.compare_soon(now, node);
             self.rebuild_lost(now, out);

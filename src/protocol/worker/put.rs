@@ -90,7 +90,7 @@ impl Worker {
             return self.fail_before(origin, partition, Reason::NotFounded, out);
         };
         if self.is_untold(partition) {
-            self.ask_where_rounds_are(partition, out);
+            self.ask_members(partition, out);
             return self.fail_before(origin, partition, Reason::RoundsUnknown, out);
         }
         let Asked { key, put, consistency, strict, deadline, trace } = asked;
@@ -253,6 +253,9 @@ impl Worker {
         put.written = Some(dot);
         // A copy that has opened no round is of the lowest that it was brought, which may have come since.
         put.round = put.round.min(self.round(put.route.partition));
+        if !put.base.is_empty() {
+            self.brought_of(put.route.partition, put.round);
+        }
         let needed = put.route.needed(put.consistency, put.strict);
         let (route, key) = (put.route.clone(), put.key.clone());
         let own = route.own_target.map(|_| CellId::own(route.partition, &key));

@@ -171,9 +171,6 @@ impl Worker {
             | SyncAnswer::NotMine => None,
         };
         let Some((round, record)) = answer else { return self.rebuild_failed(now, op, out) };
-        if !record.is_empty() {
-            self.brought_of(partition, round);
-        }
         let Some(Op::Rebuild(rebuild)) = self.ops.get_mut(&op) else { return };
         rebuild.merged = rebuild.merged.merge(&record);
         rebuild.round = round.min(rebuild.round);

@@ -122,6 +122,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let ReplicaRead { sender, call, id, known, round, .. } = read;
+        let round = round.min(self.round_read(id.partition, id.hint_for.is_some()));
         let answer = match result {
             Err(ReadFailed) => ReadAnswer::Rebuilding,
             Ok(None) if id.hint_for.is_some() => ReadAnswer::NoHint,
@@ -193,12 +194,11 @@ impl Worker {
             return refuse(Refusal::NotMine, out);
         }
         if !self.takes(partition, &key, hint_for.is_some(), round) {
-            self.ask_if_untold(sender.from, partition, out);
+            self.ask_sender(sender.from, partition, out);
             self.tell_if_behind(sender.from, partition, round, out);
             return refuse(Refusal::RoundOver, out);
         }
         let Ok(record) = sealed.open(partition, &key) else { return refuse(Refusal::Store, out) };
-        self.brought_of(partition, round);
         let far = self.clock.is_far(now.wall, record.seen().highest());
         if far && self.has(Defect::RefuseFarStamps) {
             return refuse(Refusal::Store, out);
@@ -246,11 +246,12 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let page = result.ok().and_then(page_as_stored);
+        let round = scan.round.min(self.round_read(scan.partition, false));
         let answer = page.map_or(ScanAnswer::NotMine, |(entries, done)| {
             let damaged =
                 |(key, sealed): &&(Key, Sealed)| sealed.verify(scan.partition, key).is_err();
             match entries.iter().find(damaged) {
-                None => ScanAnswer::Page { entries, done, round: scan.round },
+                None => ScanAnswer::Page { entries, done, round },
                 Some((key, _)) => {
                     self.record_lost(now, &CellId::own(scan.partition, key), out);
                     ScanAnswer::NotMine

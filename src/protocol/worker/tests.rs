@@ -36,8 +36,6 @@ struct Node {
     late_scans: Option<Vec<Input>>,
     refuses: bool,
     down: bool,
-    /// Whether its disk took the place of another.
-    is_replacement: bool,
     boots: u64,
 }
 
@@ -50,6 +48,8 @@ struct Cluster {
     /// newest that all have acknowledged.
     live: (Vec<Arc<Placement>>, usize, usize),
     defect: Option<Defect>,
+    /// Nodes whose disk took the place of another.
+    replaced: BTreeSet<usize>,
     now: Now,
     messages: VecDeque<(usize, NodeId, Partition, DataMessage)>,
     /// Everything that was sent, for whoever wants to look.
@@ -87,6 +87,7 @@ impl Cluster {
             now: Now { mono: Mono(SECOND), wall: Wall(1_000_000) },
             messages: VecDeque::new(),
             sent: vec![],
+            replaced: BTreeSet::new(),
             replies: BTreeMap::new(),
             pages: vec![],
             events: vec![],
@@ -137,7 +138,7 @@ impl Cluster {
         let (live, reads, acked) = &self.live;
         let view = View::new(id(node), name(node), boot, ClusterId(1), live[0].clone(), ids);
         let view = view.with_live(live, live[*reads].tag, Some(live[*acked].tag));
-        let view = view.replacing(self.nodes[node].is_replacement);
+        let view = view.replacing(self.replaced.contains(&node));
         self.input(node, Input::View(Arc::new(view)));
     }
 

@@ -65,7 +65,7 @@ impl Worker {
         number: RoundNumber,
         out: &mut Vec<Effect>,
     ) {
-        if self.collect.is_moving(partition) || self.adopt_round(now, partition, number, out) {
+        if self.collect.is_moving(partition) || self.adopt_round(partition, number, out) {
             return;
         }
         self.end_tenure(partition, "its copy is set aside", out);

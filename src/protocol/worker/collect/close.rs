@@ -37,6 +37,10 @@ impl Worker {
         if self.collect.is_busy(partition) {
             return;
         }
+        self.told_where(now, partition, number, number, out);
+        if self.collect.is_busy(partition) {
+            return;
+        }
         let state = self.collect.state(partition);
         match state.judge_close(number, id) {
             Verdict::Go => {

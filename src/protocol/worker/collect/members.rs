@@ -2,7 +2,8 @@
 //!
 //! The members of a round are those of all live versions. No round is begun while more than one is
 //! live, save an empty one that brings all members to one number; and a round that was open when a
-//! version came is opened anew, by all. Nobody opens or drains a round for a driver that lacks a
+//! version came is opened anew, by all: whoever joins meanwhile was told of that number and refuses it, so that the next
+//! one is opened instead. Nobody opens or drains a round for a driver that lacks a
 //! version. So a round that closes without a member that has joined was drained by all the others
 //! before any of them had heard of it: see [`super::newcomer`].
 //!
@@ -28,7 +29,7 @@ pub(super) fn taking_part(view: &View) -> impl Iterator<Item = &NodeName> {
 impl Worker {
     /// Whether a driver asks for a step of a round, or a newcomer where the rounds are, and the two nodes may not
     /// know the same versions: a rival has the same number.
-    pub(in crate::protocol::worker) fn is_asked_of_others(
+    pub(in crate::protocol::worker) fn is_asked_across_versions(
         &self,
         theirs: PlacementTag,
         message: &RoundMessage,
@@ -56,7 +57,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         self.mark_joined(view, out);
-        self.ask_untold(now, None, out);
+        self.ask_homes(now, None, out);
         let members: BTreeSet<NodeName> = taking_part(view).cloned().collect();
         let driven: Vec<Partition> = self.collect.drives.keys().copied().collect();
         for partition in driven {

@@ -8,7 +8,7 @@
 //! Here is the part of every member: where the rounds of each partition are, what that means for what
 //! comes in, and the answers to a driver. A state is durable before anyone is told of it, and one change
 //! of a partition's state is under way at a time; a question that comes meanwhile is not answered, and
-//! is asked again. (The number that a newcomer takes over is told at once: others have closed that round.)
+//! is asked again. (What a newcomer is told it takes for known at once: if it forgets that, it is told again.)
 
 mod aside;
 mod close;
@@ -221,12 +221,14 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let Some(view) = self.view.clone() else { return };
-        if view.name_of(from).is_none() || partition.0 >= view.partitions() {
+        // Who is no member holds nothing; what it heard of rounds would be of before it joined.
+        let is_heeded = view.is_member() && view.name_of(from).is_some();
+        if !is_heeded || partition.0 >= view.partitions() {
             return;
         }
         match message {
             RoundMessage::Survey(ASKS_WHERE, _) => self.asked_where(now, from, partition, out),
-            RoundMessage::Surveyed(ASKS_WHERE, _) => self.nor_told(now, from, partition, out),
+            RoundMessage::Surveyed(ASKS_WHERE, _) => self.asked_in_vain(now, from, partition, out),
             // The number is taken. Whoever drives knows less than it did once, if it drives at all.
             RoundMessage::Survey(number, _) if number <= self.collect.state(partition).number => {
                 self.answer_behind(now, from, partition, out);
@@ -246,7 +248,12 @@ impl Worker {
             RoundMessage::Close(number, id) => {
                 self.asked_to_close(now, from, partition, number, id, out);
             }
-            RoundMessage::Over(number) => self.round_is_over(partition, number, out),
+            RoundMessage::Over(number) => {
+                self.round_is_over(partition, number, out);
+                if self.is_undecided(partition) && number <= self.collect.state(partition).number {
+                    self.heard_of_closed(now, partition, number, number, CutId::default(), out);
+                }
+            }
             RoundMessage::Behind { number, closed, id } => {
                 self.told_where(now, partition, number, closed, out);
                 self.heard_of_closed(now, partition, number, closed, id, out);
@@ -296,6 +303,11 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         if self.collect.is_busy(partition) || self.has_leftovers(partition) {
+            return;
+        }
+        // It has a part in this round; those before it may have closed, or may yet close, without it.
+        self.told_where(now, partition, RoundNumber(number.0.saturating_sub(1)), closed, out);
+        if self.collect.is_busy(partition) {
             return;
         }
         let (state, id) = (self.collect.state(partition), cut.id());

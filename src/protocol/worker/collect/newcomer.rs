@@ -6,7 +6,7 @@
 //!
 //! - **It takes nothing before it is told.** Until a member that knows has said where the rounds of a partition are, it
 //!   coordinates no write of it, and keeps no record and no hint ([`Worker::is_untold`]). It asks all homes as soon as
-//!   it reaches them, and whoever wants it to keep something. Who has not been told, or rebuilds its own copy, cannot
+//!   it reaches them, and whoever wants it to keep something. Who has not been told, or has forgotten what it was, cannot
 //!   tell others; if all homes say so, nobody knows better, and it begins.
 //! - **It keeps what it holds when a round closes that it was told of.** It was told which number *n* others had
 //!   opened. A round up to *n* may close without it; none above *n* does, because nobody opens or drains a round for
@@ -48,6 +48,9 @@ use crate::types::{NodeId, Now, Partition, RoundNumber};
 /// A survey of this round and of nothing asks where the rounds are; an answer to it of nothing: who was asked
 /// does not know.
 pub(super) const ASKS_WHERE: RoundNumber = RoundNumber(0);
+/// How long to wait before homes are asked again whether a round has closed that was open when this node was told, in
+/// milliseconds. Whoever drives it says so once, and that may be lost.
+const UNDECIDED_MS: u64 = 30_000;
 /// What follows [`PREFIX`] in the key under which it is marked how this disk has joined: no
 /// partition's, which has two bytes.
 const JOINED: &[u8] = b"joined";
@@ -62,9 +65,11 @@ pub(super) struct Newcomers {
     joined: Option<Joined>,
     brought: FxHashMap<Partition, Brought>,
     /// Partitions of which someone has said where the rounds are, since the start.
-    told: BTreeSet<Partition>,
-    /// Who has said of a partition that it does not know either.
-    nor_told: BTreeMap<Partition, BTreeSet<NodeId>>,
+    begun: BTreeSet<Partition>,
+    /// Who has said of a partition that it cannot tell.
+    ignorant: BTreeMap<Partition, BTreeSet<NodeId>>,
+    /// Partitions of which what this node knew could not be read at the start.
+    unreadable: BTreeSet<Partition>,
     /// Whether it will be asked again in a while.
     is_armed: bool,
 }
@@ -76,6 +81,18 @@ struct Joined {
     /// The number of the version that it joined with; none: it joined again with a later one, so that
     /// something may be left of before.
     version: Option<u32>,
+}
+
+/// How a disk came to what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// It has always been in its place; or something is left on it of what it held under another id, whose
+    /// rounds it knows.
+    Old,
+    /// It began with nothing, when it joined or took the place of another.
+    New,
+    /// It has joined again: something may be left of before.
+    Again,
 }
 
 /// What others have sent of a partition.
@@ -95,30 +112,49 @@ impl Newcomers {
 }
 
 impl Worker {
+    fn origin(&self) -> Origin {
+        let Some(view) = self.view.as_ref().filter(|view| !view.has_past) else {
+            return Origin::Old;
+        };
+        match self.collect.newcomers.joined.filter(|joined| joined.id == view.me) {
+            Some(Joined { version: Some(_), .. }) => Origin::New,
+            Some(Joined { version: None, .. }) => Origin::Again,
+            None if view.is_replacement => Origin::New,
+            None => Origin::Old,
+        }
+    }
+
     /// Whether this disk is new in its place, and nobody has told it yet where the rounds of a partition are:
     /// it takes nothing of it.
     pub(in crate::protocol::worker) fn is_untold(&self, partition: Partition) -> bool {
-        let Some(view) = &self.view else { return false };
-        let newcomers = &self.collect.newcomers;
         let known = self.collect.rounds.get(&partition);
-        let lacks = match newcomers.joined.filter(|joined| joined.id == view.me) {
-            // What it knows may be of when it joined before.
-            Some(Joined { version: None, .. }) => known.is_none_or(Rounds::never_opened),
-            Some(_) => known.is_none(),
-            // What is left of its past, and has a number, is set aside if that is too low.
-            None => view.is_replacement && !view.has_past && known.is_none(),
+        let lacks = match self.origin() {
+            Origin::Old => false,
+            Origin::New => known.is_none(),
+            Origin::Again => known.is_none_or(Rounds::never_opened),
         };
-        lacks && !newcomers.told.contains(&partition) && !self.has(Defect::TakeUntold)
+        lacks && !self.collect.newcomers.begun.contains(&partition) && !self.has(Defect::TakeUntold)
     }
 
-    /// Whether this node can tell others where the rounds of a partition are.
+    /// Whether a round may close, or have closed, without this node's hearing of it: it was told that the round was
+    /// open.
+    pub(super) fn is_undecided(&self, partition: Partition) -> bool {
+        let known = self.collect.rounds.get(&partition);
+        known.is_some_and(|rounds| rounds.never_opened() && rounds.closed < rounds.number)
+    }
+
+    /// Whether this node can tell others where the rounds of a partition are: not if it was not told itself, nor if it
+    /// may have forgotten what it knew.
     pub(super) fn knows_rounds(&self, partition: Partition) -> bool {
-        !self.is_untold(partition) && !self.is_lost(partition)
+        let is_set_back = self.view.as_ref().is_none_or(|view| view.has_past)
+            || self.collect.is_moving(partition)
+            || self.collect.newcomers.unreadable.contains(&partition);
+        !self.is_untold(partition) && !is_set_back
     }
 
-    /// Asks homes, or a node that has just been reached, where the rounds are of those partitions of which this node is
-    /// a home; and again in a while, until it has been told.
-    pub(in crate::protocol::worker) fn ask_untold(
+    /// Asks where the rounds are of those partitions of which this node is a home and does not know: all homes, or only
+    /// a node that has just been reached. Asks again in a while, until it has been told.
+    pub(in crate::protocol::worker) fn ask_homes(
         &mut self,
         now: Now,
         node: Option<NodeId>,
@@ -127,29 +163,38 @@ impl Worker {
         let Some(view) = self.view.clone() else { return };
         let (index, workers) = (self.config.index, self.config.workers);
         let mine = (0..view.partitions()).map(Partition).filter(|p| p.worker(workers) == index);
-        let untold = mine.filter(|&p| self.is_untold(p) && view.is_home(p));
-        let untold: Vec<Partition> = untold.collect();
-        for &partition in &untold {
+        let asks = |&p: &Partition| self.is_untold(p) || self.is_undecided(p);
+        let unknown: Vec<Partition> = mine.filter(|p| asks(p) && view.is_home(*p)).collect();
+        let Some(&first) = unknown.first() else { return };
+        let mut is_any_untold = self.is_untold(first);
+        for partition in unknown {
+            is_any_untold |= self.is_untold(partition);
             let Some(route) = self.route(partition) else { continue };
-            let is_asked = |home: &NodeId| node.is_none_or(|node| node == *home);
-            for home in route.others().flatten().filter(is_asked) {
+            let homes = route.others().flatten().filter(|&home| self.peers.reachable(home));
+            let homes: Vec<NodeId> = homes.collect();
+            if homes.is_empty() {
+                self.ask_members(partition, out);
+            }
+            for home in homes.into_iter().filter(|&home| node.is_none_or(|node| node == home)) {
                 self.ask_where(home, partition, out);
             }
         }
-        if !untold.is_empty() && !self.collect.newcomers.is_armed {
+        if !self.collect.newcomers.is_armed {
             self.collect.newcomers.is_armed = true;
-            self.arm(now.mono.after_millis(RETRY_MS), Timer::Untold);
+            let rest = if is_any_untold { RETRY_MS } else { UNDECIDED_MS };
+            self.arm(now.mono.after_millis(rest), Timer::Untold);
         }
     }
 
-    /// Nobody may have answered.
+    /// Nobody may have answered; and who could not tell may have been told.
     pub(in crate::protocol::worker) fn untold_due(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.collect.newcomers.is_armed = false;
-        self.ask_untold(now, None, out);
+        self.collect.newcomers.ignorant.clear();
+        self.ask_homes(now, None, out);
     }
 
     /// Asks every member where the rounds of a partition are.
-    pub(in crate::protocol::worker) fn ask_where_rounds_are(
+    pub(in crate::protocol::worker) fn ask_members(
         &self,
         partition: Partition,
         out: &mut Vec<Effect>,
@@ -160,15 +205,15 @@ impl Worker {
         }
     }
 
-    /// Asks who wants something kept that this node is to be told of first.
-    pub(in crate::protocol::worker) fn ask_if_untold(
+    /// Asks who wants something kept of which this node is to be told first.
+    pub(in crate::protocol::worker) fn ask_sender(
         &self,
-        to: NodeId,
+        from: NodeId,
         partition: Partition,
         out: &mut Vec<Effect>,
     ) {
         if self.is_untold(partition) {
-            self.ask_where(to, partition, out);
+            self.ask_where(from, partition, out);
         }
     }
 
@@ -194,7 +239,8 @@ impl Worker {
         self.say_of_round(now, from, partition, answer, out);
     }
 
-    /// Someone who knows has said where the rounds of a partition are: which others have opened, and closed.
+    /// Someone who knows has said where the rounds of a partition are: which may have been opened, and which was
+    /// closed last.
     pub(super) fn told_where(
         &mut self,
         now: Now,
@@ -207,7 +253,7 @@ impl Worker {
         let state = self.collect.state(partition);
         // Of two that have told it, one may have been set back. What it hears after another start is no
         // telling: it may have been set back itself.
-        let is_more = self.collect.newcomers.told.contains(&partition)
+        let is_more = self.collect.newcomers.begun.contains(&partition)
             && state.never_opened()
             && number > state.number;
         if self.collect.is_busy(partition) || !(is_first || is_more) {
@@ -218,33 +264,33 @@ impl Worker {
             self.take_over(partition, number, closed.max(state.closed), out);
         }
         if is_first {
-            self.begin_told(now, partition, out);
+            self.begin(now, partition, out);
         }
     }
 
-    /// Someone cannot tell. If no home can, there is nothing to be told.
-    pub(super) fn nor_told(
+    /// Someone who was asked cannot tell. If no home can, there is nothing to be told.
+    pub(super) fn asked_in_vain(
         &mut self,
         now: Now,
         from: NodeId,
         partition: Partition,
         out: &mut Vec<Effect>,
     ) {
-        if !self.is_untold(partition) {
+        if !self.is_untold(partition) || self.collect.is_busy(partition) {
             return;
         }
         let Some(route) = self.route(partition) else { return };
-        let nor_told = self.collect.newcomers.nor_told.entry(partition).or_default();
-        nor_told.insert(from);
-        if route.others().all(|home| home.is_some_and(|home| nor_told.contains(&home))) {
-            self.begin_told(now, partition, out);
+        let ignorant = self.collect.newcomers.ignorant.entry(partition).or_default();
+        ignorant.insert(from);
+        if route.others().all(|home| home.is_some_and(|home| ignorant.contains(&home))) {
+            self.told_where(now, partition, RoundNumber::default(), RoundNumber::default(), out);
         }
     }
 
     /// All is known that there is to know: from now on records of the partition are taken.
-    fn begin_told(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
-        self.collect.newcomers.told.insert(partition);
-        self.collect.newcomers.nor_told.remove(&partition);
+    fn begin(&mut self, now: Now, partition: Partition, out: &mut Vec<Effect>) {
+        self.collect.newcomers.begun.insert(partition);
+        self.collect.newcomers.ignorant.remove(&partition);
         if self.is_lost(partition) {
             self.rebuild_partition(now, partition, out);
         }
@@ -266,7 +312,7 @@ impl Worker {
         let joined = Joined { id, version };
         if self.collect.newcomers.joined != Some(joined) {
             self.collect.newcomers.joined = Some(joined);
-            self.collect.newcomers.told.clear();
+            self.collect.newcomers.begun.clear();
             self.commit_meta([PREFIX, JOINED].concat().into(), Some(joined.encode()), out);
         }
     }
@@ -291,9 +337,9 @@ impl Worker {
         partition: Partition,
         round: RoundNumber,
     ) {
-        // What is older than what was closed here is refused.
-        let takes = self.is_newcomer_to(partition) && round >= self.collect.closed(partition);
-        if takes && round < self.collect.newcomers.lowest_brought(partition) {
+        let known = self.collect.rounds.get(&partition);
+        let is_new = self.origin() != Origin::Old && known.is_none_or(Rounds::never_opened);
+        if is_new && round < self.collect.newcomers.lowest_brought(partition) {
             let brought = Brought { lowest: round, is_kept: false };
             self.collect.newcomers.brought.insert(partition, brought);
         }
@@ -311,16 +357,23 @@ impl Worker {
     }
 
     /// A commit of something of a partition was refused, and what went with it.
-    pub(in crate::protocol::worker) fn brought_not_kept(&mut self, partition: Partition) {
-        if let Some(brought) = self.collect.newcomers.brought.get_mut(&partition) {
-            brought.is_kept = false;
-        }
+    pub(in crate::protocol::worker) fn brought_not_kept(
+        &mut self,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(brought) = self.collect.newcomers.brought.get_mut(&partition) else { return };
+        // What is queued behind it went without the mark; what comes next takes it along, should this be refused.
+        brought.is_kept = false;
+        let Change { key, value, .. } = brought_mark(partition, Some(brought.lowest));
+        self.commit_meta(key, value, out);
     }
 
     /// Where the rounds of a partition are cannot be read: anything may have been brought.
     pub(super) fn brought_unknown(&mut self, partition: Partition) {
         let brought = Brought { lowest: RoundNumber(0), is_kept: true };
         self.collect.newcomers.brought.insert(partition, brought);
+        self.collect.newcomers.unreadable.insert(partition);
     }
 
     /// What was held of a partition is set aside: nothing is left of what others sent. The change goes
@@ -335,36 +388,24 @@ impl Worker {
     /// that counts: that it has joined, or took the place of another. Any other disk that does not know a closed round
     /// may have been set back.
     fn is_newcomer_to(&self, partition: Partition) -> bool {
-        let began_with_nothing = self.view.as_ref().is_some_and(|view| {
-            let joined = self.collect.newcomers.joined.filter(|joined| joined.id == view.me);
-            let came = joined.map_or(view.is_replacement, |joined| joined.version.is_some());
-            !view.has_past && came
-        });
         let known = self.collect.rounds.get(&partition);
-        began_with_nothing && known.is_none_or(Rounds::never_opened)
+        self.origin() == Origin::New && known.is_none_or(Rounds::never_opened)
     }
 
     /// A round was closed that this node never confirmed. If it is a newcomer to the partition, was told that the round
-    /// was open or is told of the rounds by this, and was brought nothing from before the round, it takes the
-    /// number over.
+    /// was open, and was brought nothing from before the round, it takes the number over.
     pub(super) fn adopt_round(
         &mut self,
-        now: Now,
         partition: Partition,
         closed: RoundNumber,
         out: &mut Vec<Effect>,
     ) -> bool {
-        let (is_first, state) = (self.is_untold(partition), self.collect.state(partition));
+        let state = self.collect.state(partition);
         let takes = self.is_newcomer_to(partition)
-            && (is_first || closed <= state.number)
+            && closed <= state.number
             && self.collect.newcomers.lowest_brought(partition) >= closed;
         if takes {
             self.take_over(partition, state.number, closed, out);
-        }
-        if takes && is_first {
-            self.begin_told(now, partition, out);
-        } else if is_first {
-            self.collect.newcomers.told.insert(partition);
         }
         takes
     }

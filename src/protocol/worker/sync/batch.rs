@@ -58,9 +58,6 @@ impl Worker {
         // One more than there are: it must not end before all have begun.
         let batch = Batch { left: records.len() + 1, failed: false, then };
         self.sync.batches.open.insert(id, batch);
-        if !records.is_empty() {
-            self.brought_of(partition, round);
-        }
         for (key, record) in records {
             let incoming = Incoming { round, ..Incoming::from(record) };
             let task = Task::Merge(incoming, Waiter::Batch(id));

@@ -139,7 +139,8 @@ impl Worker {
             Ok(page) => {
                 let done = page.done;
                 let entries = self.verified(now, *partition, page, out);
-                SyncAnswer::Page(difference(*round, range, &entries, done))
+                let round = self.round(*partition).min(*round);
+                SyncAnswer::Page(difference(round, range, &entries, done))
             }
         };
         answer_sync(*sender, *partition, *call, answer, out);
@@ -154,6 +155,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let ServedKey { sender, call, id, round } = asked;
+        let round = self.round(id.partition).min(round);
         let answer = match result {
             Err(ReadFailed) => SyncAnswer::NotNow,
             Ok(None) => SyncAnswer::Key(round, None),

@@ -291,9 +291,11 @@ impl Worker {
         let whole = entries.into_iter().filter_map(|(key, sealed)| Some((key, sealed?)));
         let own: Vec<_> = whole.filter(|(key, _)| leaves.contains(leaf_of(key))).collect();
         let held: Vec<_> = own.iter().map(|(key, sealed)| (key.clone(), sealed.hash())).collect();
+        let round = self.round(partition);
         let Some(Session { walk: Some(walk), .. }) = self.sync.sessions.get_mut(&id) else {
             return;
         };
+        walk.round = round.min(walk.round);
         (walk.own, walk.end) = (own, end.clone());
         let (round, after) = (walk.round, walk.after.clone());
         let range = SyncRange { round, leaves, after, end, held };

@@ -3,10 +3,11 @@
 use super::ring::{joining, moved, next};
 use super::*;
 use crate::protocol::lost::mark_all;
-use crate::protocol::message::{RoundMessage, WriteRequest};
+use crate::protocol::message::{RoundMessage, SyncAnswer, SyncAsk, SyncRange, WriteRequest};
 use crate::protocol::meta::partition_key;
 use crate::protocol::record::{Content, Sibling};
 use crate::protocol::rounds::{CutId, Rounds};
+use crate::protocol::tree::LeafSet;
 use crate::types::Stamp;
 
 /// The round that has been opened, or closed, without whoever is new.
@@ -57,7 +58,7 @@ impl Cluster {
         self.kill(node);
         let marks = mark_all(64).map(|mark| ((mark.space, mark.key), mark.value.unwrap()));
         self.nodes[node].disk = marks.collect();
-        self.nodes[node].is_replacement = true;
+        self.replaced.insert(node);
         self.restart(node);
     }
 
@@ -205,6 +206,44 @@ fn what_newcomers_write_after_they_were_told_of_a_round_is_not_older_than_it() {
     }
 }
 
+/// It is said once, to all; the next round may be long in coming.
+#[test]
+fn who_was_told_of_an_open_round_hears_that_it_is_over() {
+    let (mut cluster, key, _) = joined(None);
+    let partition = key.partition(64);
+    cluster.tell(3, partition, 4, 0);
+    cluster.bring(&key, 4);
+    assert_eq!(cluster.workers[3].collect.closed(partition), RoundNumber(0));
+    cluster.hears(3, partition, DataMessage::Round(RoundMessage::Over(ROUND)));
+    assert_eq!(cluster.workers[3].collect.closed(partition), ROUND);
+    assert!(!cluster.was_set_aside(3, partition));
+}
+
+/// Between question and answer it was brought what is older than what it was told of: the answer may hold that.
+#[test]
+fn what_a_newcomer_answers_is_of_the_lowest_round_that_it_was_brought_by_then() {
+    let (mut cluster, key, _) = joined(None);
+    let partition = key.partition(64);
+    cluster.tell(3, partition, 4, 0);
+    cluster.nodes[3].late_scans = Some(vec![]);
+    let range = SyncRange {
+        round: ROUND,
+        leaves: LeafSet::ALL,
+        after: Bytes::new(),
+        end: None,
+        held: vec![],
+    };
+    cluster.hears(3, partition, DataMessage::Sync(CallId(9), SyncAsk::Page(range)));
+    cluster.bring(&key, 3);
+    let late = cluster.nodes[3].late_scans.take().expect("scans are late");
+    late.into_iter().for_each(|answer| cluster.input(3, answer));
+    let page = cluster.sent.iter().find_map(|(_, _, message)| match message {
+        DataMessage::SyncReply(CallId(9), SyncAnswer::Page(page)) => Some(page),
+        _ => None,
+    });
+    assert_eq!(page.map(|page| page.round), Some(RoundNumber(3)));
+}
+
 #[test]
 fn if_no_home_can_say_where_the_rounds_are_they_begin_anew() {
     let mut cluster = Cluster::new(3, 3);
@@ -216,4 +255,25 @@ fn if_no_home_can_say_where_the_rounds_are_they_begin_anew() {
     cluster.wipe(2);
     cluster.pass(5 * SECOND);
     assert_eq!(cluster.was_written(0, &key), Ok(()));
+    // And know it for good: it does not take all of them again.
+    (0..3).for_each(|node| cluster.kill(node));
+    (0..2).for_each(|node| cluster.restart(node));
+    assert_eq!(cluster.was_written(0, &key), Ok(()));
+}
+
+/// What it hears before it joins is of before: it would be taken for told. Seed 3276.
+#[test]
+fn who_is_no_member_heeds_no_round() {
+    let (mut cluster, old, new) = joining(None);
+    let key = moved(&new, 1).remove(0);
+    let partition = key.partition(64);
+    cluster.live(&[&old], 0, 0);
+    cluster.hears(3, partition, DataMessage::Round(RoundMessage::Over(RoundNumber(2))));
+    cluster.tell(3, partition, 2, 2);
+    assert_eq!(cluster.workers[3].collect.closed(partition), RoundNumber(0));
+    cluster.took_part(&[0, 1, 2], partition, true);
+    cluster.live(&[&old, &new], 0, 0);
+    cluster.pass(5 * SECOND);
+    assert_eq!(cluster.workers[3].round(partition), ROUND);
+    assert!(!cluster.was_set_aside(3, partition));
 }
