@@ -36,6 +36,7 @@ impl World {
         self.nodes[at].generation = 0;
         self.rename_disk(at, id);
         self.observer.disk_lost(at);
+        self.view_lost(at);
     }
 
     /// What the disk holds now.
@@ -61,6 +62,7 @@ impl World {
         node.is_set_back = true;
         self.observer.disk_lost(at);
         self.observer.set_back(self.time, at, true);
+        self.view_lost(at);
         true
     }
 

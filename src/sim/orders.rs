@@ -4,7 +4,7 @@
 //! gives orders to whichever member it meets, now and then two to two members at once, and starts again
 //! who has left. What is live follows from the views that the cores give their workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::node::SimNode;
@@ -23,8 +23,8 @@ use rand::RngExt;
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     given: Vec<Move>,
-    /// The live versions as who has come furthest has ever seen them, and how far that is.
-    furthest: Option<(Far, Vec<Arc<Placement>>)>,
+    /// The live versions as who has come furthest has ever seen them, how far that is, and whose disks know.
+    furthest: Option<(Far, Vec<Arc<Placement>>, BTreeSet<usize>)>,
     /// By number, the version that somebody reads, or has read.
     read: BTreeMap<u32, PlacementTag>,
 }
@@ -156,7 +156,7 @@ impl World {
             }
         }
         let before = self.observer.live().to_vec();
-        let live = self.furthest_view(view);
+        let live = self.furthest_view(at, view);
         if before.iter().map(|v| v.tag).ne(live.iter().map(|v| v.tag)) {
             self.count_members(&before[before.len() - 1], &live[live.len() - 1]);
             self.observer.set_live(&live);
@@ -168,13 +168,30 @@ impl World {
     }
 
     /// The live versions, as who has come furthest has seen them.
-    fn furthest_view(&mut self, new: &View) -> Vec<Arc<Placement>> {
+    fn furthest_view(&mut self, at: usize, new: &View) -> Vec<Arc<Placement>> {
         let live = || new.live().iter().map(|version| version.placement.clone()).collect();
-        let furthest = self.orders.furthest.get_or_insert_with(|| (far(new), live()));
+        let seen = || (far(new), live(), BTreeSet::new());
+        let furthest = self.orders.furthest.get_or_insert_with(seen);
         if far(new) > furthest.0 {
-            *furthest = (far(new), live());
+            *furthest = seen();
+        }
+        if far(new) == furthest.0 {
+            furthest.2.insert(at);
         }
         furthest.1.clone()
+    }
+
+    /// A disk is lost or set back: what it alone knew of the ring was never heard of.
+    pub(super) fn view_lost(&mut self, at: usize) {
+        let Some(furthest) = &mut self.orders.furthest else { return };
+        if furthest.2.remove(&at) && furthest.2.is_empty() {
+            self.orders.furthest = None;
+            let views = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
+            let views = views
+                .filter_map(|(other, node)| Some((other, node.process.as_ref()?.view.clone()?)));
+            let views: Vec<(usize, Arc<View>)> = views.collect();
+            views.iter().for_each(|(other, view)| self.view_seen(*other, view));
+        }
     }
 
     /// Members that come by themselves are counted when a version first names them.

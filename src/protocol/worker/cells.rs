@@ -269,7 +269,7 @@ impl Worker {
                 if homeless || !self.takes(id.partition, &id.key, hint, incoming.round) {
                     return self.tell(now, waiter, Some(id), false, out);
                 }
-                self.brought_of(id.partition, incoming.round);
+                let round = incoming.round;
                 if !hint && record.is_empty() && self.is_gone(id, &incoming) {
                     return self.leave(now, id, Record::default().into(), waiter, out);
                 }
@@ -278,6 +278,9 @@ impl Worker {
                 } else {
                     record.merge(&incoming.record).into()
                 };
+                if self.heeds_brought(id.partition) && *merged.record != *record {
+                    self.brought_of(id.partition, round);
+                }
                 if id.hint_for.is_some() && !self.hint_fits(id, &record, &merged) {
                     return self.refuse_hint(now, id, waiter, out);
                 }

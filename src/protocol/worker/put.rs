@@ -156,7 +156,7 @@ impl Worker {
     ) {
         let Some(Op::Put(put)) = self.ops.get_mut(&op) else { return };
         if !hint.is_empty() {
-            put.round = put.round.min(self.collect.drained(put.route.partition));
+            put.round = put.round.min(self.collect.of_hints(put.route.partition));
         }
         put.base = put.base.merge(hint);
         put.consulting = put.consulting.saturating_sub(1);

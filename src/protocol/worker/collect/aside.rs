@@ -158,7 +158,7 @@ impl Worker {
         let Some(moving) = self.collect.moving.get_mut(&partition) else { return };
         moving.busy = true;
         let number = Bytes::copy_from_slice(&moving.number.0.to_be_bytes());
-        let state = Rounds::begun_anew(moving.number).encode();
+        let state = begun_anew(self.collect.rounds.get(&partition), moving.number).encode();
         let meta = |key, value| Change { space: Space::Meta, key, value: Some(value) };
         let mut changes = vec![meta(lost_marker(partition), number)];
         if moving.stage != Stage::Marking {
@@ -189,11 +189,18 @@ impl Worker {
         }
         let number = moving.number;
         self.collect.moving.remove(&partition);
-        self.collect.rounds.insert(partition, Rounds::begun_anew(number));
+        let state = begun_anew(self.collect.rounds.get(&partition), number);
+        self.collect.rounds.insert(partition, state);
         // It is empty and durably marked: it takes writes, and no answer of it counts, until it has been
         // rebuilt from all other homes.
         self.partitions_lost(now, vec![partition], out);
     }
+}
+
+/// Where the rounds of a copy are that begins anew: what it was told of it knows still.
+fn begun_anew(before: Option<&Rounds>, closed: RoundNumber) -> Rounds {
+    let told = before.filter(|before| before.never_opened());
+    told.map_or(Rounds::begun_anew(closed), |told| Rounds::told(told.number, closed))
 }
 
 fn aside_key(number: RoundNumber, hint: bool, key: &[u8]) -> Bytes {

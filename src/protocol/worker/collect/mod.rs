@@ -108,6 +108,14 @@ impl Collect {
         rounds.map_or_else(RoundNumber::default, Rounds::floor_of_rebuilding)
     }
 
+    /// The round that hints are of which are held: the one that was drained last; of a copy that has opened none,
+    /// what else it holds is of.
+    pub fn of_hints(&self, partition: Partition) -> RoundNumber {
+        let never_opened = self.rounds.get(&partition).is_some_and(Rounds::never_opened);
+        let number = if never_opened { self.number(partition) } else { RoundNumber::default() };
+        self.drained(partition).max(number)
+    }
+
     /// No hint that is held is of an older round.
     pub fn drained(&self, partition: Partition) -> RoundNumber {
         self.rounds.get(&partition).map_or_else(RoundNumber::default, |rounds| rounds.drained)
@@ -155,7 +163,7 @@ impl Worker {
 
     /// The lowest round that what is read now may be of: of the own copy, or of a hint.
     pub(super) fn round_read(&self, partition: Partition, hint: bool) -> RoundNumber {
-        if hint { self.collect.drained(partition) } else { self.collect.number(partition) }
+        if hint { self.collect.of_hints(partition) } else { self.collect.number(partition) }
     }
 
     /// Whether what comes from this round may no longer be held, or shown.
@@ -305,10 +313,8 @@ impl Worker {
         if self.collect.is_busy(partition) || self.has_leftovers(partition) {
             return;
         }
-        // It has a part in this round; those before it may have closed, or may yet close, without it.
-        self.told_where(now, partition, RoundNumber(number.0.saturating_sub(1)), closed, out);
-        if self.collect.is_busy(partition) {
-            return;
+        if self.is_untold(partition) {
+            return self.ask_sender(from, partition, out);
         }
         let (state, id) = (self.collect.state(partition), cut.id());
         match state.judge_open(number, closed, id) {

@@ -7,7 +7,7 @@
 //! - **It takes nothing before it is told.** Until a member that knows has said where the rounds of a partition are, it
 //!   coordinates no write of it, and keeps no record and no hint ([`Worker::is_untold`]). It asks all homes as soon as
 //!   it reaches them, and whoever wants it to keep something. Who has not been told, or has forgotten what it was, cannot
-//!   tell others; if all homes say so, nobody knows better, and it begins.
+//!   tell others; if all members say so, nobody knows better, and it begins.
 //! - **It keeps what it holds when a round closes that it was told of.** It was told which number *n* others had
 //!   opened. A round up to *n* may close without it; none above *n* does, because nobody opens or drains a round for
 //!   a driver that lacks a version, and who told it knew of it:
@@ -35,6 +35,7 @@ use rustc_hash::FxHashMap;
 
 use super::super::Worker;
 use super::super::timers::Timer;
+use super::members::taking_part;
 use super::{PREFIX, RETRY_MS, Then};
 use crate::protocol::codec::{DecodeError, Reader, Write};
 use crate::protocol::defect::Defect;
@@ -43,7 +44,7 @@ use crate::protocol::meta::partition_key;
 use crate::protocol::placement::View;
 use crate::protocol::rounds::{Cut, Rounds};
 use crate::protocol::step::{Change, Effect, Page, Space};
-use crate::types::{NodeId, Now, Partition, RoundNumber};
+use crate::types::{Mono, NodeId, Now, Partition, RoundNumber};
 
 /// A survey of this round and of nothing asks where the rounds are; an answer to it of nothing: who was asked
 /// does not know.
@@ -66,12 +67,14 @@ pub(super) struct Newcomers {
     brought: FxHashMap<Partition, Brought>,
     /// Partitions of which someone has said where the rounds are, since the start.
     begun: BTreeSet<Partition>,
+    /// Those of them of which something was written here since.
+    written: BTreeSet<Partition>,
     /// Who has said of a partition that it cannot tell.
     ignorant: BTreeMap<Partition, BTreeSet<NodeId>>,
     /// Partitions of which what this node knew could not be read at the start.
     unreadable: BTreeSet<Partition>,
-    /// Whether it will be asked again in a while.
-    is_armed: bool,
+    /// When it asks again.
+    asks_again: Option<Mono>,
 }
 
 /// How a disk has joined.
@@ -146,10 +149,11 @@ impl Worker {
     /// Whether this node can tell others where the rounds of a partition are: not if it was not told itself, nor if it
     /// may have forgotten what it knew.
     pub(super) fn knows_rounds(&self, partition: Partition) -> bool {
-        let is_set_back = self.view.as_ref().is_none_or(|view| view.has_past)
-            || self.collect.is_moving(partition)
+        let has_forgotten = self.view.as_ref().is_none_or(|view| view.has_past)
             || self.collect.newcomers.unreadable.contains(&partition);
-        !self.is_untold(partition) && !is_set_back
+        let is_behind =
+            self.collect.is_moving(partition) || has_forgotten && self.is_lost(partition);
+        !self.is_untold(partition) && !is_behind
     }
 
     /// Asks where the rounds are of those partitions of which this node is a home and does not know: all homes, or only
@@ -165,30 +169,37 @@ impl Worker {
         let mine = (0..view.partitions()).map(Partition).filter(|p| p.worker(workers) == index);
         let asks = |&p: &Partition| self.is_untold(p) || self.is_undecided(p);
         let unknown: Vec<Partition> = mine.filter(|p| asks(p) && view.is_home(*p)).collect();
-        let Some(&first) = unknown.first() else { return };
-        let mut is_any_untold = self.is_untold(first);
-        for partition in unknown {
-            is_any_untold |= self.is_untold(partition);
+        for &partition in &unknown {
             let Some(route) = self.route(partition) else { continue };
             let homes = route.others().flatten().filter(|&home| self.peers.reachable(home));
             let homes: Vec<NodeId> = homes.collect();
-            if homes.is_empty() {
+            // Whether a round has closed, homes may not know which were told of it like this one.
+            if homes.is_empty() || !self.is_untold(partition) {
                 self.ask_members(partition, out);
+                continue;
             }
             for home in homes.into_iter().filter(|&home| node.is_none_or(|node| node == home)) {
                 self.ask_where(home, partition, out);
             }
         }
-        if !self.collect.newcomers.is_armed {
-            self.collect.newcomers.is_armed = true;
-            let rest = if is_any_untold { RETRY_MS } else { UNDECIDED_MS };
-            self.arm(now.mono.after_millis(rest), Timer::Untold);
+        if unknown.is_empty() {
+            return;
+        }
+        let is_untold = unknown.iter().any(|&partition| self.is_untold(partition));
+        let due = now.mono.after_millis(if is_untold { RETRY_MS } else { UNDECIDED_MS });
+        if self.collect.newcomers.asks_again.is_none_or(|again| due < again) {
+            self.collect.newcomers.asks_again = Some(due);
+            self.arm(due, Timer::Untold);
         }
     }
 
     /// Nobody may have answered; and who could not tell may have been told.
     pub(in crate::protocol::worker) fn untold_due(&mut self, now: Now, out: &mut Vec<Effect>) {
-        self.collect.newcomers.is_armed = false;
+        // One that was armed before it was for later.
+        if self.collect.newcomers.asks_again.is_none_or(|again| now.mono < again) {
+            return;
+        }
+        self.collect.newcomers.asks_again = None;
         self.collect.newcomers.ignorant.clear();
         self.ask_homes(now, None, out);
     }
@@ -252,8 +263,10 @@ impl Worker {
         let is_first = self.is_untold(partition);
         let state = self.collect.state(partition);
         // Of two that have told it, one may have been set back. What it hears after another start is no
-        // telling: it may have been set back itself.
+        // telling: it may have been set back itself. Nor is what it hears after it has written: a round of which it
+        // was not told before may have cut what superseded that.
         let is_more = self.collect.newcomers.begun.contains(&partition)
+            && !self.collect.newcomers.written.contains(&partition)
             && state.never_opened()
             && number > state.number;
         if self.collect.is_busy(partition) || !(is_first || is_more) {
@@ -268,7 +281,7 @@ impl Worker {
         }
     }
 
-    /// Someone who was asked cannot tell. If no home can, there is nothing to be told.
+    /// Someone who was asked cannot tell. If no home can, any member may; if none can, there is nothing to be told.
     pub(super) fn asked_in_vain(
         &mut self,
         now: Now,
@@ -282,8 +295,13 @@ impl Worker {
         let Some(route) = self.route(partition) else { return };
         let ignorant = self.collect.newcomers.ignorant.entry(partition).or_default();
         ignorant.insert(from);
-        if route.others().all(|home| home.is_some_and(|home| ignorant.contains(&home))) {
+        let homes = route.others().all(|home| home.is_some_and(|home| ignorant.contains(&home)));
+        let others = taking_part(&route.view).filter(|name| **name != route.view.name);
+        let mut others = others.map(|name| route.view.ids.get(name));
+        if others.all(|id| id.is_some_and(|id| ignorant.contains(id))) {
             self.told_where(now, partition, RoundNumber::default(), RoundNumber::default(), out);
+        } else if homes {
+            self.ask_members(partition, out);
         }
     }
 
@@ -327,8 +345,16 @@ impl Worker {
             // What cannot be read may have been any number.
             let lowest = value[..].try_into().map_or(0, u64::from_be_bytes);
             let brought = Brought { lowest: RoundNumber(lowest), is_kept: true };
-            self.collect.newcomers.brought.insert(partition, brought);
+            if !self.collect.newcomers.unreadable.contains(&partition) {
+                self.collect.newcomers.brought.insert(partition, brought);
+            }
         }
+    }
+
+    /// Whether it matters of which round what others send of a partition is.
+    pub(in crate::protocol::worker) fn heeds_brought(&self, partition: Partition) -> bool {
+        let known = self.collect.rounds.get(&partition);
+        self.origin() != Origin::Old && known.is_none_or(Rounds::never_opened)
     }
 
     /// Others have sent something of a partition, which was formed from no round below this one.
@@ -337,9 +363,8 @@ impl Worker {
         partition: Partition,
         round: RoundNumber,
     ) {
-        let known = self.collect.rounds.get(&partition);
-        let is_new = self.origin() != Origin::Old && known.is_none_or(Rounds::never_opened);
-        if is_new && round < self.collect.newcomers.lowest_brought(partition) {
+        if self.heeds_brought(partition) && round < self.collect.newcomers.lowest_brought(partition)
+        {
             let brought = Brought { lowest: round, is_kept: false };
             self.collect.newcomers.brought.insert(partition, brought);
         }
@@ -351,6 +376,9 @@ impl Worker {
         &mut self,
         partition: Partition,
     ) -> Option<Change> {
+        if self.collect.newcomers.begun.contains(&partition) {
+            self.collect.newcomers.written.insert(partition);
+        }
         let brought = self.collect.newcomers.brought.get_mut(&partition)?;
         (!std::mem::replace(&mut brought.is_kept, true))
             .then(|| brought_mark(partition, Some(brought.lowest)))
@@ -371,7 +399,7 @@ impl Worker {
 
     /// Where the rounds of a partition are cannot be read: anything may have been brought.
     pub(super) fn brought_unknown(&mut self, partition: Partition) {
-        let brought = Brought { lowest: RoundNumber(0), is_kept: true };
+        let brought = Brought { lowest: RoundNumber(0), is_kept: false };
         self.collect.newcomers.brought.insert(partition, brought);
         self.collect.newcomers.unreadable.insert(partition);
     }

@@ -82,6 +82,7 @@ impl Worker {
                 };
                 let then = Then::Peer { to: sender.from, call, partition };
                 self.tell_if_behind(sender.from, partition, round, out);
+                self.ask_sender(sender.from, partition, out);
                 return self.merge_all(now, partition, round, records, then, out);
             }
             SyncAsk::Key(key) if !self.lies_in(partition, &key) => SyncAnswer::NotMine,
