@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_moved_from_the_right_edge_stands_in_a_row_of_its_own() {
-        let mut events = fault(&["n-1"], 56_000_000, 57_000_000, Some("x"));
+        let mut events = fault(&["n-1"], 57_000_000, 57_500_000, Some("x"));
         events.extend(fault(&["n-2"], 59_900_000, 60_000_000, Some("x")));
         let history = history([events, write(0, "set/a", "v", 0, 60_000_000)]);
         let (frame, faults) = (Frame { end_us: 6e7, lanes: 0.0 }, faults(&history));
