@@ -1,6 +1,6 @@
 //! Real nodes with real cores, several in one process.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::*;
 use crate::api::backend::Backend;
 use crate::config::Settings;
+use crate::peers::free_ports::free_address;
 use crate::protocol::control::Control;
 use crate::protocol::op::{Op, Outcome};
 use crate::protocol::quorum::Consistency;
@@ -18,20 +19,16 @@ use crate::types::Key;
 
 type Handle = NodeHandle<Worker, Control>;
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn all_settings(folder: &Path) -> Vec<Settings> {
-    let internal: Vec<u16> = (0..3).map(|_| free_port()).collect();
-    let seeds: Vec<String> = internal.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
-    let one = |(i, port): (usize, &u16)| {
+    let internal: [SocketAddr; 3] = std::array::from_fn(|_| free_address());
+    let seeds = internal.map(|address| format!("\"{address}\""));
+    let one = |(i, internal): (usize, &SocketAddr)| {
         let data = folder.join(format!("node-{i}"));
-        let (client, admin, seeds) = (free_port(), free_port(), seeds.join(", "));
+        let (client, admin, seeds) = (free_address(), free_address(), seeds.join(", "));
         let text = format!(
             "[node]\nname = \"node-{i}\"\ndata = {data:?}\n\
-             [listen]\nclient = \"127.0.0.1:{client}\"\ninternal = \"127.0.0.1:{port}\"\n\
-             admin = \"127.0.0.1:{admin}\"\n[bootstrap]\nseeds = [{seeds}]\n\
+             [listen]\nclient = \"{client}\"\ninternal = \"{internal}\"\n\
+             admin = \"{admin}\"\n[bootstrap]\nseeds = [{seeds}]\n\
              [runtime]\nthreads = 1\n[replication]\npartitions = 64\n[storage]\nmin_free = \"1MiB\"\n"
         );
         Settings::from_text(&text, "test").unwrap()

@@ -78,10 +78,7 @@ fn error(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn free() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-    }
+    use crate::peers::free_ports::free_address as free;
 
     #[test]
     fn a_port_in_use_is_named_with_its_purpose_and_its_setting() {

@@ -13,6 +13,7 @@ use super::*;
 use crate::api::backend::{Backend, MemberStatus};
 use crate::config::Settings;
 use crate::gossip::ControlCore;
+use crate::peers::free_ports::free_address;
 use crate::protocol::control::{ControlEffect, ControlInput};
 use crate::protocol::step::{Change, Conditions, Space};
 use crate::telemetry::Traces;
@@ -88,15 +89,11 @@ impl Cores for Toys {
 
 type Handle = NodeHandle<Toy, ToyControl>;
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn settings(data: &Path, more: &str) -> Settings {
-    let ports = [free_port(), free_port(), free_port()];
+    let ports = [free_address(), free_address(), free_address()];
     let text = format!(
         "[node]\nname = \"node-0\"\ndata = {data:?}\n\
-         [listen]\nclient = \"127.0.0.1:{}\"\ninternal = \"127.0.0.1:{}\"\nadmin = \"127.0.0.1:{}\"\n\
+         [listen]\nclient = \"{}\"\ninternal = \"{}\"\nadmin = \"{}\"\n\
          [runtime]\nthreads = 1\n[storage]\nmin_free = \"1MiB\"\n{more}",
         ports[0], ports[1], ports[2]
     );

@@ -26,6 +26,8 @@
 
 mod dial;
 pub mod frame;
+#[cfg(test)]
+pub(crate) mod free_ports;
 mod link;
 pub(crate) mod quiet;
 mod registry;

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::free_ports::free_address;
 use super::*;
 use crate::protocol::control::{ConnId, ControlInput};
 use crate::protocol::message::{Envelope, Message, PlacementTag};
@@ -151,7 +152,7 @@ async fn one_stream_serves_both_ways_while_the_other_side_has_not_dialled() {
 #[tokio::test]
 async fn a_stopped_peer_is_reported_at_once_and_found_again_when_it_returns() {
     let (a, mut at_a) = Toy::start(1, "127.0.0.1:0").await;
-    let (b, _at_b) = Toy::start(2, "127.0.0.1:0").await;
+    let (b, _at_b) = Toy::start(2, &free_address().to_string()).await;
     a.dial(&[&b]);
     until("the stream", || routes(&a) == 1 && routes(&b) == 1).await;
 
