@@ -226,10 +226,11 @@ impl Rounds {
         Self { cut: None, ..self.clone() }
     }
 
-    /// After setting aside what was held: an empty copy, as of a round that was closed without it.
+    /// After setting aside what was held: an empty copy, as of a round that was closed without it. What it was told it
+    /// knows still.
     #[must_use]
-    pub fn begun_anew(closed: RoundNumber) -> Self {
-        Self::told(closed, closed)
+    pub fn begun_anew(&self, closed: RoundNumber) -> Self {
+        Self::told(if self.never_opened() { self.number } else { closed }, closed)
     }
 
     /// Of a copy that began with nothing, after it was told which rounds others had opened and closed: all up to

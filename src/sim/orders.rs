@@ -23,10 +23,18 @@ use rand::RngExt;
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     given: Vec<Move>,
-    /// The live versions as who has come furthest has ever seen them, how far that is, and whose disks know.
-    furthest: Option<(Far, Vec<Arc<Placement>>, BTreeSet<usize>)>,
+    furthest: Option<Furthest>,
     /// By number, the version that somebody reads, or has read.
     read: BTreeMap<u32, PlacementTag>,
+}
+
+/// What who has come furthest has ever seen.
+#[derive(Debug)]
+struct Furthest {
+    far: Far,
+    live: Vec<Arc<Placement>>,
+    /// Whose disks know it.
+    nodes: BTreeSet<usize>,
 }
 
 /// How far a view is: what is the oldest live version, what is read, and the newest.
@@ -170,21 +178,21 @@ impl World {
     /// The live versions, as who has come furthest has seen them.
     fn furthest_view(&mut self, at: usize, new: &View) -> Vec<Arc<Placement>> {
         let live = || new.live().iter().map(|version| version.placement.clone()).collect();
-        let seen = || (far(new), live(), BTreeSet::new());
+        let seen = || Furthest { far: far(new), live: live(), nodes: BTreeSet::new() };
         let furthest = self.orders.furthest.get_or_insert_with(seen);
-        if far(new) > furthest.0 {
+        if far(new) > furthest.far {
             *furthest = seen();
         }
-        if far(new) == furthest.0 {
-            furthest.2.insert(at);
+        if far(new) == furthest.far {
+            furthest.nodes.insert(at);
         }
-        furthest.1.clone()
+        furthest.live.clone()
     }
 
     /// A disk is lost or set back: what it alone knew of the ring was never heard of.
     pub(super) fn view_lost(&mut self, at: usize) {
         let Some(furthest) = &mut self.orders.furthest else { return };
-        if furthest.2.remove(&at) && furthest.2.is_empty() {
+        if furthest.nodes.remove(&at) && furthest.nodes.is_empty() {
             self.orders.furthest = None;
             let views = self.nodes.iter().enumerate().filter(|(other, _)| *other != at);
             let views = views

@@ -27,6 +27,7 @@ use super::story::Story;
 use super::trace::TraceMode;
 use super::workload::{TURNS, Workload};
 use super::world::{Event, Notice, World, WorldConfig};
+use crate::protocol::defect::Defect;
 use crate::protocol::op::Op;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::Tuning;
@@ -79,7 +80,7 @@ pub struct RunOptions {
     pub story: Option<Story>,
     /// The mistake that the cores are to make.
     #[cfg(any(test, feature = "seeded-defects"))]
-    pub defect: Option<crate::protocol::defect::Defect>,
+    pub defect: Option<Defect>,
 }
 
 /// Runs one seed to its verdict.
@@ -175,7 +176,7 @@ impl Runner {
             Some(story) => story.workload(length),
             None => Workload::draw(length, &mut world.rng),
         };
-        if theme(seed, options) == Some(NEWCOMERS) {
+        if options.theme(seed) == Some(NEWCOMERS) {
             workload.delete_often();
         }
         let span = Span { begin, heal: begin + length, pace, beat: workload.beat() };
@@ -183,8 +184,8 @@ impl Runner {
             nodes: world.nodes.len(),
             founders: world.config.founders,
             disks: world.config.control,
-            moves: !is_still(options),
-            theme: theme(seed, options),
+            moves: !options.is_still(),
+            theme: options.theme(seed),
         };
         let mut plan = match options.story {
             Some(story) => story.plan(span, &mut world.rng),
@@ -462,51 +463,40 @@ impl Runner {
     }
 }
 
-/// Whether nobody joins or leaves: a mistake that has nothing to do with that is met sooner without.
-#[cfg(any(test, feature = "seeded-defects"))]
-fn is_still(options: &RunOptions) -> bool {
-    options.defect.is_some_and(|defect| !defect.is_of_the_ring())
-}
-
-#[cfg(not(any(test, feature = "seeded-defects")))]
-fn is_still(_: &RunOptions) -> bool {
-    false
-}
-
-/// Just these kinds of faults, where few seeds have them together by chance.
-fn theme(seed: u64, options: &RunOptions) -> Option<&'static [Kind]> {
-    let is_drawn = options.story.is_none() && is_sound(options);
-    let is_of_newcomers = is_drawn && seed % NEWCOMERS_EVERY == NEWCOMERS_EVERY - 1;
-    mistake_theme(options).or(is_of_newcomers.then_some(NEWCOMERS))
-}
-
-/// Whether the cores are to make no mistake.
-#[cfg(any(test, feature = "seeded-defects"))]
-fn is_sound(options: &RunOptions) -> bool {
-    options.defect.is_none()
-}
-
-#[cfg(not(any(test, feature = "seeded-defects")))]
-fn is_sound(_: &RunOptions) -> bool {
-    true
-}
-
-/// The kinds that bring a mistake out.
-#[cfg(any(test, feature = "seeded-defects"))]
-fn mistake_theme(options: &RunOptions) -> Option<&'static [Kind]> {
-    use crate::protocol::defect::Defect;
-    match options.defect? {
-        Defect::CountRebuilding => Some(&[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Damage]),
-        Defect::KeepActorAfterLoss => Some(&[Kind::Pause, Kind::Cut, Kind::Damage]),
-        Defect::TakeUntold => Some(NEWCOMERS),
-        defect if defect.is_of_the_ring() => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
-        _ => None,
+impl RunOptions {
+    #[cfg(any(test, feature = "seeded-defects"))]
+    fn mistake(&self) -> Option<Defect> {
+        self.defect
     }
-}
 
-#[cfg(not(any(test, feature = "seeded-defects")))]
-fn mistake_theme(_: &RunOptions) -> Option<&'static [Kind]> {
-    None
+    #[cfg(not(any(test, feature = "seeded-defects")))]
+    #[expect(clippy::unused_self, reason = "with the feature it is asked of the options")]
+    fn mistake(&self) -> Option<Defect> {
+        None
+    }
+
+    /// Whether nobody joins or leaves: a mistake that has nothing to do with that is met sooner without.
+    fn is_still(&self) -> bool {
+        self.mistake().is_some_and(|mistake| !mistake.is_of_the_ring())
+    }
+
+    /// Just these kinds of faults, where few seeds have them together by chance: those that bring a mistake out, or
+    /// those of newcomers.
+    fn theme(&self, seed: u64) -> Option<&'static [Kind]> {
+        match self.mistake() {
+            Some(Defect::CountRebuilding) => {
+                Some(&[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Damage])
+            }
+            Some(Defect::KeepActorAfterLoss) => Some(&[Kind::Pause, Kind::Cut, Kind::Damage]),
+            Some(Defect::TakeUntold) => Some(NEWCOMERS),
+            Some(mistake) if mistake.is_of_the_ring() => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
+            Some(_) => None,
+            None => {
+                let is_drawn = self.story.is_none();
+                (is_drawn && seed % NEWCOMERS_EVERY == NEWCOMERS_EVERY - 1).then_some(NEWCOMERS)
+            }
+        }
+    }
 }
 
 /// The world that a seed makes.
@@ -518,7 +508,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
     let nodes = options.limits.nodes.unwrap_or(founders).clamp(usize::from(replicas), founders);
     let recent_bytes_max = *[0, 250, 1 << 20].get(rng.random_range(0..3)).unwrap_or(&0);
     let control = rng.random_ratio(1, 2);
-    let still = is_still(options);
+    let still = options.is_still();
     let joiners = if still { 0 } else { rng.random_range(0..=2) };
     let drawn = WorldConfig {
         seed,
@@ -542,7 +532,7 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,
     };
-    if theme(seed, options) == Some(NEWCOMERS) {
+    if options.theme(seed) == Some(NEWCOMERS) {
         let tuning = Tuning { collect_interval: 5 * SECOND, ..drawn.tuning };
         return WorldConfig { nodes: nodes + 2, control: true, tuning, ..drawn };
     }

@@ -15,7 +15,6 @@ use super::super::{Reading, Worker};
 use super::{Collect, Durable, PREFIX};
 use crate::protocol::lost::lost_marker;
 use crate::protocol::meta::partition_key;
-use crate::protocol::rounds::Rounds;
 use crate::protocol::step::{Change, Effect, Event, Page, ReadFailed, Space};
 use crate::types::{Key, NodeName, Now, Partition, RoundNumber};
 
@@ -155,10 +154,11 @@ impl Worker {
     /// Marks the copy as not whole: before anything is moved, with the round that it is moved for; and
     /// when all of it is out of the way, as begun anew as of that round.
     fn mark_lost(&mut self, partition: Partition, out: &mut Vec<Effect>) {
+        let before = self.collect.state(partition);
         let Some(moving) = self.collect.moving.get_mut(&partition) else { return };
         moving.busy = true;
         let number = Bytes::copy_from_slice(&moving.number.0.to_be_bytes());
-        let state = begun_anew(self.collect.rounds.get(&partition), moving.number).encode();
+        let state = before.begun_anew(moving.number).encode();
         let meta = |key, value| Change { space: Space::Meta, key, value: Some(value) };
         let mut changes = vec![meta(lost_marker(partition), number)];
         if moving.stage != Stage::Marking {
@@ -189,18 +189,12 @@ impl Worker {
         }
         let number = moving.number;
         self.collect.moving.remove(&partition);
-        let state = begun_anew(self.collect.rounds.get(&partition), number);
+        let state = self.collect.state(partition).begun_anew(number);
         self.collect.rounds.insert(partition, state);
         // It is empty and durably marked: it takes writes, and no answer of it counts, until it has been
         // rebuilt from all other homes.
         self.partitions_lost(now, vec![partition], out);
     }
-}
-
-/// Where the rounds of a copy are that begins anew: what it was told of it knows still.
-fn begun_anew(before: Option<&Rounds>, closed: RoundNumber) -> Rounds {
-    let told = before.filter(|before| before.never_opened());
-    told.map_or(Rounds::begun_anew(closed), |told| Rounds::told(told.number, closed))
 }
 
 fn aside_key(number: RoundNumber, hint: bool, key: &[u8]) -> Bytes {

@@ -127,14 +127,18 @@ impl Worker {
         }
     }
 
+    /// Whether a round of a partition was ever opened here.
+    fn has_opened(&self, partition: Partition) -> bool {
+        self.collect.rounds.get(&partition).is_some_and(|rounds| !rounds.never_opened())
+    }
+
     /// Whether this disk is new in its place, and nobody has told it yet where the rounds of a partition are:
     /// it takes nothing of it.
     pub(in crate::protocol::worker) fn is_untold(&self, partition: Partition) -> bool {
-        let known = self.collect.rounds.get(&partition);
         let lacks = match self.origin() {
             Origin::Old => false,
-            Origin::New => known.is_none(),
-            Origin::Again => known.is_none_or(Rounds::never_opened),
+            Origin::New => !self.collect.rounds.contains_key(&partition),
+            Origin::Again => !self.has_opened(partition),
         };
         lacks && !self.collect.newcomers.begun.contains(&partition) && !self.has(Defect::TakeUntold)
     }
@@ -272,10 +276,7 @@ impl Worker {
         if self.collect.is_busy(partition) || !(is_first || is_more) {
             return;
         }
-        let lowest = self.collect.newcomers.lowest_brought(partition);
-        if self.is_newcomer_to(partition) && lowest >= closed {
-            self.take_over(partition, number, closed.max(state.closed), out);
-        }
+        self.take_over(partition, number, closed.max(state.closed), out);
         if is_first {
             self.begin(now, partition, out);
         }
@@ -353,8 +354,7 @@ impl Worker {
 
     /// Whether it matters of which round what others send of a partition is.
     pub(in crate::protocol::worker) fn heeds_brought(&self, partition: Partition) -> bool {
-        let known = self.collect.rounds.get(&partition);
-        self.origin() != Origin::Old && known.is_none_or(Rounds::never_opened)
+        self.origin() != Origin::Old && !self.has_opened(partition)
     }
 
     /// Others have sent something of a partition, which was formed from no round below this one.
@@ -416,8 +416,7 @@ impl Worker {
     /// that counts: that it has joined, or took the place of another. Any other disk that does not know a closed round
     /// may have been set back.
     fn is_newcomer_to(&self, partition: Partition) -> bool {
-        let known = self.collect.rounds.get(&partition);
-        self.origin() == Origin::New && known.is_none_or(Rounds::never_opened)
+        self.origin() == Origin::New && !self.has_opened(partition)
     }
 
     /// A round was closed that this node never confirmed. If it is a newcomer to the partition, was told that the round
@@ -428,27 +427,27 @@ impl Worker {
         closed: RoundNumber,
         out: &mut Vec<Effect>,
     ) -> bool {
-        let state = self.collect.state(partition);
-        let takes = self.is_newcomer_to(partition)
-            && closed <= state.number
-            && self.collect.newcomers.lowest_brought(partition) >= closed;
-        if takes {
-            self.take_over(partition, state.number, closed, out);
-        }
-        takes
+        let number = self.collect.state(partition).number;
+        closed <= number && self.take_over(partition, number, closed, out)
     }
 
+    /// Takes over what it was told, if it is a newcomer to the partition and was brought nothing older.
     fn take_over(
         &mut self,
         partition: Partition,
         number: RoundNumber,
         closed: RoundNumber,
         out: &mut Vec<Effect>,
-    ) {
+    ) -> bool {
+        let lowest = self.collect.newcomers.lowest_brought(partition);
+        if !self.is_newcomer_to(partition) || lowest < closed {
+            return false;
+        }
         // At once, and not when it is durable: what is older must not come in meanwhile.
         let state = Rounds::told(number, closed);
         self.collect.rounds.insert(partition, state.clone());
         self.commit_rounds(partition, state, Then::Nothing, out);
+        true
     }
 }
 
