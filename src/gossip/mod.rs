@@ -37,7 +37,7 @@ pub use seeds::Seed;
 
 use crate::protocol::control::{Agreed, ConnId, ControlEffect, ControlInput, OrderId, Refusal};
 use crate::protocol::placement::View;
-use crate::protocol::step::{Change, Conditions};
+use crate::protocol::step::{Change, Conditions, Reach};
 use crate::types::{Mono, NodeId, Now};
 
 /// Control messages waiting for the core; more are dropped. They are few: thousands mean that
@@ -76,7 +76,7 @@ pub trait Outlet: Send + Sync + 'static {
     /// Tells all workers.
     fn view(&self, view: Arc<View>);
     /// Tells all workers.
-    fn reachability(&self, peer: NodeId, reachable: bool);
+    fn reachability(&self, peer: NodeId, reach: Reach);
     /// Tells all workers.
     fn conditions(&self, conditions: Conditions);
     /// The node must stop, and why.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::*;
-use crate::protocol::step::Space;
+use crate::protocol::step::{Reach, Space};
 
 /// Answers "ping" with "pong", ticks every 20 ms, and does what the test tells it.
 #[derive(Default)]
@@ -69,7 +69,7 @@ impl Outlet for Log {
     }
     fn note(&self, _: Vec<Change>) {}
     fn view(&self, _: Arc<View>) {}
-    fn reachability(&self, _: NodeId, _: bool) {}
+    fn reachability(&self, _: NodeId, _: Reach) {}
     fn conditions(&self, _: Conditions) {}
     fn come_back(&self, reason: String) {
         self.stop(reason);

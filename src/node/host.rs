@@ -37,8 +37,8 @@ use crate::protocol::placement::View;
 use crate::protocol::progress::Progresses;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::step::{
-    Change, Conditions, Effect, Event, Input, MergedPage, Page, ReadFailed, RepairReport, Space,
-    Stats, Ticket, Token,
+    Change, Conditions, Effect, Event, Input, MergedPage, Page, Reach, ReadFailed, RepairReport,
+    Space, Stats, Ticket, Token,
 };
 use crate::store::{Store, StoreError};
 use crate::telemetry::Traces;
@@ -336,8 +336,8 @@ impl<C: DataCore> Host<C> {
     }
 
     /// Tells every worker whether a peer can be reached.
-    pub fn set_reachability(&self, peer: NodeId, reachable: bool) {
-        self.tell_all(|| Input::Reachability(peer, reachable));
+    pub fn set_reachability(&self, peer: NodeId, reach: Reach) {
+        self.tell_all(|| Input::Reachability(peer, reach));
     }
 
     /// Tells every worker the node's conditions.

@@ -24,7 +24,7 @@ use crate::peers::{Inbox, Peers};
 use crate::protocol::control::{Agreed, ConnId, ControlInput, OrderId, Refusal};
 use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
-use crate::protocol::step::{Change, CommitId, Conditions, Input};
+use crate::protocol::step::{Change, CommitId, Conditions, Input, Reach};
 use crate::store::{Committer, Completion, NOTES, Submission};
 use crate::types::{CommitNumber, Mono, NodeId, Stamp};
 
@@ -129,7 +129,7 @@ impl Completions {
 /// News of the control core for the workers.
 pub(super) enum News {
     View(Arc<View>),
-    Reachability(NodeId, bool),
+    Reachability(NodeId, Reach),
     Conditions(Conditions),
 }
 
@@ -138,7 +138,7 @@ pub(super) async fn tell_news<W: DataCore>(host: Host<W>, mut news: mpsc::Unboun
     while let Some(news) = news.recv().await {
         match news {
             News::View(view) => host.set_view(&view),
-            News::Reachability(peer, reachable) => host.set_reachability(peer, reachable),
+            News::Reachability(peer, reach) => host.set_reachability(peer, reach),
             News::Conditions(conditions) => host.set_conditions(conditions),
         }
     }
@@ -252,8 +252,8 @@ impl<W: DataCore, K: ControlCore> Outlet for Switchboard<W, K> {
         let _ = self.news.send(News::View(view));
     }
 
-    fn reachability(&self, peer: NodeId, reachable: bool) {
-        let _ = self.news.send(News::Reachability(peer, reachable));
+    fn reachability(&self, peer: NodeId, reach: Reach) {
+        let _ = self.news.send(News::Reachability(peer, reach));
     }
 
     fn conditions(&self, conditions: Conditions) {

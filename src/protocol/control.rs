@@ -55,7 +55,7 @@ use bytes::Bytes;
 
 use super::placement::View;
 use super::progress::Progress;
-use super::step::{Change, Conditions};
+use super::step::{Change, Conditions, Reach};
 use crate::types::{Boot, CommitNumber, Generation, NodeId, NodeName};
 
 pub use self::claim::{forget, goes_on_as};
@@ -179,7 +179,7 @@ pub enum ControlEffect {
     /// Tell all workers.
     View(Arc<View>),
     /// Tell all workers.
-    Reachability(NodeId, bool),
+    Reachability(NodeId, Reach),
     /// Tell all workers.
     Conditions(Conditions),
     /// Something worth telling an operator: a level and a sentence.

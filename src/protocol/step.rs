@@ -12,6 +12,7 @@
 //! - sends may be lost, duplicated or reordered.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -121,8 +122,8 @@ pub enum Input {
     Committed(CommitId),
     /// This commit was refused: nothing of it is stored.
     Refused(CommitId),
-    /// A peer can be reached, or cannot.
-    Reachability(NodeId, bool),
+    /// Whether a peer can be reached has changed.
+    Reachability(NodeId, Reach),
     /// The cluster as it is now.
     View(Arc<View>),
     /// Conditions of the whole node.
@@ -131,6 +132,36 @@ pub enum Input {
     Lost(Vec<Partition>),
     /// A timer may be due: see [`super::worker::Worker::next_timer`].
     Tick,
+}
+
+/// Whether a peer can be asked for something, as seen from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It has a stream to this node, and answers.
+    Answers,
+    /// Its streams stand, and it has not answered in time: it may only be slow, and what it was asked it may answer
+    /// still.
+    Silent,
+    /// No stream to it is left, or gossip has found it dead: it answers nothing that it was asked.
+    Away,
+}
+
+impl Reach {
+    /// Whether it is worth asking.
+    #[must_use]
+    pub fn answers(self) -> bool {
+        self == Self::Answers
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Answers => "answers",
+            Self::Silent => "is silent",
+            Self::Away => "cannot be reached",
+        })
+    }
 }
 
 /// Conditions of the whole node that workers heed.

@@ -22,7 +22,7 @@ use crate::protocol::control::{
     ConnId, Control, ControlConfig, ControlEffect, ControlInput, Identity,
 };
 use crate::protocol::placement::{Member as Named, Placement, View};
-use crate::protocol::step::{Conditions, Input, Space};
+use crate::protocol::step::{Conditions, Input, Reach, Space};
 use crate::types::{Boot, Generation, Mono, NodeId, Stamp};
 
 /// The name of every simulated cluster.
@@ -206,11 +206,10 @@ impl World {
                 }
                 self.feed_all(at, &Input::View(view));
             }
-            ControlEffect::Reachability(peer, up) => {
+            ControlEffect::Reachability(peer, reach) => {
                 let other = self.ids.get(&peer).copied();
-                let word = if up { "can be reached" } else { "cannot be reached" };
-                self.trace.say(self.time, Some(at), || format!("finds that {other:?} {word}"));
-                self.feed_all(at, &Input::Reachability(peer, up));
+                self.trace.say(self.time, Some(at), || format!("finds that {other:?} {reach}"));
+                self.feed_all(at, &Input::Reachability(peer, reach));
             }
             ControlEffect::Conditions(conditions) => {
                 self.trace.say(self.time, Some(at), || format!("{conditions:?}"));
@@ -278,7 +277,7 @@ impl World {
                 self.trace.say(self.time, Some(at), || format!("{conditions:?}"));
                 self.feed_all(at, &Input::Conditions(conditions));
             }
-            News::Reachability(peer, up) => self.tell_reachability(at, peer, up),
+            News::Reachability(peer, reach) => self.tell_reachability(at, peer, reach),
             News::Look => self.look(at, boot),
         }
         self.settle(at);
@@ -288,15 +287,14 @@ impl World {
         self.oracle_view(at, self.observer.founded().cluster_id(CLUSTER))
     }
 
-    fn tell_reachability(&mut self, at: usize, peer: NodeId, up: bool) {
+    fn tell_reachability(&mut self, at: usize, peer: NodeId, reach: Reach) {
         let Some(&other) = self.ids.get(&peer) else { return };
         let Some(process) = &mut self.nodes[at].process else { return };
         let Some(oracle) = process.brain.oracle_mut() else { return };
-        oracle.up[other] = up;
+        oracle.up[other] = reach.answers();
         oracle.missed[other] = 0;
-        let word = if up { "can be reached" } else { "cannot be reached" };
-        self.trace.say(self.time, Some(at), || format!("hears that node-{other} {word}"));
-        self.feed_all(at, &Input::Reachability(peer, up));
+        self.trace.say(self.time, Some(at), || format!("hears that node-{other} {reach}"));
+        self.feed_all(at, &Input::Reachability(peer, reach));
     }
 
     /// A worker has found a peer silent, or answering again.
@@ -304,7 +302,8 @@ impl World {
         if self.config.control {
             self.control(at, ControlInput::Answering(peer, up));
         } else {
-            self.tell_reachability(at, peer, up);
+            let reach = if up { Reach::Answers } else { Reach::Silent };
+            self.tell_reachability(at, peer, reach);
         }
     }
 
@@ -324,7 +323,8 @@ impl World {
             oracle.missed[other] += 1;
             if so || oracle.missed[other] >= LOOKS_MAX {
                 let peer = self.nodes[other].id;
-                self.tell_reachability(at, peer, so);
+                let reach = if so { Reach::Answers } else { Reach::Away };
+                self.tell_reachability(at, peer, reach);
             }
         }
         let Some(Brain::Oracle(oracle)) = self.nodes[at].process.as_ref().map(|p| &p.brain) else {
@@ -365,7 +365,7 @@ impl World {
             };
             if !self.network.is_cut(at, other) {
                 let after = self.network.latency(at, other, &mut self.rng);
-                let news = News::Reachability(peer, false);
+                let news = News::Reachability(peer, Reach::Away);
                 self.schedule(after, Event::News { node: other, boot, news });
             }
         }

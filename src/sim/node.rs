@@ -26,7 +26,7 @@ use crate::protocol::message::{Envelope, Message};
 use crate::protocol::placement::View;
 use crate::protocol::progress::Progresses;
 use crate::protocol::step::{
-    Change, CommitId, Conditions, Effect, Input, Page, ReadFailed, Space, Stats, Token,
+    Change, CommitId, Conditions, Effect, Input, Page, Reach, ReadFailed, Space, Stats, Token,
 };
 use crate::protocol::worker::{Worker, WorkerConfig};
 use crate::types::{Boot, NodeId, NodeName, Stamp, TraceContext};
@@ -92,7 +92,7 @@ enum Todo {
 pub(super) enum News {
     View,
     Conditions(Conditions),
-    Reachability(NodeId, bool),
+    Reachability(NodeId, Reach),
     /// Time to look around.
     Look,
 }

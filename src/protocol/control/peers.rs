@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::ConnId;
 use super::clocks::PeerClock;
 use super::wire::{MemberState, PeerRecord};
+use crate::protocol::step::Reach;
 use crate::types::{Boot, CommitNumber, Mono, NodeId, NodeName};
 
 /// Nodes kept: bounds what peers can make us keep. Ten times what the ring is made for.
@@ -24,7 +25,7 @@ pub(super) struct Peer {
     /// Gossip has declared it dead while nothing was heard of it over a stream.
     pub(super) gone: bool,
     /// What workers were last told.
-    pub(super) told_reachable: bool,
+    pub(super) told_reach: Reach,
     /// When its present process last said anything over a stream.
     pub(super) heard: Option<Mono>,
     /// When a datagram of it last came.
@@ -63,7 +64,7 @@ impl Peer {
             conns: BTreeSet::new(),
             silent: false,
             gone: false,
-            told_reachable: false,
+            told_reach: Reach::Away,
             heard: None,
             datagram: None,
             clock: None,
@@ -83,8 +84,16 @@ impl Peer {
     }
 
     /// Whether this node can reach it now.
+    pub(super) fn reach(&self) -> Reach {
+        match self.silent {
+            _ if !self.is_live() || self.gone => Reach::Away,
+            true => Reach::Silent,
+            false => Reach::Answers,
+        }
+    }
+
     pub(super) fn is_reachable(&self) -> bool {
-        self.is_live() && !self.silent && !self.gone
+        self.reach().answers()
     }
 
     /// Whether its present process has said anything since an instant, over a stream.

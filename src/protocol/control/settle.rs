@@ -259,11 +259,11 @@ impl Control {
 
     fn tell_reachability(&mut self) {
         for (id, peer) in self.peers.iter_mut() {
-            let reachable = peer.is_reachable();
-            if peer.told_reachable != reachable {
-                peer.told_reachable = reachable;
-                self.effects.push(ControlEffect::Reachability(id, reachable));
-                self.sights_changed = true;
+            let (reach, told) = (peer.reach(), peer.told_reach);
+            if reach != told {
+                peer.told_reach = reach;
+                self.effects.push(ControlEffect::Reachability(id, reach));
+                self.sights_changed |= reach.answers() != told.answers();
             }
         }
         if std::mem::take(&mut self.sights_changed) {

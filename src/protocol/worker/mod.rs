@@ -68,12 +68,15 @@ use super::message::{CallId, DataMessage};
 use super::op::{Failure, Outcome, Reason};
 use super::placement::{Version, View};
 use super::step::{
-    CommitId, Conditions, Effect, Input, Page, ReadFailed, Stats, Ticket, Token, Tuning,
+    CommitId, Conditions, Effect, Input, Page, Reach, ReadFailed, Stats, Ticket, Token, Tuning,
 };
 use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Stamp, TraceContext};
 
 /// How long a late answer may still come, in milliseconds: beyond any client's patience.
 const LATE_MS: u64 = 10_000;
+/// A passed write is given up if whoever took it is silent after so many replica's times. Whoever stands still for
+/// one of them would end all that was passed to it otherwise, and its clients would not know how.
+const PASS_PATIENCE: u64 = 4;
 
 /// How a worker is made.
 #[derive(Clone, Debug)]
@@ -309,7 +312,7 @@ impl Worker {
             Input::Scanned(token, result) => self.scanned(now, token, result, out),
             Input::Committed(through) => self.committed(now, through, out),
             Input::Refused(id) => self.refused(now, id, out),
-            Input::Reachability(node, up) => self.reachability(now, node, up, out),
+            Input::Reachability(node, reach) => self.reachability(now, node, reach, out),
             Input::View(view) => self.viewed(now, view, out),
             Input::Lost(partitions) => self.partitions_lost(now, partitions, out),
             Input::Conditions(conditions) => self.conditions = conditions,
@@ -506,7 +509,7 @@ impl Worker {
     ) {
         // Whether it can be reached is another matter: its name may have been a guest's, and is a member's
         // before it is heard that this disk has it.
-        self.reachability_lost(now, old, out);
+        self.reachability_lost(now, old, Reach::Away, out);
         if view.ids.contains_key(name) || view.fenced.contains(&old) {
             self.spread_fenced(now, old, out);
             self.change.disk_replaced();
@@ -541,21 +544,25 @@ impl Worker {
         }
     }
 
-    fn reachability(&mut self, now: Now, node: NodeId, up: bool, out: &mut Vec<Effect>) {
-        self.peers.set_up(node, up);
-        if up {
-            self.ask_homes(now, Some(node), out);
-            self.replay_to(node, out);
-            self.compare_soon(now, node);
-            self.rebuild_lost(now, out);
-        } else {
-            self.reachability_lost(now, node, out);
+    fn reachability(&mut self, now: Now, node: NodeId, reach: Reach, out: &mut Vec<Effect>) {
+        self.peers.set_up(node, reach.answers());
+        match reach {
+            Reach::Answers => {
+                self.ask_homes(now, Some(node), out);
+                self.replay_to(node, out);
+                self.compare_soon(now, node);
+                self.rebuild_lost(now, out);
+            }
+            Reach::Silent | Reach::Away => self.reachability_lost(now, node, reach, out),
         }
     }
 
-    /// Nothing that was asked of a peer will be answered soon.
-    fn reachability_lost(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
-        let asked = self.calls.iter().filter(|(_, call)| call.to == node);
+    /// Nothing that was asked of a peer will be answered soon. What was passed to one that is only silent is waited
+    /// for: it cannot be asked of another.
+    fn reachability_lost(&mut self, now: Now, node: NodeId, reach: Reach, out: &mut Vec<Effect>) {
+        let waits =
+            |call: &Call| reach == Reach::Silent && matches!(call.purpose, Purpose::Pass { .. });
+        let asked = self.calls.iter().filter(|(_, call)| call.to == node && !waits(call));
         let mut lost: Vec<CallId> = asked.map(|(id, _)| *id).collect();
         lost.sort_unstable();
         for call in lost {
@@ -621,24 +628,27 @@ impl Worker {
 
     /// A call has had its time: whoever was asked counts as silent.
     fn call_timer(&mut self, now: Now, call: CallId, out: &mut Vec<Effect>) {
-        if let Some(asked) = self.calls.get(&call) {
-            let (to, late) = (asked.to, asked.late);
-            match asked.purpose {
-                Purpose::Gather { op, ask } if !late => self.gather_late(now, op, ask, out),
-                Purpose::Spread { op, ask } if !late => self.spread_late(now, op, ask, out),
-                // It may have been begun, and has a deadline of its own.
-                Purpose::Pass { .. } if !late => {}
-                _ => return self.call_failed(now, call, out),
+        let Some(asked) = self.calls.get(&call) else { return };
+        let (to, late) = (asked.to, asked.late);
+        match asked.purpose {
+            // It may have been begun, and has a deadline of its own.
+            Purpose::Pass { .. } if !late || self.peers.reachable(to) => {
+                let patience = (PASS_PATIENCE - 1) * self.config.tuning.replica_timeout;
+                return self.wait_on(call, now.mono.after_micros(patience));
             }
-            let passed =
-                matches!(self.calls.get(&call), Some(Call { purpose: Purpose::Pass { .. }, .. }));
-            if let Some(asked) = self.calls.get_mut(&call) {
-                asked.late = true;
-                asked.timer = self.timers.set(now.mono.after_millis(LATE_MS), Timer::Call(call));
-            }
-            if !passed {
-                self.peer_timed_out(now, to, out);
-            }
+            Purpose::Gather { op, ask } if !late => self.gather_late(now, op, ask, out),
+            Purpose::Spread { op, ask } if !late => self.spread_late(now, op, ask, out),
+            _ => return self.call_failed(now, call, out),
+        }
+        self.wait_on(call, now.mono.after_millis(LATE_MS));
+        self.peer_timed_out(now, to, out);
+    }
+
+    /// A late answer is taken until then.
+    fn wait_on(&mut self, call: CallId, until: Mono) {
+        if let Some(asked) = self.calls.get_mut(&call) {
+            asked.late = true;
+            asked.timer = self.timers.set(until, Timer::Call(call));
         }
     }
 

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap as HashMap;
 use super::Worker;
 use super::timers::Timer;
 use crate::protocol::message::{DataMessage, OpenSession};
-use crate::protocol::step::Effect;
+use crate::protocol::step::{Effect, Reach};
 use crate::types::{NodeId, Now, Partition};
 
 /// Timeouts in a row after which a peer counts as silent.
@@ -113,7 +113,7 @@ impl Worker {
         peer.silent = true;
         out.push(Effect::Reachable(node, false));
         self.arm(now.mono.after_millis(PROBE_MS), Timer::Probe(node));
-        self.reachability_lost(now, node, out);
+        self.reachability_lost(now, node, Reach::Silent, out);
     }
 
     /// Asks a silent peer for anything at all; whatever it says ends its silence.

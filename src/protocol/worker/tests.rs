@@ -4,6 +4,7 @@
 mod hints;
 mod lost;
 mod newcomers;
+mod passing;
 mod ring;
 mod sync;
 mod trees;
@@ -20,7 +21,7 @@ use crate::protocol::placement::{Member, Placement};
 use crate::protocol::progress::Progress;
 use crate::protocol::quorum::Consistency;
 use crate::protocol::record::{Record, Sealed, VersionVector};
-use crate::protocol::step::{Change, Event, MergedPage, Space};
+use crate::protocol::step::{Change, Event, MergedPage, Reach, Space};
 use crate::types::{ClusterId, Dot, RequestId, RoundNumber, Wall};
 
 const SECOND: u64 = 1_000_000;
@@ -126,8 +127,8 @@ impl Cluster {
         let conditions = Conditions { confirmed: true, ..Conditions::default() };
         self.input(node, Input::Conditions(conditions));
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
-            let up = !self.nodes[other].down;
-            self.input(node, Input::Reachability(id(other), up));
+            let reach = if self.nodes[other].down { Reach::Away } else { Reach::Answers };
+            self.input(node, Input::Reachability(id(other), reach));
         }
     }
 
@@ -318,7 +319,7 @@ impl Cluster {
         self.nodes[node].queue.clear();
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             if !self.nodes[other].down {
-                self.input(other, Input::Reachability(id(node), false));
+                self.input(other, Input::Reachability(id(node), Reach::Away));
             }
         }
         self.deliver();
@@ -331,7 +332,7 @@ impl Cluster {
         self.introduce(node);
         for other in (0..self.nodes.len()).filter(|&other| other != node) {
             if !self.nodes[other].down {
-                self.input(other, Input::Reachability(id(node), true));
+                self.input(other, Input::Reachability(id(node), Reach::Answers));
             }
         }
         self.deliver();
@@ -547,7 +548,7 @@ fn a_hint_whose_commit_is_reported_while_a_replay_reads_is_not_forgotten() {
     cluster.start(0, put(&key, "v", None, None));
     cluster.nodes[0].late_scans = Some(vec![]);
     cluster.restart(2);
-    cluster.input(0, Input::Reachability(id(2), true));
+    cluster.input(0, Input::Reachability(id(2), Reach::Answers));
     cluster.release(0);
     let late = cluster.nodes[0].late_scans.take().unwrap();
     assert!(!late.is_empty(), "no replay has begun");
@@ -692,51 +693,6 @@ fn a_context_from_the_future_that_no_replica_bears_out_is_refused() {
         Outcome::Failed(failure) => assert!(matches!(failure.reason, Reason::Context(_))),
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn a_passed_write_that_the_network_duplicates_runs_once() {
-    let mut cluster = Cluster::new(5, 3);
-    let key = key("k");
-    let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
-    cluster.set(other, &key, "first");
-    let passed = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::Pass(_))).unwrap();
-    let (from, to, message) = passed.clone();
-    cluster.set(homes[0], &key, "second");
-    cluster.messages.push_back((from, to, key.partition(64), message));
-    cluster.deliver();
-    assert_eq!(cluster.get(homes[0], &key, Consistency::All), ["second"]);
-}
-
-#[test]
-fn a_passed_write_of_a_dead_session_or_past_its_deadline_does_not_run() {
-    let mut cluster = Cluster::new(5, 3);
-    let key = key("k");
-    let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
-    cluster.set(other, &key, "first");
-    let passed = cluster.sent.iter().find_map(|(from, to, message)| match message {
-        DataMessage::Pass(pass) => Some((*from, *to, pass.clone())),
-        _ => None,
-    });
-    let (from, to, pass) = passed.unwrap();
-    let stale = Pass { session: pass.session ^ 1, sequence: pass.sequence + 1, ..pass.clone() };
-    let late = Pass { sequence: pass.sequence + 2, deadline: Mono(0), ..pass };
-    for pass in [stale, late] {
-        cluster.messages.push_back((from, to, key.partition(64), DataMessage::Pass(pass)));
-    }
-    cluster.set(homes[0], &key, "second");
-    assert_eq!(cluster.get(homes[0], &key, Consistency::All), ["second"]);
-}
-
-#[test]
-fn a_session_for_an_earlier_process_is_ignored() {
-    let mut cluster = Cluster::new(5, 3);
-    let session = Session { boot: Boot(77), nonce: 1, now: Mono(0) };
-    cluster.messages.push_back((0, id(1), Partition(0), DataMessage::Session(session)));
-    cluster.deliver();
-    assert!(cluster.sent.iter().all(|sent| !matches!(sent.2, DataMessage::Pass(_))));
 }
 
 #[test]

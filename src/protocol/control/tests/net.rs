@@ -553,7 +553,9 @@ impl World {
             ControlEffect::Answer(order, answer) => {
                 self.nodes[index].answers.insert(order, answer);
             }
-            ControlEffect::Reachability(id, up) => drop(self.nodes[index].reachable.insert(id, up)),
+            ControlEffect::Reachability(id, reach) => {
+                self.nodes[index].reachable.insert(id, reach.answers());
+            }
             ControlEffect::Conditions(conditions) => self.nodes[index].conditions = conditions,
             ControlEffect::Log(_, line) => self.nodes[index].log.push(line),
             ControlEffect::ComeBack(sentence) => {
