@@ -7,7 +7,7 @@ use super::{Check, RunOptions, run};
 use crate::protocol::defect::Defect;
 
 /// Seeds that a mistake may survive.
-const BUDGET: u64 = 750;
+const BUDGET: u64 = 1500;
 
 /// The checkers, of which one must catch the mistake.
 fn meant_for(defect: Defect) -> &'static [Check] {

@@ -52,6 +52,8 @@ const COLLECT: [Time; 6] = [0, 0, 0, 5 * SECOND, 15 * SECOND, 45 * SECOND];
 /// One seed in so many is of disks that are new in their places, and of dead records that go meanwhile.
 const NEWCOMERS_EVERY: u64 = 16;
 const NEWCOMERS: &[Kind] = &[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Ring];
+/// Records that are lost one by one, while others are late: in the smallest world, where each copy counts.
+const DAMAGE: &[Kind] = &[Kind::Pause, Kind::Cut, Kind::Damage];
 /// Exchanges that are under way when homes agree are over by then.
 const EXCHANGE: Time = 3 * SECOND;
 /// Every key must have been read at ALL within this, and every replica repaired.
@@ -484,10 +486,7 @@ impl RunOptions {
     /// those of newcomers.
     fn theme(&self, seed: u64) -> Option<&'static [Kind]> {
         match self.mistake() {
-            Some(Defect::CountRebuilding) => {
-                Some(&[Kind::Kill, Kind::Cut, Kind::Wipe, Kind::Damage])
-            }
-            Some(Defect::KeepActorAfterLoss) => Some(&[Kind::Pause, Kind::Cut, Kind::Damage]),
+            Some(Defect::CountRebuilding | Defect::KeepActorAfterLoss) => Some(DAMAGE),
             Some(Defect::TakeUntold) => Some(NEWCOMERS),
             Some(mistake) if mistake.is_of_the_ring() => Some(&[Kind::Kill, Kind::Cut, Kind::Ring]),
             Some(_) => None,
@@ -532,11 +531,14 @@ fn draw_world(seed: u64, options: &RunOptions) -> WorldConfig {
         #[cfg(any(test, feature = "seeded-defects"))]
         defect: options.defect,
     };
-    if options.theme(seed) == Some(NEWCOMERS) {
-        let tuning = Tuning { collect_interval: 5 * SECOND, ..drawn.tuning };
-        return WorldConfig { nodes: nodes + 2, control: true, tuning, ..drawn };
+    match options.theme(seed) {
+        Some(NEWCOMERS) => {
+            let tuning = Tuning { collect_interval: 5 * SECOND, ..drawn.tuning };
+            WorldConfig { nodes: nodes + 2, control: true, tuning, ..drawn }
+        }
+        Some(DAMAGE) => WorldConfig { nodes: 3, founders: 3, replicas: 3, control: false, ..drawn },
+        _ => options.story.map_or(drawn.clone(), |story| story.stage(drawn)),
     }
-    options.story.map_or(drawn.clone(), |story| story.stage(drawn))
 }
 
 /// How long clients and faults are at work, in the world's time: mostly short, for what goes wrong
