@@ -365,6 +365,7 @@ impl Worker {
         let mut changes = vec![Change { space: id.space(), key: id.store_key(), value }];
         let tree =
             (!is_hint).then(|| self.tree_write(now, id, hash_before, hash_after, &mut changes));
+        self.note_written(id.partition);
         changes.extend(self.brought_to_keep(id.partition));
         let waiters = self.acknowledge_early(now, id, waiter, out);
         let pending = Pending { cell: Some(id.clone()), stored, waiters, hint, tree };

@@ -11,12 +11,14 @@
 //! is asked again. (What a newcomer is told it takes for known at once: if it forgets that, it is told again.)
 
 mod aside;
+mod brought;
 mod close;
 mod drain;
 mod drive;
 mod look;
 mod members;
 mod newcomer;
+mod origin;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -27,12 +29,14 @@ use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
 use self::aside::Moving;
+use self::brought::Brought;
 use self::close::Applying;
 use self::drain::Draining;
 use self::drive::{Drive, Stage};
 pub(super) use self::look::LookId;
 use self::look::Looks;
 use self::newcomer::{ASKS_WHERE, Newcomers};
+use self::origin::Joined;
 use self::sweep::Sweep;
 use super::cells::{CellId, Incoming, Waiter};
 use super::timers::Timer;
@@ -69,7 +73,10 @@ pub(super) struct Collect {
     /// whether anything is dead or not, for whoever has opened it waits for the others' numbers.
     spent: BTreeSet<Partition>,
     sweep: Sweep,
+    /// How this disk has joined; none: it is a founder, or took the place of another.
+    joined: Option<Joined>,
     newcomers: Newcomers,
+    brought: Brought,
     /// The time of the last step.
     pub latest: Mono,
 }
@@ -98,7 +105,7 @@ impl Collect {
     /// to a copy that has opened none.
     pub fn number(&self, partition: Partition) -> RoundNumber {
         let Some(rounds) = self.rounds.get(&partition) else { return RoundNumber::default() };
-        let lowest = || self.newcomers.lowest_brought(partition);
+        let lowest = || self.brought.lowest(partition);
         if rounds.never_opened() { rounds.number.min(lowest()) } else { rounds.number }
     }
 
@@ -140,6 +147,11 @@ impl Collect {
     fn behind(&self, partition: Partition) -> RoundMessage {
         let Rounds { number, closed, id, .. } = self.state(partition);
         RoundMessage::Behind { number, closed, id }
+    }
+
+    /// Whether a round of a partition was ever opened here.
+    fn has_opened(&self, partition: Partition) -> bool {
+        self.rounds.get(&partition).is_some_and(|rounds| !rounds.never_opened())
     }
 
     fn state(&self, partition: Partition) -> Rounds {
@@ -418,6 +430,7 @@ impl Worker {
             return self.arm(now.mono.after_millis(RETRY_MS), Timer::Arrive);
         };
         self.find_joined(&page);
+        self.find_brought(&page);
         for (partition, value) in self.marks_in(PREFIX, &page) {
             if let Ok(rounds) = Rounds::decode(value) {
                 self.collect.rounds.insert(partition, rounds);

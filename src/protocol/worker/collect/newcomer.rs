@@ -25,25 +25,20 @@
 //! back, and one that holds a hint and had not drained yet. So it remembers the lowest number that it was
 //! brought of each partition, durably, in the commit of the record that came with it; what it sends carries no
 //! higher number, and it takes over none. And not every new disk began with nothing: it may have held something under
-//! another id ([`View::has_past`]), or have joined with a version that lost to a rival, and join again. Of these the
-//! mark [`JOINED`] tells, which names the version.
+//! another id ([`crate::protocol::placement::View::has_past`]), or have joined with a version that lost to a rival, and join again. Of these the
+//! mark of [`super::origin`] tells, which names the version.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use bytes::{BufMut, Bytes, BytesMut};
-use rustc_hash::FxHashMap;
 
 use super::super::Worker;
 use super::super::timers::Timer;
 use super::members::taking_part;
-use super::{PREFIX, RETRY_MS, Then};
-use crate::protocol::codec::{DecodeError, Reader, Write};
+use super::origin::Origin;
+use super::{RETRY_MS, Then};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{DataMessage, RoundMessage};
-use crate::protocol::meta::partition_key;
-use crate::protocol::placement::View;
 use crate::protocol::rounds::{Cut, Rounds};
-use crate::protocol::step::{Change, Effect, Page, Space};
+use crate::protocol::step::Effect;
 use crate::types::{Mono, NodeId, Now, Partition, RoundNumber};
 
 /// A survey of this round and of nothing asks where the rounds are; an answer to it of nothing: who was asked
@@ -52,93 +47,35 @@ pub(super) const ASKS_WHERE: RoundNumber = RoundNumber(0);
 /// How long to wait before homes are asked again whether a round has closed that was open when this node was told, in
 /// milliseconds. Whoever drives it says so once, and that may be lost.
 const UNDECIDED_MS: u64 = 30_000;
-/// What follows [`PREFIX`] in the key under which it is marked how this disk has joined: no
-/// partition's, which has two bytes.
-const JOINED: &[u8] = b"joined";
-/// Keys of [`Space::Meta`] under which the lowest number is kept that others brought of a partition: `prefix ‖
-/// partition`. They begin with [`PREFIX`] and are read with what else does.
-const BROUGHT: &[u8] = b"rounds/brought/";
 
-/// What a worker knows of a disk that is new in its place: this one.
+/// What a worker of a disk that is new in its place was told since the start.
 #[derive(Debug, Default)]
 pub(super) struct Newcomers {
-    /// How this disk has joined; none: it is a founder, or took the place of another.
-    joined: Option<Joined>,
-    brought: FxHashMap<Partition, Brought>,
     /// Partitions of which someone has said where the rounds are, since the start.
     begun: BTreeSet<Partition>,
     /// Those of them of which something was written here since.
     written: BTreeSet<Partition>,
     /// Who has said of a partition that it cannot tell.
     ignorant: BTreeMap<Partition, BTreeSet<NodeId>>,
-    /// Partitions of which what this node knew could not be read at the start.
-    unreadable: BTreeSet<Partition>,
     /// When it asks again.
     asks_again: Option<Mono>,
 }
 
-/// How a disk has joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Joined {
-    id: NodeId,
-    /// The number of the version that it joined with; none: it joined again with a later one, so that
-    /// something may be left of before.
-    version: Option<u32>,
-}
-
-/// How a disk came to what it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
-    /// It has always been in its place; or something is left on it of what it held under another id, whose
-    /// rounds it knows.
-    Old,
-    /// It began with nothing, when it joined or took the place of another.
-    New,
-    /// It has joined again: something may be left of before.
-    Again,
-}
-
-/// What others have sent of a partition.
-#[derive(Clone, Copy, Debug)]
-struct Brought {
-    /// The lowest round that any of it is of.
-    lowest: RoundNumber,
-    /// Whether that is on disk, or in a commit under way.
-    is_kept: bool,
-}
-
 impl Newcomers {
-    /// The lowest round that anything is of that others sent of a partition since this disk is new.
-    pub(super) fn lowest_brought(&self, partition: Partition) -> RoundNumber {
-        self.brought.get(&partition).map_or(RoundNumber::MAX, |brought| brought.lowest)
+    /// This disk has joined just now: what it was told of partitions before is not of its place.
+    pub(super) fn begin_again(&mut self) {
+        self.begun.clear();
     }
 }
 
 impl Worker {
-    fn origin(&self) -> Origin {
-        let Some(view) = self.view.as_ref().filter(|view| !view.has_past) else {
-            return Origin::Old;
-        };
-        match self.collect.newcomers.joined.filter(|joined| joined.id == view.me) {
-            Some(Joined { version: Some(_), .. }) => Origin::New,
-            Some(Joined { version: None, .. }) => Origin::Again,
-            None if view.is_replacement => Origin::New,
-            None => Origin::Old,
-        }
-    }
-
-    /// Whether a round of a partition was ever opened here.
-    fn has_opened(&self, partition: Partition) -> bool {
-        self.collect.rounds.get(&partition).is_some_and(|rounds| !rounds.never_opened())
-    }
-
     /// Whether this disk is new in its place, and nobody has told it yet where the rounds of a partition are:
     /// it takes nothing of it.
     pub(in crate::protocol::worker) fn is_untold(&self, partition: Partition) -> bool {
         let lacks = match self.origin() {
             Origin::Old => false,
             Origin::New => !self.collect.rounds.contains_key(&partition),
-            Origin::Again => !self.has_opened(partition),
+            Origin::Again => !self.collect.has_opened(partition),
         };
         lacks && !self.collect.newcomers.begun.contains(&partition) && !self.has(Defect::TakeUntold)
     }
@@ -154,7 +91,7 @@ impl Worker {
     /// may have forgotten what it knew.
     pub(super) fn knows_rounds(&self, partition: Partition) -> bool {
         let has_forgotten = self.view.as_ref().is_none_or(|view| view.has_past)
-            || self.collect.newcomers.unreadable.contains(&partition);
+            || self.collect.brought.is_unreadable(partition);
         let is_behind =
             self.collect.is_moving(partition) || has_forgotten && self.is_lost(partition);
         !self.is_untold(partition) && !is_behind
@@ -315,108 +252,11 @@ impl Worker {
         }
     }
 
-    /// A member of a live version, and not of the oldest, has just joined.
-    pub(super) fn mark_joined(&mut self, view: &View, out: &mut Vec<Effect>) {
-        if view.has_past || view.oldest().my_member().is_some() {
-            return;
-        }
-        let Some(first) = view.live().iter().find(|version| version.my_member().is_some()) else {
-            return;
-        };
-        let (id, first) = (view.me, first.tag().number);
-        let version = match self.collect.newcomers.joined {
-            Some(joined) if joined.id == id => joined.version.filter(|&number| number == first),
-            _ => Some(first),
-        };
-        let joined = Joined { id, version };
-        if self.collect.newcomers.joined != Some(joined) {
-            self.collect.newcomers.joined = Some(joined);
-            self.collect.newcomers.begun.clear();
-            self.commit_meta([PREFIX, JOINED].concat().into(), Some(joined.encode()), out);
-        }
-    }
-
-    /// At the start: whether this disk has joined, and what it was brought.
-    pub(super) fn find_joined(&mut self, page: &Page) {
-        let mark = page.entries.iter().find(|(key, _)| key.strip_prefix(PREFIX) == Some(JOINED));
-        if let Some(joined) = mark.and_then(|(_, value)| Joined::decode(value.clone()).ok()) {
-            self.collect.newcomers.joined = Some(joined);
-        }
-        for (partition, value) in self.marks_in(BROUGHT, page) {
-            // What cannot be read may have been any number.
-            let lowest = value[..].try_into().map_or(0, u64::from_be_bytes);
-            let brought = Brought { lowest: RoundNumber(lowest), is_kept: true };
-            if !self.collect.newcomers.unreadable.contains(&partition) {
-                self.collect.newcomers.brought.insert(partition, brought);
-            }
-        }
-    }
-
-    /// Whether it matters of which round what others send of a partition is.
-    pub(in crate::protocol::worker) fn heeds_brought(&self, partition: Partition) -> bool {
-        self.origin() != Origin::Old && !self.has_opened(partition)
-    }
-
-    /// Others have sent something of a partition, which was formed from no round below this one.
-    pub(in crate::protocol::worker) fn brought_of(
-        &mut self,
-        partition: Partition,
-        round: RoundNumber,
-    ) {
-        if self.heeds_brought(partition) && round < self.collect.newcomers.lowest_brought(partition)
-        {
-            let brought = Brought { lowest: round, is_kept: false };
-            self.collect.newcomers.brought.insert(partition, brought);
-        }
-    }
-
-    /// The lowest number that was brought of a partition, if it is not on disk: it is committed with the
-    /// next record that is.
-    pub(in crate::protocol::worker) fn brought_to_keep(
-        &mut self,
-        partition: Partition,
-    ) -> Option<Change> {
+    /// Something is written of a partition here.
+    pub(in crate::protocol::worker) fn note_written(&mut self, partition: Partition) {
         if self.collect.newcomers.begun.contains(&partition) {
             self.collect.newcomers.written.insert(partition);
         }
-        let brought = self.collect.newcomers.brought.get_mut(&partition)?;
-        (!std::mem::replace(&mut brought.is_kept, true))
-            .then(|| brought_mark(partition, Some(brought.lowest)))
-    }
-
-    /// A commit of something of a partition was refused, and what went with it.
-    pub(in crate::protocol::worker) fn brought_not_kept(
-        &mut self,
-        partition: Partition,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(brought) = self.collect.newcomers.brought.get_mut(&partition) else { return };
-        // What is queued behind it went without the mark; what comes next takes it along, should this be refused.
-        brought.is_kept = false;
-        let Change { key, value, .. } = brought_mark(partition, Some(brought.lowest));
-        self.commit_meta(key, value, out);
-    }
-
-    /// Where the rounds of a partition are cannot be read: anything may have been brought.
-    pub(super) fn brought_unknown(&mut self, partition: Partition) {
-        let brought = Brought { lowest: RoundNumber(0), is_kept: false };
-        self.collect.newcomers.brought.insert(partition, brought);
-        self.collect.newcomers.unreadable.insert(partition);
-    }
-
-    /// What was held of a partition is set aside: nothing is left of what others sent. The change goes
-    /// with that.
-    pub(super) fn brought_anew(&mut self, partition: Partition) -> Change {
-        self.collect.newcomers.brought.remove(&partition);
-        brought_mark(partition, None)
-    }
-
-    /// Whether all that is held of a partition came to this disk since it has its id, and no round of the
-    /// partition was opened here since: then what is held is of what others brought, or new. Only what shows
-    /// that counts: that it has joined, or took the place of another. Any other disk that does not know a closed round
-    /// may have been set back.
-    fn is_newcomer_to(&self, partition: Partition) -> bool {
-        self.origin() == Origin::New && !self.has_opened(partition)
     }
 
     /// A round was closed that this node never confirmed. If it is a newcomer to the partition, was told that the round
@@ -439,7 +279,7 @@ impl Worker {
         closed: RoundNumber,
         out: &mut Vec<Effect>,
     ) -> bool {
-        let lowest = self.collect.newcomers.lowest_brought(partition);
+        let lowest = self.collect.brought.lowest(partition);
         if !self.is_newcomer_to(partition) || lowest < closed {
             return false;
         }
@@ -449,27 +289,4 @@ impl Worker {
         self.commit_rounds(partition, state, Then::Nothing, out);
         true
     }
-}
-
-impl Joined {
-    fn encode(self) -> Bytes {
-        let mut out = BytesMut::new();
-        out.put_u128_le(self.id.0);
-        out.bool(self.version.is_some());
-        out.varint(self.version.unwrap_or_default().into());
-        out.freeze()
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut r = Reader::new(bytes);
-        let (id, is_first) = (NodeId(r.u128()?), r.bool()?);
-        let number = u32::try_from(r.varint()?).map_err(|_| DecodeError::Malformed("joined"))?;
-        r.end()?;
-        Ok(Self { id, version: is_first.then_some(number) })
-    }
-}
-
-fn brought_mark(partition: Partition, lowest: Option<RoundNumber>) -> Change {
-    let value = lowest.map(|lowest| Bytes::copy_from_slice(&lowest.0.to_be_bytes()));
-    Change { space: Space::Meta, key: partition_key(BROUGHT, partition), value }
 }
