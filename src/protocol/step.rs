@@ -463,7 +463,8 @@ pub struct Tuning {
     pub record_bytes_max: usize,
     /// How far clocks may differ, in milliseconds.
     pub skew_ms_max: u64,
-    /// After this a silent home gets a hint elsewhere, and counts as having timed out once.
+    /// After this a silent home gets a hint elsewhere, and counts as having timed out once. What was passed to a
+    /// peer that is silent is waited for three times as long.
     pub replica_timeout: u64,
     /// A read waits at least this long before it asks another replica.
     pub hedge_min: u64,

@@ -50,7 +50,7 @@ pub(super) struct Mind {
 #[derive(Debug)]
 pub(super) struct Oracle {
     /// Told to the workers, by node.
-    up: Vec<bool>,
+    reach: Vec<Reach>,
     /// Looks in a row that contradicted it.
     missed: Vec<u32>,
     conditions: Conditions,
@@ -59,7 +59,7 @@ pub(super) struct Oracle {
 impl Brain {
     pub(super) fn oracle(nodes: usize) -> Self {
         let conditions = Conditions::default();
-        Self::Oracle(Oracle { up: vec![false; nodes], missed: vec![0; nodes], conditions })
+        Self::Oracle(Oracle { reach: vec![Reach::Away; nodes], missed: vec![0; nodes], conditions })
     }
 
     pub(super) fn mind(&self) -> Option<&Mind> {
@@ -291,7 +291,7 @@ impl World {
         let Some(&other) = self.ids.get(&peer) else { return };
         let Some(process) = &mut self.nodes[at].process else { return };
         let Some(oracle) = process.brain.oracle_mut() else { return };
-        oracle.up[other] = reach.answers();
+        oracle.reach[other] = reach;
         oracle.missed[other] = 0;
         self.trace.say(self.time, Some(at), || format!("hears that node-{other} {reach}"));
         self.feed_all(at, &Input::Reachability(peer, reach));
@@ -316,14 +316,14 @@ impl World {
             let so = self.nodes[other].is_live() && self.network.is_open(at, other);
             let Some(process) = &mut self.nodes[at].process else { return };
             let Some(oracle) = process.brain.oracle_mut() else { return };
-            if oracle.up[other] == so {
+            let reach = if so { Reach::Answers } else { Reach::Away };
+            if oracle.reach[other] == reach {
                 oracle.missed[other] = 0;
                 continue;
             }
             oracle.missed[other] += 1;
             if so || oracle.missed[other] >= LOOKS_MAX {
                 let peer = self.nodes[other].id;
-                let reach = if so { Reach::Answers } else { Reach::Away };
                 self.tell_reachability(at, peer, reach);
             }
         }
@@ -340,7 +340,7 @@ impl World {
     /// What the control core would conclude from what a majority says.
     fn conditions_of(&self, at: usize, oracle: &Oracle) -> Conditions {
         let majority = self.nodes.len() / 2 + 1;
-        let met = 1 + oracle.up.iter().filter(|up| **up).count();
+        let met = 1 + oracle.reach.iter().filter(|reach| reach.answers()).count();
         let own = self.nodes[at].clock.wall_offset_ms();
         let limit = self.config.tuning.skew_ms_max;
         let far =

@@ -4,7 +4,7 @@
 //! homes in every live version, so that no later strict read can miss it.
 
 use super::gather::{Gather, Progress};
-use super::spread::{Reach, Spread};
+use super::spread::{Reached, Spread};
 use super::sync::Kind;
 use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Origin, Worker};
@@ -145,13 +145,13 @@ impl Worker {
     /// A strict read's put-back has moved.
     pub(super) fn get_moved(&mut self, now: Now, key: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Get(mut get)) = self.ops.remove(&key) else { return };
-        let reach = get.spread.as_ref().map_or(Reach::Waiting, |spread| self.reach(spread));
+        let reach = get.spread.as_ref().map_or(Reached::Waiting, |spread| self.reach(spread));
         match reach {
-            Reach::Enough if !get.replied => {
+            Reached::Enough if !get.replied => {
                 self.get_reply(now, &mut get, out);
                 self.get_drain(now, key, get, out);
             }
-            Reach::Lost if !get.replied => self.get_fail(now, key, get, out),
+            Reached::Lost if !get.replied => self.get_fail(now, key, get, out),
             _ if get.replied => self.get_drain(now, key, get, out),
             _ => {
                 self.ops.insert(key, Op::Get(get));

@@ -74,9 +74,9 @@ use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Sta
 
 /// How long a late answer may still come, in milliseconds: beyond any client's patience.
 const LATE_MS: u64 = 10_000;
-/// A passed write is given up if whoever took it is silent after so many replica's times. Whoever stands still for
+/// A passed write is given up if whoever took it has been silent for so many replica's times. Whoever stands still for
 /// one of them would end all that was passed to it otherwise, and its clients would not know how.
-const PASS_PATIENCE: u64 = 4;
+const PASS_PATIENCE: u64 = 3;
 
 /// How a worker is made.
 #[derive(Clone, Debug)]
@@ -545,7 +545,7 @@ impl Worker {
     }
 
     fn reachability(&mut self, now: Now, node: NodeId, reach: Reach, out: &mut Vec<Effect>) {
-        self.peers.set_up(node, reach.answers());
+        let before = self.peers.set_reach(node, reach);
         match reach {
             Reach::Answers => {
                 self.ask_homes(now, Some(node), out);
@@ -553,20 +553,30 @@ impl Worker {
                 self.compare_soon(now, node);
                 self.rebuild_lost(now, out);
             }
-            Reach::Silent | Reach::Away => self.reachability_lost(now, node, reach, out),
+            Reach::Silent => {
+                self.probe_soon(now, node);
+                // One that was away is on its way back.
+                if before != Reach::Away {
+                    self.reachability_lost(now, node, reach, out);
+                }
+            }
+            Reach::Away => self.reachability_lost(now, node, reach, out),
         }
     }
 
     /// Nothing that was asked of a peer will be answered soon. What was passed to one that is only silent is waited
     /// for: it cannot be asked of another.
     fn reachability_lost(&mut self, now: Now, node: NodeId, reach: Reach, out: &mut Vec<Effect>) {
-        let waits =
-            |call: &Call| reach == Reach::Silent && matches!(call.purpose, Purpose::Pass { .. });
-        let asked = self.calls.iter().filter(|(_, call)| call.to == node && !waits(call));
+        let asked = self.calls.iter().filter(|(_, call)| call.to == node);
         let mut lost: Vec<CallId> = asked.map(|(id, _)| *id).collect();
         lost.sort_unstable();
         for call in lost {
-            self.call_failed(now, call, out);
+            match self.calls.get(&call).map(|call| &call.purpose) {
+                Some(Purpose::Pass { op }) if reach == Reach::Silent => {
+                    self.wait_for_pass(now, call, *op);
+                }
+                _ => self.call_failed(now, call, out),
+            }
         }
         self.session_lost(now, node, out);
     }
@@ -626,15 +636,14 @@ impl Worker {
         }
     }
 
-    /// A call has had its time: whoever was asked counts as silent.
+    /// A call has had its time. Whoever was asked to read or to write something counts as having timed out once.
     fn call_timer(&mut self, now: Now, call: CallId, out: &mut Vec<Effect>) {
         let Some(asked) = self.calls.get(&call) else { return };
-        let (to, late) = (asked.to, asked.late);
+        let (to, late, end) = (asked.to, asked.late, asked.sent.after_millis(LATE_MS));
         match asked.purpose {
-            // It may have been begun, and has a deadline of its own.
-            Purpose::Pass { .. } if !late || self.peers.reachable(to) => {
-                let patience = (PASS_PATIENCE - 1) * self.config.tuning.replica_timeout;
-                return self.wait_on(call, now.mono.after_micros(patience));
+            // It has been silent meanwhile, and is no more.
+            Purpose::Pass { .. } if self.peers.reachable(to) && now.mono < end => {
+                return self.wait_on(call, end);
             }
             Purpose::Gather { op, ask } if !late => self.gather_late(now, op, ask, out),
             Purpose::Spread { op, ask } if !late => self.spread_late(now, op, ask, out),
@@ -647,9 +656,18 @@ impl Worker {
     /// A late answer is taken until then.
     fn wait_on(&mut self, call: CallId, until: Mono) {
         if let Some(asked) = self.calls.get_mut(&call) {
+            self.timers.cancel(asked.timer);
             asked.late = true;
             asked.timer = self.timers.set(until, Timer::Call(call));
         }
+    }
+
+    /// Whoever took a passed write is silent: it has a while to answer still, and leaves as long to whoever asks again.
+    fn wait_for_pass(&mut self, now: Now, call: CallId, op: OpKey) {
+        let Some(Op::Pass(pass)) = self.ops.get(&op) else { return };
+        let patience = PASS_PATIENCE * self.config.tuning.replica_timeout;
+        let left = pass.deadline().micros_since(now.mono);
+        self.wait_on(call, now.mono.after_micros(patience.min(left / 2)));
     }
 
     fn arm(&mut self, at: Mono, timer: Timer) {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::put::Asked;
 use super::replica::Sender;
 use super::timers::{Timer, TimerKey};
-use super::{Op, OpKey, Origin, Purpose, Worker};
+use super::{LATE_MS, Op, OpKey, Origin, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{CallId, DataMessage, OpenSession, Pass, PassAnswer, Session};
 use crate::protocol::op::{Action, Failure, Op as ClientOp, Outcome, Reason};
@@ -54,8 +54,14 @@ pub(super) struct PassOp {
     partition: Partition,
     candidates: Vec<NodeId>,
     /// Whom it was sent to, if it was: from then on it may have been begun.
-    sent: Option<NodeId>,
+    sent: Option<(NodeId, CallId)>,
     timer: TimerKey,
+}
+
+impl PassOp {
+    pub(super) fn deadline(&self) -> Mono {
+        self.asked.deadline
+    }
 }
 
 impl Issued {
@@ -154,9 +160,10 @@ impl Worker {
         self.pass_on(now, op, out);
     }
 
-    /// Passes to the first candidate; coordinates here if none is left.
+    /// Passes to the first candidate that can be reached; coordinates here if none is left.
     fn pass_on(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Pass(mut pass)) = self.ops.remove(&op) else { return };
+        pass.candidates.retain(|&candidate| self.peers.reachable(candidate));
         let Some(&to) = pass.candidates.first() else {
             self.timers.cancel(pass.timer);
             return self.start_put(now, pass.origin, pass.asked, out);
@@ -170,11 +177,9 @@ impl Worker {
                 let (session, deadline) = (*nonce, issued.after_micros(left));
                 *next += 1;
                 let sequence = *next;
-                pass.sent = Some(to);
                 let asked = pass.asked.clone();
                 let trace = asked.trace;
                 let partition = pass.partition;
-                self.ops.insert(op, Op::Pass(pass));
                 let message = |call| {
                     let Asked { key, put, consistency, strict, .. } = asked;
                     DataMessage::Pass(Pass {
@@ -188,7 +193,12 @@ impl Worker {
                         strict,
                     })
                 };
-                self.call(now, to, Purpose::Pass { op }, partition, trace, message, out);
+                // The write has a deadline of its own.
+                let (patience, purpose) = (LATE_MS * 1000, Purpose::Pass { op });
+                let call =
+                    self.call_within(now, to, patience, purpose, partition, trace, message, out);
+                pass.sent = Some((to, call));
+                self.ops.insert(op, Op::Pass(pass));
             }
             Some(Opened::Asked { waiting }) => {
                 waiting.push(op);
@@ -289,7 +299,7 @@ impl Worker {
         out: &mut Vec<Effect>,
     ) {
         let Some(Op::Pass(pass)) = self.ops.get_mut(&op) else { return };
-        let Some(node) = pass.sent else { return };
+        let Some((node, _)) = pass.sent else { return };
         match answer {
             PassAnswer::Ended(outcome) => {
                 let (origin, partition) = (pass.origin, pass.partition);
@@ -309,17 +319,20 @@ impl Worker {
         }
     }
 
-    /// The receiver of a passed write cannot be reached any more: it may have run.
+    /// The receiver of a passed write has not answered in time, or cannot be reached any more: it may have run.
     pub(super) fn pass_silent(&mut self, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Pass(pass)) = self.ops.remove(&op) else { return };
         self.timers.cancel(pass.timer);
+        if let Some(call) = pass.sent.and_then(|(_, call)| self.calls.remove(&call)) {
+            self.timers.cancel(call.timer);
+        }
         let view = self.view.clone();
         let name = |node: NodeId| view.as_ref().and_then(|view| view.name_of(node).cloned());
         let failure = Failure {
             reason: Reason::CoordinatorSilent,
             needed: 1,
             reached: vec![],
-            missing: pass.sent.and_then(name).into_iter().collect(),
+            missing: pass.sent.and_then(|(node, _)| name(node)).into_iter().collect(),
             maybe_applied: pass.sent.is_some(),
         };
         self.reply(pass.origin, pass.partition, Outcome::Failed(failure), out);

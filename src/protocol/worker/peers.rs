@@ -29,14 +29,25 @@ pub(super) struct Peers {
     budget: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peer {
-    up: bool,
+    /// What the control core has said last.
+    told: Reach,
+    /// Whether it was found silent here.
     silent: bool,
+    /// Whether it will be probed.
+    probed: bool,
     timeouts: u32,
     /// Mean and mean deviation of the time to an answer, in microseconds.
     mean: u64,
     deviation: u64,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        let (silent, probed, timeouts, mean, deviation) = (false, false, 0, 0, 0);
+        Self { told: Reach::Away, silent, probed, timeouts, mean, deviation }
+    }
 }
 
 impl Default for Peers {
@@ -48,7 +59,7 @@ impl Default for Peers {
 impl Peers {
     /// Whether a peer is worth asking.
     pub fn reachable(&self, node: NodeId) -> bool {
-        self.peers.get(&node).is_some_and(|peer| peer.up && !peer.silent)
+        self.peers.get(&node).is_some_and(|peer| peer.told.answers() && !peer.silent)
     }
 
     /// The mean time to an answer, in microseconds.
@@ -61,13 +72,14 @@ impl Peers {
         self.peers.get(&node).map_or(0, |peer| peer.mean + 4 * peer.deviation)
     }
 
-    pub fn set_up(&mut self, node: NodeId, up: bool) {
+    /// The control core says whether a peer can be reached; what it has said before.
+    pub fn set_reach(&mut self, node: NodeId, reach: Reach) -> Reach {
         let peer = self.peers.entry(node).or_default();
-        peer.up = up;
-        if up {
+        if reach.answers() {
             peer.silent = false;
             peer.timeouts = 0;
         }
+        std::mem::replace(&mut peer.told, reach)
     }
 
     /// An answer came `micros` after its question.
@@ -112,17 +124,30 @@ impl Worker {
         }
         peer.silent = true;
         out.push(Effect::Reachable(node, false));
-        self.arm(now.mono.after_millis(PROBE_MS), Timer::Probe(node));
+        self.probe_soon(now, node);
         self.reachability_lost(now, node, Reach::Silent, out);
     }
 
+    /// A peer is silent: it is probed in a while, if it still is.
+    pub(super) fn probe_soon(&mut self, now: Now, node: NodeId) {
+        let peer = self.peers.peers.entry(node).or_default();
+        if !std::mem::replace(&mut peer.probed, true) {
+            self.arm(now.mono.after_millis(PROBE_MS), Timer::Probe(node));
+        }
+    }
+
     /// Asks a silent peer for anything at all; whatever it says ends its silence.
+    ///
+    /// So does one of whom only the control core says that it is silent: who had found that may have heard from it
+    /// since, before it was told so, and nobody would say that it answers.
     pub(super) fn probe_due(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
-        let silent = self.peers.peers.get(&node).is_some_and(|peer| peer.silent);
-        if !silent {
+        let Some(peer) = self.peers.peers.get_mut(&node) else { return };
+        peer.probed = false;
+        peer.silent |= peer.told == Reach::Silent;
+        if !peer.silent {
             return;
         }
-        self.arm(now.mono.after_millis(PROBE_MS), Timer::Probe(node));
+        self.probe_soon(now, node);
         let message = DataMessage::OpenSession(OpenSession { boot: self.config.boot });
         #[expect(clippy::cast_possible_truncation, reason = "a worker's index is below LANES")]
         let partition = Partition(self.config.index as u16);

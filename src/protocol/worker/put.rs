@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::cells::{CellId, Task, Waiter};
 use super::gather::{Gather, Progress};
 use super::route::Route;
-use super::spread::{Reach, Spread};
+use super::spread::{Reached, Spread};
 use super::sync::Kind;
 use super::timers::{Timer, TimerKey};
 use super::{Op, OpKey, Origin, Worker};
@@ -392,9 +392,9 @@ impl Worker {
         let (reach, over) = (self.reach(spread), spread.settled() || spread.idle());
         if !put.replied {
             match reach {
-                Reach::Enough => self.put_reply(now, &mut put, out),
-                Reach::Lost => self.put_fail(now, &mut put, out),
-                Reach::Waiting => {}
+                Reached::Enough => self.put_reply(now, &mut put, out),
+                Reached::Lost => self.put_fail(now, &mut put, out),
+                Reached::Waiting => {}
             }
         }
         if over && put.replied {

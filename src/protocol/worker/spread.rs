@@ -69,7 +69,7 @@ pub(super) struct Spread {
 
 /// What a spread has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum Reached {
     Waiting,
     /// W is reached.
     Enough,
@@ -380,7 +380,7 @@ impl Worker {
     }
 
     /// Where a spread stands.
-    pub(super) fn reach(&self, spread: &Spread) -> Reach {
+    pub(super) fn reach(&self, spread: &Spread) -> Reached {
         let count = |place: usize| {
             if self.has(Defect::CountNodeTwice) {
                 spread.acks
@@ -391,11 +391,11 @@ impl Worker {
             }
         };
         if spread.needed.met(count) {
-            Reach::Enough
+            Reached::Enough
         } else if spread.idle() {
-            Reach::Lost
+            Reached::Lost
         } else {
-            Reach::Waiting
+            Reached::Waiting
         }
     }
 

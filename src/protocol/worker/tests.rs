@@ -60,6 +60,8 @@ struct Cluster {
     events: Vec<(usize, Event)>,
     tickets: u64,
     progress: Vec<Progress>,
+    /// Who has found whom silent, or answering again.
+    found: Vec<(usize, NodeId, bool)>,
 }
 
 fn id(node: usize) -> NodeId {
@@ -94,6 +96,7 @@ impl Cluster {
             events: vec![],
             tickets: 0,
             progress: vec![Progress::default(); count],
+            found: vec![],
         };
         for node in 0..count {
             let worker = cluster.worker(node);
@@ -187,7 +190,7 @@ impl Cluster {
             Effect::Event(event) => self.events.push((node, event)),
             Effect::ScanReply(_, page) => self.pages.push(page),
             Effect::Progress(progress) => self.progress[node] = progress,
-            Effect::Reachable(..) => {}
+            Effect::Reachable(peer, answers) => self.found.push((node, peer, answers)),
         }
         vec![]
     }
@@ -336,6 +339,13 @@ impl Cluster {
             }
         }
         self.deliver();
+    }
+
+    /// Nobody who runs waits for an answer.
+    fn assert_nothing_asked(&self) {
+        let running = self.workers.iter().zip(&self.nodes).filter(|(_, node)| !node.down);
+        let asked: Vec<_> = running.flat_map(|(worker, _)| worker.calls.values()).collect();
+        assert!(asked.is_empty(), "never answered, never forgotten: {asked:?}");
     }
 
     fn homes(&self, key: &Key) -> Vec<usize> {

@@ -85,8 +85,55 @@ fn what_was_passed_to_a_home_that_stays_silent_ends_after_a_second_and_if_it_is_
     let (mut cluster, ticket, _) = passed_to_a_silent_home();
     cluster.pass(700_000);
     assert!(silent(&cluster, ticket));
+    cluster.pass(20 * SECOND);
+    cluster.assert_nothing_asked();
 
     let (mut cluster, ticket, home) = passed_to_a_silent_home();
     cluster.kill(home);
     assert!(silent(&cluster, ticket));
+}
+
+#[test]
+fn a_passed_write_whose_answer_is_lost_ends_at_its_deadline_and_leaves_nothing_behind() {
+    let mut cluster = Cluster::new(5, 3);
+    let key = key("k");
+    let homes = cluster.homes(&key);
+    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
+    homes.iter().for_each(|&home| cluster.nodes[home].held = true);
+    let ticket = cluster.start(other, put(&key, "v", None, None));
+    homes.iter().for_each(|&home| cluster.nodes[home].down = true);
+    cluster.pass(4 * SECOND);
+    assert!(!cluster.replies.contains_key(&ticket), "nothing else was asked of it");
+    cluster.pass(2 * SECOND);
+    assert!(matches!(cluster.replies[&ticket], Outcome::Failed(_)));
+    assert!(cluster.workers[other].calls.is_empty());
+}
+
+#[test]
+fn nothing_is_passed_to_a_home_that_went_away_while_another_was_asked_for_a_session() {
+    let mut cluster = Cluster::new(5, 3);
+    let key = key("k");
+    let homes = cluster.homes(&key);
+    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
+    homes.iter().for_each(|&home| cluster.nodes[home].down = true);
+    let ticket = cluster.start(other, put(&key, "v", None, None));
+    let asked = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::OpenSession(_)));
+    let asked = usize::try_from(asked.unwrap().1.0).unwrap() - 1;
+    let rest: Vec<usize> = homes.iter().copied().filter(|&home| home != asked).collect();
+    cluster.kill(rest[0]);
+    cluster.nodes[rest[1]].down = false;
+    cluster.pass(600_000);
+    let passed = cluster.sent.iter().filter(|sent| matches!(sent.2, DataMessage::Pass(_)));
+    assert_eq!(passed.map(|sent| sent.1).collect::<Vec<_>>(), [id(rest[1])]);
+    assert!(matches!(cluster.replies[&ticket], Outcome::Written(_)));
+}
+
+#[test]
+fn a_peer_that_only_the_control_core_takes_for_silent_is_found_to_answer() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.input(0, Input::Reachability(id(1), Reach::Silent));
+    assert!(!cluster.workers[0].peers.reachable(id(1)));
+    cluster.found.clear();
+    cluster.pass(600_000);
+    assert_eq!(cluster.found, [(0, id(1), true)]);
 }
