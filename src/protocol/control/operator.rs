@@ -309,6 +309,12 @@ impl Control {
         true
     }
 
+    /// Whether an operator has ordered here that a name is given up.
+    pub(super) fn is_to_remove(&self, name: &NodeName) -> bool {
+        let ordered = self.works.order.as_ref().map(|ordered| &ordered.work);
+        matches!(ordered, Some(Work::Remove(removed)) if removed == name)
+    }
+
     /// Members agree that a name is nobody from now on. Says whether the order is done.
     fn remove_member(&mut self, id: OrderId, name: &NodeName) -> bool {
         let Some(cluster) = self.founding.cluster() else { return false };

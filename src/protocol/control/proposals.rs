@@ -80,8 +80,21 @@ impl Control {
         }
     }
 
+    /// A name that was to be cleared away, since it had no part in the ring, and has become a member meanwhile is
+    /// left alone: members are given up by an operator's order, and by nobody else.
+    fn spare_members(&mut self) {
+        let removes = |(name, (id, _)): &(&NodeName, &(NodeId, NodeId))| {
+            *id == NOBODY && **name != self.identity.name
+        };
+        let spared = self.claims.proposals.iter().filter(removes);
+        let spared = spared.filter(|(name, _)| self.is_named(name) && !self.is_to_remove(name));
+        let spared: Vec<NodeName> = spared.map(|(name, _)| name.clone()).collect();
+        spared.iter().for_each(|name| self.take_back(name));
+    }
+
     /// What this node asks the members to agree to next: its own place, or what it has proposed.
     pub(super) fn wanted(&mut self) -> Option<Admission> {
+        self.spare_members();
         let cluster = self.founding.cluster()?;
         let number = cluster.next_number();
         match self.founding.standing()? {

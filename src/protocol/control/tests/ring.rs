@@ -404,6 +404,27 @@ fn an_idle_node_that_dies_before_it_joins_is_cleared_away() {
     assert_eq!(newest(&world, 0).number, 1);
 }
 
+#[test]
+fn a_member_that_a_steward_took_for_idle_while_it_was_cut_off_is_not_cleared_away_when_it_dies_later()
+ {
+    let mut world = founded(161, 3);
+    let d = add(&mut world, "node-3");
+    let entered = |w: &World| w.nodes[0].log.iter().any(|line| line.contains("node-3 has entered"));
+    assert!(world.run_until(CHANGE_MS, entered).is_some());
+    (1..4).for_each(|other| world.cut(0, other));
+    let proposes = |w: &World| w.nodes[0].control.as_ref().unwrap().proposes();
+    assert!(world.run_until(CHANGE_MS, proposes).is_some(), "node-0 hears nothing of node-3");
+    let named = |w: &World| newest(w, 1).number == 2;
+    assert!(world.run_until(CHANGE_MS, named).is_some(), "the others make it a member");
+    world.kill(d);
+    world.heal();
+    world.run_ms(CHANGE_MS);
+    assert_eq!(newest(&world, 0).number, 2);
+    for node in &world.nodes[..3] {
+        assert!(!node.log.iter().any(|line| line.contains("was removed")), "{:?}", node.log);
+    }
+}
+
 /// With the mistake, the net's own check must fail.
 fn is_caught(defect: Defect, story: impl Fn(&mut World)) {
     let run = |defect: Option<Defect>| {
