@@ -74,9 +74,6 @@ use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Sta
 
 /// How long a late answer may still come, in milliseconds: beyond any client's patience.
 const LATE_MS: u64 = 10_000;
-/// A passed write is given up if whoever took it has been silent for so many replica's times. Whoever stands still for
-/// one of them would end all that was passed to it otherwise, and its clients would not know how.
-const PASS_PATIENCE: u64 = 3;
 
 /// How a worker is made.
 #[derive(Clone, Debug)]
@@ -573,7 +570,7 @@ impl Worker {
         for call in lost {
             match self.calls.get(&call).map(|call| &call.purpose) {
                 Some(Purpose::Pass { op }) if reach == Reach::Silent => {
-                    self.wait_for_pass(now, call, *op);
+                    self.wait_for_pass(now, *op, call);
                 }
                 _ => self.call_failed(now, call, out),
             }
@@ -639,12 +636,9 @@ impl Worker {
     /// A call has had its time. Whoever was asked to read or to write something counts as having timed out once.
     fn call_timer(&mut self, now: Now, call: CallId, out: &mut Vec<Effect>) {
         let Some(asked) = self.calls.get(&call) else { return };
-        let (to, late, end) = (asked.to, asked.late, asked.sent.after_millis(LATE_MS));
+        let (to, late) = (asked.to, asked.late);
         match asked.purpose {
-            // It has been silent meanwhile, and is no more.
-            Purpose::Pass { .. } if self.peers.reachable(to) && now.mono < end => {
-                return self.wait_on(call, end);
-            }
+            Purpose::Pass { op } => return self.pass_late(now, op, call, to, out),
             Purpose::Gather { op, ask } if !late => self.gather_late(now, op, ask, out),
             Purpose::Spread { op, ask } if !late => self.spread_late(now, op, ask, out),
             _ => return self.call_failed(now, call, out),
@@ -660,14 +654,6 @@ impl Worker {
             asked.late = true;
             asked.timer = self.timers.set(until, Timer::Call(call));
         }
-    }
-
-    /// Whoever took a passed write is silent: it has a while to answer still, and leaves as long to whoever asks again.
-    fn wait_for_pass(&mut self, now: Now, call: CallId, op: OpKey) {
-        let Some(Op::Pass(pass)) = self.ops.get(&op) else { return };
-        let patience = PASS_PATIENCE * self.config.tuning.replica_timeout;
-        let left = pass.deadline().micros_since(now.mono);
-        self.wait_on(call, now.mono.after_micros(patience.min(left / 2)));
     }
 
     fn arm(&mut self, at: Mono, timer: Timer) {

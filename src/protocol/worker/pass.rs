@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::put::Asked;
 use super::replica::Sender;
 use super::timers::{Timer, TimerKey};
-use super::{LATE_MS, Op, OpKey, Origin, Purpose, Worker};
+use super::{Op, OpKey, Origin, Purpose, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{CallId, DataMessage, OpenSession, Pass, PassAnswer, Session};
 use crate::protocol::op::{Action, Failure, Op as ClientOp, Outcome, Reason};
@@ -20,6 +20,9 @@ use crate::types::{Boot, Key, Mono, NodeId, Now, Partition, TraceContext};
 
 /// Numbers of a session that are remembered one by one; older ones are refused as a whole.
 const SEEN_MAX: usize = 8192;
+/// A passed write is given up if whoever took it has been silent for so many replica's times. Whoever stands still for
+/// one of them would end all that was passed to it otherwise, and its clients would not know how.
+const SILENCE_MAX: u64 = 3;
 
 /// Both sides of all sessions. A session belongs to a lane: that is what meets one worker at
 /// both ends.
@@ -56,12 +59,6 @@ pub(super) struct PassOp {
     /// Whom it was sent to, if it was: from then on it may have been begun.
     sent: Option<(NodeId, CallId)>,
     timer: TimerKey,
-}
-
-impl PassOp {
-    pub(super) fn deadline(&self) -> Mono {
-        self.asked.deadline
-    }
 }
 
 impl Issued {
@@ -163,8 +160,8 @@ impl Worker {
     /// Passes to the first candidate that can be reached; coordinates here if none is left.
     fn pass_on(&mut self, now: Now, op: OpKey, out: &mut Vec<Effect>) {
         let Some(Op::Pass(mut pass)) = self.ops.remove(&op) else { return };
-        pass.candidates.retain(|&candidate| self.peers.reachable(candidate));
-        let Some(&to) = pass.candidates.first() else {
+        let reachable = |&&candidate: &&NodeId| self.peers.reachable(candidate);
+        let Some(&to) = pass.candidates.iter().find(reachable) else {
             self.timers.cancel(pass.timer);
             return self.start_put(now, pass.origin, pass.asked, out);
         };
@@ -193,8 +190,8 @@ impl Worker {
                         strict,
                     })
                 };
-                // The write has a deadline of its own.
-                let (patience, purpose) = (LATE_MS * 1000, Purpose::Pass { op });
+                let patience = pass.asked.deadline.micros_since(now.mono);
+                let purpose = Purpose::Pass { op };
                 let call =
                     self.call_within(now, to, patience, purpose, partition, trace, message, out);
                 pass.sent = Some((to, call));
@@ -316,6 +313,31 @@ impl Worker {
                 }
                 self.pass_on(now, op, out);
             }
+        }
+    }
+
+    /// Whoever took a passed write is silent: it has a while to answer still, and leaves as much to whoever asks again.
+    pub(super) fn wait_for_pass(&mut self, now: Now, op: OpKey, call: CallId) {
+        let Some(Op::Pass(pass)) = self.ops.get(&op) else { return };
+        let patience = SILENCE_MAX * self.config.tuning.replica_timeout;
+        let left = pass.asked.deadline.micros_since(now.mono);
+        self.wait_on(call, now.mono.after_micros(patience.min(left / 2)));
+    }
+
+    /// Whoever took a passed write has been silent for that while. If it is no more, it has until the deadline.
+    pub(super) fn pass_late(
+        &mut self,
+        now: Now,
+        op: OpKey,
+        call: CallId,
+        to: NodeId,
+        out: &mut Vec<Effect>,
+    ) {
+        match self.ops.get(&op) {
+            Some(Op::Pass(pass)) if self.peers.reachable(to) && now.mono < pass.asked.deadline => {
+                self.wait_on(call, pass.asked.deadline);
+            }
+            _ => self.call_failed(now, call, out),
         }
     }
 

@@ -144,7 +144,8 @@ impl Worker {
         let Some(peer) = self.peers.peers.get_mut(&node) else { return };
         peer.probed = false;
         peer.silent |= peer.told == Reach::Silent;
-        if !peer.silent {
+        // One that is away cannot be asked, and is told of when it comes back.
+        if !peer.silent || peer.told == Reach::Away {
             return;
         }
         self.probe_soon(now, node);

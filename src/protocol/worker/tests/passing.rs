@@ -47,84 +47,136 @@ fn a_session_for_an_earlier_process_is_ignored() {
     assert!(cluster.sent.iter().all(|sent| !matches!(sent.2, DataMessage::Pass(_))));
 }
 
-/// A node that is no home of a key has passed a write of it to a home, whose answer waits for the disks. Then that home
-/// is silent: three reads that it is asked by the same node find no answer in time.
-fn passed_to_a_silent_home() -> (Cluster, Ticket, usize) {
-    let mut cluster = Cluster::new(5, 3);
-    let key = key("k");
-    let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
-    homes.iter().for_each(|&home| cluster.nodes[home].held = true);
-    let ticket = cluster.start(other, put(&key, "v", None, None));
-    let passed = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::Pass(_))).unwrap();
-    let home = usize::try_from(passed.1.0).unwrap() - 1;
-    cluster.nodes[home].down = true;
-    for _ in 0..3 {
-        cluster.start(other, ClientOp::get(key.clone(), Consistency::All));
+/// A write that a node which is no home has passed to one. No disk carries out what it is told.
+struct Passed {
+    cluster: Cluster,
+    ticket: Ticket,
+    gateway: usize,
+    home: usize,
+}
+
+impl Passed {
+    fn within(micros: u64) -> Self {
+        let mut cluster = Cluster::new(5, 3);
+        let key = key("k");
+        let homes = cluster.homes(&key);
+        let gateway = (0..5).find(|node| !homes.contains(node)).unwrap();
+        cluster.nodes.iter_mut().for_each(|node| node.held = true);
+        let ticket = cluster.start_within(gateway, put(&key, "v", None, None), micros);
+        let passed = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::Pass(_)));
+        let home = usize::try_from(passed.unwrap().1.0).unwrap() - 1;
+        Self { cluster, ticket, gateway, home }
     }
-    cluster.pass(400_000);
-    assert!(!cluster.workers[other].peers.reachable(id(home)), "three answers are late");
-    (cluster, ticket, home)
+
+    /// The home stands still after a while, and the gateway finds it silent: three reads that it asks it for are not
+    /// answered in time.
+    fn silent_within(micros: u64) -> Self {
+        let mut passed = Self::within(micros);
+        passed.cluster.pass(600_000);
+        passed.cluster.nodes[passed.home].down = true;
+        for _ in 0..3 {
+            let read = ClientOp::get(key("k"), Consistency::All);
+            passed.cluster.start(passed.gateway, read);
+        }
+        passed.cluster.pass(250_000);
+        let gateway = &passed.cluster.workers[passed.gateway];
+        assert!(!gateway.peers.reachable(id(passed.home)), "three answers are late");
+        passed
+    }
+
+    fn is_waited_for(&self) -> bool {
+        !self.cluster.replies.contains_key(&self.ticket)
+    }
+
+    fn is_unknown(&self) -> bool {
+        let Some(Outcome::Failed(failure)) = self.cluster.replies.get(&self.ticket) else {
+            return false;
+        };
+        failure.reason == Reason::CoordinatorSilent && failure.maybe_applied
+    }
+
+    /// The disks carry out everything.
+    fn ends_written(mut self) -> bool {
+        (0..5).for_each(|node| self.cluster.release(node));
+        matches!(self.cluster.replies.get(&self.ticket), Some(Outcome::Written(_)))
+    }
 }
 
 #[test]
-fn what_was_passed_to_a_home_that_stands_still_for_half_a_second_is_answered() {
-    let (mut cluster, ticket, home) = passed_to_a_silent_home();
-    assert!(!cluster.replies.contains_key(&ticket), "{:?}", cluster.replies[&ticket]);
-    cluster.nodes[home].down = false;
-    cluster.homes(&key("k")).into_iter().for_each(|home| cluster.release(home));
-    assert!(matches!(cluster.replies[&ticket], Outcome::Written(_)));
+fn what_was_passed_to_a_home_that_stands_still_for_less_than_a_second_is_answered() {
+    let mut passed = Passed::silent_within(5 * SECOND);
+    passed.cluster.pass(700_000);
+    assert!(passed.is_waited_for());
+    passed.cluster.nodes[passed.home].down = false;
+    assert!(passed.ends_written());
 }
 
 #[test]
-fn what_was_passed_to_a_home_that_stays_silent_ends_after_a_second_and_if_it_is_gone_at_once() {
-    let silent = |cluster: &Cluster, ticket| match &cluster.replies[&ticket] {
-        Outcome::Failed(failure) => failure.reason == Reason::CoordinatorSilent,
-        other => panic!("{other:?}"),
-    };
-    let (mut cluster, ticket, _) = passed_to_a_silent_home();
-    cluster.pass(700_000);
-    assert!(silent(&cluster, ticket));
-    cluster.pass(20 * SECOND);
-    cluster.assert_nothing_asked();
-
-    let (mut cluster, ticket, home) = passed_to_a_silent_home();
-    cluster.kill(home);
-    assert!(silent(&cluster, ticket));
+fn what_was_passed_to_a_home_that_is_back_before_its_disk_is_waited_for_until_the_deadline() {
+    let mut passed = Passed::silent_within(5 * SECOND);
+    passed.cluster.nodes[passed.home].down = false;
+    passed.cluster.pass(600_000);
+    assert_eq!(passed.cluster.found.last(), Some(&(passed.gateway, id(passed.home), true)));
+    passed.cluster.pass(2 * SECOND);
+    assert!(passed.is_waited_for());
+    assert!(passed.ends_written());
 }
 
 #[test]
-fn a_passed_write_whose_answer_is_lost_ends_at_its_deadline_and_leaves_nothing_behind() {
-    let mut cluster = Cluster::new(5, 3);
-    let key = key("k");
-    let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
-    homes.iter().for_each(|&home| cluster.nodes[home].held = true);
-    let ticket = cluster.start(other, put(&key, "v", None, None));
-    homes.iter().for_each(|&home| cluster.nodes[home].down = true);
-    cluster.pass(4 * SECOND);
-    assert!(!cluster.replies.contains_key(&ticket), "nothing else was asked of it");
-    cluster.pass(2 * SECOND);
-    assert!(matches!(cluster.replies[&ticket], Outcome::Failed(_)));
-    assert!(cluster.workers[other].calls.is_empty());
+fn what_was_passed_to_a_home_that_stays_silent_ends_and_if_it_is_gone_at_once() {
+    let mut passed = Passed::silent_within(5 * SECOND);
+    passed.cluster.pass(740_000);
+    assert!(passed.is_waited_for());
+    passed.cluster.pass(20_000);
+    assert!(passed.is_unknown());
+    passed.cluster.pass(20 * SECOND);
+    passed.cluster.assert_nothing_passed();
+
+    let mut passed = Passed::silent_within(5 * SECOND);
+    passed.cluster.kill(passed.home);
+    assert!(passed.is_unknown());
+}
+
+#[test]
+fn a_silent_home_has_half_of_what_is_left_so_that_another_can_be_asked() {
+    let mut passed = Passed::silent_within(SECOND);
+    passed.cluster.pass(60_000);
+    assert!(passed.is_waited_for());
+    passed.cluster.pass(20_000);
+    assert!(passed.is_unknown());
+}
+
+#[test]
+fn a_passed_write_is_waited_for_until_its_deadline_and_leaves_nothing_behind() {
+    let mut passed = Passed::within(30 * SECOND);
+    passed.cluster.nodes[passed.home].down = true;
+    passed.cluster.pass(29 * SECOND);
+    assert!(passed.is_waited_for(), "nothing else was asked of its home");
+    passed.cluster.pass(2 * SECOND);
+    assert!(passed.is_unknown());
+    passed.cluster.assert_nothing_passed();
 }
 
 #[test]
 fn nothing_is_passed_to_a_home_that_went_away_while_another_was_asked_for_a_session() {
     let mut cluster = Cluster::new(5, 3);
     let key = key("k");
-    let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
-    homes.iter().for_each(|&home| cluster.nodes[home].down = true);
-    let ticket = cluster.start(other, put(&key, "v", None, None));
-    let asked = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::OpenSession(_)));
-    let asked = usize::try_from(asked.unwrap().1.0).unwrap() - 1;
-    let rest: Vec<usize> = homes.iter().copied().filter(|&home| home != asked).collect();
-    cluster.kill(rest[0]);
-    cluster.nodes[rest[1]].down = false;
-    cluster.pass(600_000);
+    let [first, known, last] = cluster.homes(&key)[..] else { panic!("three homes") };
+    let gateway = (0..5).find(|node| ![first, known, last].contains(node)).unwrap();
+    [first, last].into_iter().for_each(|home| cluster.kill(home));
+    cluster.set(gateway, &key, "opens a session");
+    [first, last].into_iter().for_each(|home| cluster.restart(home));
+
+    cluster.sent.clear();
+    cluster.nodes[first].down = true;
+    let ticket = cluster.start(gateway, put(&key, "v", None, None));
+    let asked =
+        |sent: &&(usize, NodeId, DataMessage)| matches!(sent.2, DataMessage::OpenSession(_));
+    assert_eq!(cluster.sent.iter().find(asked).map(|sent| sent.1), Some(id(first)));
+    cluster.kill(known);
+    cluster.pass(300_000);
     let passed = cluster.sent.iter().filter(|sent| matches!(sent.2, DataMessage::Pass(_)));
-    assert_eq!(passed.map(|sent| sent.1).collect::<Vec<_>>(), [id(rest[1])]);
+    assert_eq!(passed.map(|sent| sent.1).collect::<Vec<_>>(), [id(last)]);
     assert!(matches!(cluster.replies[&ticket], Outcome::Written(_)));
 }
 
