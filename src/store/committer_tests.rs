@@ -429,6 +429,11 @@ fn a_panic_in_the_callback_ends_the_committer_visibly() {
     committer.stop();
 }
 
+/// Waits until the committer's thread has found nothing to do: what is queued before that it takes itself.
+fn until_asleep(committer: &Committer) {
+    until("the thread sleeps", || lock(&committer.shared.queue).asleep);
+}
+
 /// Whether this thread has made the newest commit.
 fn was_here(rig: &Rig) -> bool {
     *lock(&rig.store.by) == Some(std::thread::current().id())
@@ -437,6 +442,7 @@ fn was_here(rig: &Rig) -> bool {
 #[test]
 fn a_buffered_commit_is_carried_out_by_whoever_asks_and_synced_by_the_thread() {
     let rig = Rig::new(Durability::Buffered);
+    until_asleep(&rig.committer);
     for id in 1..=3 {
         rig.committer.queue(submission(0, id, id));
     }
@@ -505,6 +511,7 @@ fn commits_here_and_on_the_thread_keep_the_order_of_each_source() {
 #[test]
 fn a_write_that_fails_here_ends_the_committer() {
     let rig = Rig::new(Durability::Buffered);
+    until_asleep(&rig.committer);
     rig.store.memory.fail_next();
     rig.committer.queue(submission(0, 1, 1));
     rig.committer.commit_here();
@@ -524,6 +531,7 @@ fn a_panic_here_ends_the_committer_visibly() {
     let complete = |_: &[Completion]| panic!("on purpose");
     let start = CommitPoint::default();
     let committer = Committer::start(store, Durability::Buffered, mark, start, complete).unwrap();
+    until_asleep(&committer);
     committer.queue(submission(0, 1, 1));
     let here = std::panic::AssertUnwindSafe(|| committer.commit_here());
     assert!(std::panic::catch_unwind(here).is_err());

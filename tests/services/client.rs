@@ -9,13 +9,17 @@ use tokio::net::TcpListener;
 
 use crate::fake::{Fake, settings};
 
+/// Where a port that was given up is taken by nobody meanwhile.
+const ASIDE: &str = "127.0.0.2:0";
+
 fn client(addresses: &[&str], options: Options) -> Client {
     Client::connect(addresses.iter().copied(), options).unwrap()
 }
 
-/// An address that nobody listens at.
+/// An address that nobody listens at, nor takes for the near end of a call: those are at the first address of
+/// the machine.
 async fn nowhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind(ASIDE).await.unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
@@ -106,7 +110,7 @@ async fn a_node_that_nobody_listens_at_is_passed_over_at_once() {
 async fn a_node_that_stopped_is_passed_over_and_used_again_when_it_is_back() {
     let (first, second) = (Fake::default(), Fake::default());
     let stays = first.serve().await;
-    let goes = second.serve().await;
+    let goes = second.serve_at(ASIDE.parse().unwrap(), settings()).await;
     let address = goes.address.parse().unwrap();
     let client = client(&[&stays.address, &goes.address], Options::default());
     for i in 0..10 {
@@ -133,14 +137,14 @@ async fn a_silent_node_costs_one_attempt_and_then_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap().to_string();
     let server = Fake::default().serve().await;
-    let options = Options { attempt_timeout: Duration::from_millis(200), ..Options::default() };
+    let options = Options { attempt_timeout: Duration::from_secs(1), ..Options::default() };
     let client = client(&[&address, &server.address], options);
     let started = Instant::now();
     for i in 0..50 {
         client.set(format!("k{i}"), "v").await.unwrap();
     }
     let took = started.elapsed();
-    assert!(took < Duration::from_millis(900), "50 writes took {took:?}");
+    assert!(took < Duration::from_secs(3), "50 writes took {took:?}");
 }
 
 #[tokio::test]

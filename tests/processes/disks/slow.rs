@@ -109,8 +109,8 @@ async fn slow_syncs_slow_writes_down_and_fail_none() {
     let (mut cluster, disks) = cluster().await;
     let load = Load::start(&cluster.client(once_more_elsewhere()), "slow");
     load.progress(80).await;
-    let began = Instant::now();
     disks.iter().for_each(|disk| disk.slow_syncs(SLOW_SYNC));
+    let began = Instant::now();
     load.progress(200).await;
     let slowed = Instant::now();
     let history = load.stop().await;
