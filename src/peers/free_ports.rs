@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below all ports that a system gives away by itself: nobody's call has one of these for its own end, neither
 /// between the look and the listening nor while a stopped node is away. (Where such a port was only looked for with
-/// `bind` to port 0, one restart in a hundred failed beside other tests.)
+/// `bind` to port 0, one run in eighty failed beside other tests.)
 const FIRST: u16 = 12_000;
 /// How many a process of tests takes in turn, and how many such ranges there are: processes that run at the same time
 /// have ids next to each other.

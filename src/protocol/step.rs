@@ -135,7 +135,7 @@ pub enum Input {
 }
 
 /// Whether a peer can be asked for something, as seen from here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reach {
     /// It has a stream to this node, and answers.
     Answers,
@@ -143,6 +143,7 @@ pub enum Reach {
     /// still.
     Silent,
     /// No stream to it is left, or gossip has found it dead: it answers nothing that it was asked.
+    #[default]
     Away,
 }
 

@@ -162,8 +162,15 @@ impl Cluster {
     /// A cluster that is ready, in the place of `turn`.
     pub async fn start_in(turn: Turn, nodes: u16) -> Self {
         let mut cluster = Self::plan(Some(turn), nodes);
-        (0..cluster.len()).for_each(|node| cluster.spawn(node));
-        cluster.wait_ready().await;
+        cluster.run().await;
+        cluster
+    }
+
+    /// A cluster that is ready, beside others; each node's configuration has these lines, too.
+    pub async fn start_with(nodes: u16, more: &str) -> Self {
+        let mut cluster = Self::plan(Some(turn::shared().await), nodes);
+        cluster.tell_all(more);
+        cluster.run().await;
         cluster
     }
 
@@ -183,6 +190,12 @@ impl Cluster {
         let asking = Client::connect(addresses, options).unwrap();
         let nodes = places.into_iter().map(|place| (place, None)).collect();
         Self { nodes, dir, asking, _turn: turn }
+    }
+
+    /// Starts all nodes, and waits until they are ready.
+    async fn run(&mut self) {
+        (0..self.len()).for_each(|node| self.spawn(node));
+        self.wait_ready().await;
     }
 
     pub fn len(&self) -> usize {

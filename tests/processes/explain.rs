@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use crate::cluster::{Cluster, LOOK_EVERY};
 use crate::process::{Said, Signal, coterie};
-use crate::turn;
 
 const KEY: &str = "cart/7";
 
@@ -91,11 +90,8 @@ async fn set(cluster: &Cluster, node: usize, value: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_explain_says_of_each_replica_is_what_its_disk_holds() {
-    let mut cluster = Cluster::plan(Some(turn::shared().await), 3);
     // The first comparison after a start comes at any time of its interval, and would mend what is to be seen.
-    cluster.tell_all("[anti_entropy]\ninterval = \"24h\"\n");
-    (0..3).for_each(|node| cluster.spawn(node));
-    cluster.wait_ready().await;
+    let mut cluster = Cluster::start_with(3, "[anti_entropy]\ninterval = \"24h\"\n").await;
     let explained = explain(&cluster, &[0]).await;
     assert_eq!(explained.code, Some(3), "{}", explained.verdict());
 

@@ -69,12 +69,7 @@ async fn hints_are_bounded_by_keys_and_handed_over_soon_however_many_writes_were
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hints_beyond_their_bound_are_refused_and_the_bound_outlives_a_restart() {
-    let mut cluster = Cluster::plan(Some(turn::shared().await), 4);
-    for node in 0..4 {
-        cluster.place_mut(node).more = "[hints]\nmax_bytes = \"2KiB\"\n".to_owned();
-        cluster.spawn(node);
-    }
-    cluster.wait_ready().await;
+    let mut cluster = Cluster::start_with(4, "[hints]\nmax_bytes = \"2KiB\"\n").await;
     cluster.kill(2);
     cluster.kill(3);
     let (mut written, mut refused) = (Vec::new(), Vec::new());

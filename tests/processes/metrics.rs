@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use coterie::client::ReadOptions;
 
 use crate::cluster::{Cluster, LOOK_EVERY, http_get};
-use crate::turn;
 
 /// What is seen of a cluster's changes is seen within this.
 const SEEN_WITHIN: Duration = Duration::from_secs(30);
@@ -287,11 +286,8 @@ fn what_is_not_the_format_is_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_move_by_exactly_what_was_done() {
-    let mut cluster = Cluster::plan(Some(turn::shared().await), 3);
     // However slow the disk is, no write leaves a hint.
-    cluster.tell_all("[timeouts]\nreplica = \"5s\"\n");
-    (0..3).for_each(|node| cluster.spawn(node));
-    cluster.wait_ready().await;
+    let mut cluster = Cluster::start_with(3, "[timeouts]\nreplica = \"5s\"\n").await;
     let client = cluster.client_of(0);
     let before = Scrape::of(&cluster, 0).await;
     for number in 0..7 {

@@ -12,7 +12,6 @@ use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 
 use crate::cluster::Cluster;
 use crate::otlp::{Collector, Told};
-use crate::turn;
 
 const KEY: &str = "a-key-that-nobody-is-to-see";
 const SET: &str = "coterie.v1.Kv/Set";
@@ -47,15 +46,12 @@ impl Caller {
 /// Three nodes that tell a collector what callers want traced. A machine that is slow for a
 /// moment leaves no hints.
 async fn traced_cluster(collector: &Collector, slow_request: &str) -> Cluster {
-    let mut cluster = Cluster::plan(Some(turn::shared().await), 3);
-    cluster.tell_all(&format!(
+    let more = format!(
         "[telemetry]\notlp_endpoint = \"http://{}\"\nsample_ratio = 0\n\
          slow_request = \"{slow_request}\"\n[timeouts]\nreplica = \"5s\"\n",
         collector.at
-    ));
-    (0..3).for_each(|node| cluster.spawn(node));
-    cluster.wait_ready().await;
-    cluster
+    );
+    Cluster::start_with(3, &more).await
 }
 
 fn children<'a>(spans: &[&'a Told], parent: &Told, name: &str) -> Vec<&'a Told> {

@@ -85,10 +85,12 @@ impl Peer {
 
     /// Whether this node can reach it now.
     pub(super) fn reach(&self) -> Reach {
-        match self.silent {
-            _ if !self.is_live() || self.gone => Reach::Away,
-            true => Reach::Silent,
-            false => Reach::Answers,
+        if !self.is_live() || self.gone {
+            Reach::Away
+        } else if self.silent {
+            Reach::Silent
+        } else {
+            Reach::Answers
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Peers {
     budget: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Peer {
     /// What the control core has said last.
     told: Reach,
@@ -41,13 +41,6 @@ struct Peer {
     /// Mean and mean deviation of the time to an answer, in microseconds.
     mean: u64,
     deviation: u64,
-}
-
-impl Default for Peer {
-    fn default() -> Self {
-        let (silent, probed, timeouts, mean, deviation) = (false, false, 0, 0, 0);
-        Self { told: Reach::Away, silent, probed, timeouts, mean, deviation }
-    }
 }
 
 impl Default for Peers {

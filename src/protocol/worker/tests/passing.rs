@@ -7,7 +7,7 @@ fn a_passed_write_that_the_network_duplicates_runs_once() {
     let mut cluster = Cluster::new(5, 3);
     let key = key("k");
     let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
+    let other = cluster.stranger(&key);
     cluster.set(other, &key, "first");
     let passed = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::Pass(_))).unwrap();
     let (from, to, message) = passed.clone();
@@ -22,7 +22,7 @@ fn a_passed_write_of_a_dead_session_or_past_its_deadline_does_not_run() {
     let mut cluster = Cluster::new(5, 3);
     let key = key("k");
     let homes = cluster.homes(&key);
-    let other = (0..5).find(|node| !homes.contains(node)).unwrap();
+    let other = cluster.stranger(&key);
     cluster.set(other, &key, "first");
     let passed = cluster.sent.iter().find_map(|(from, to, message)| match message {
         DataMessage::Pass(pass) => Some((*from, *to, pass.clone())),
@@ -59,8 +59,7 @@ impl Passed {
     fn within(micros: u64) -> Self {
         let mut cluster = Cluster::new(5, 3);
         let key = key("k");
-        let homes = cluster.homes(&key);
-        let gateway = (0..5).find(|node| !homes.contains(node)).unwrap();
+        let gateway = cluster.stranger(&key);
         cluster.nodes.iter_mut().for_each(|node| node.held = true);
         let ticket = cluster.start_within(gateway, put(&key, "v", None, None), micros);
         let passed = cluster.sent.iter().find(|sent| matches!(sent.2, DataMessage::Pass(_)));
@@ -162,7 +161,7 @@ fn nothing_is_passed_to_a_home_that_went_away_while_another_was_asked_for_a_sess
     let mut cluster = Cluster::new(5, 3);
     let key = key("k");
     let [first, known, last] = cluster.homes(&key)[..] else { panic!("three homes") };
-    let gateway = (0..5).find(|node| ![first, known, last].contains(node)).unwrap();
+    let gateway = cluster.stranger(&key);
     [first, last].into_iter().for_each(|home| cluster.kill(home));
     cluster.set(gateway, &key, "opens a session");
     [first, last].into_iter().for_each(|home| cluster.restart(home));
