@@ -36,7 +36,9 @@
 //! its disk, and by then its markers have been for long.
 //!
 //! *Testimony.* A member votes only if it has not heard the predecessor for a while, or the predecessor
-//! itself asks to be removed: at no moment a live disk is replaced or removed against its will, not even to
+//! itself asks to be removed; and never for the removal of a name that a live version has as a member, unless
+//! an operator has ordered it: a steward clears away whom it takes for idle, and may be the last to hear that he
+//! is not. At no moment a live disk is replaced or removed against its will, not even to
 //! finish what a dead claimant has begun. A proposer that is refused so hears more members than a majority
 //! the next time: once those that voted for that admission, and those that have not answered, are too few to
 //! have chosen it, it was not, and cannot be any more, for all who answered hear nothing older. Then the
@@ -75,6 +77,8 @@ pub(super) struct Admission {
     pub(super) id: NodeId,
     /// The disk that it was, which is fenced, or [`NOBODY`].
     pub(super) predecessor: NodeId,
+    /// Whether it was proposed because an operator had given the name up.
+    pub(super) ordered: bool,
 }
 
 impl Admission {
@@ -114,6 +118,8 @@ pub(super) struct Claim {
     pub(super) accept: bool,
     /// The newest placement version that the proposer knows.
     pub(super) newest: PlacementTag,
+    /// Whether an operator has ordered the proposer to give the name up, whoever proposed that first.
+    pub(super) ordered: bool,
 }
 
 /// A member's answer to a claim.
@@ -134,6 +140,8 @@ pub(super) enum Ruling {
     Outbid(Ballot),
     /// It has heard this disk, whose place is claimed, only lately.
     Lives(NodeId),
+    /// The name that is to be removed is a member, and no operator has ordered it.
+    IsMember,
     /// It cannot vote yet: nobody has confirmed that it forgot nothing, or it lacks the admission before.
     NotYet,
 }
@@ -278,6 +286,7 @@ impl Admission {
         out.bytes(self.name.as_str().as_bytes());
         out.extend_from_slice(&self.id.0.to_le_bytes());
         out.extend_from_slice(&self.predecessor.0.to_le_bytes());
+        out.bool(self.ordered);
     }
 
     pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
@@ -286,6 +295,7 @@ impl Admission {
             name: decode_name(r)?,
             id: NodeId(r.u128()?),
             predecessor: NodeId(r.u128()?),
+            ordered: r.bool()?,
         })
     }
 }
@@ -332,11 +342,13 @@ impl Claim {
         self.admission.encode(out);
         out.bool(self.accept);
         encode_tag(self.newest, out);
+        out.bool(self.ordered);
     }
 
     pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let (ballot, admission) = (Ballot::decode(r)?, Admission::decode(r)?);
-        Ok(Self { ballot, admission, accept: r.bool()?, newest: decode_tag(r)? })
+        let (accept, newest) = (r.bool()?, decode_tag(r)?);
+        Ok(Self { ballot, admission, accept, newest, ordered: r.bool()? })
     }
 }
 
@@ -359,6 +371,7 @@ impl Verdict {
                 out.extend_from_slice(&id.0.to_le_bytes());
             }
             Ruling::NotYet => out.push(5),
+            Ruling::IsMember => out.push(6),
         }
     }
 
@@ -370,6 +383,7 @@ impl Verdict {
             3 => Ruling::Outbid(Ballot::decode(r)?),
             4 => Ruling::Lives(NodeId(r.u128()?)),
             5 => Ruling::NotYet,
+            6 => Ruling::IsMember,
             _ => return Err(DecodeError::Malformed("ruling")),
         };
         Ok(Self { number, ballot, ruling })
@@ -386,7 +400,7 @@ mod tests {
     fn admission(claimant: u128) -> Admission {
         let name = NodeName::new(&format!("node-{claimant}")).unwrap();
         let (id, predecessor) = (NodeId(100 + claimant), NodeId(claimant));
-        Admission { number: 1, name, id, predecessor }
+        Admission { number: 1, name, id, predecessor, ordered: false }
     }
 
     /// One thing that happens: a claimant begins anew, or it is heard by a member, or not.
@@ -418,11 +432,13 @@ mod tests {
                 let own = admission(claimant as u128);
                 let admission = asked[claimant].clone().unwrap_or(own);
                 let newest = PlacementTag::default();
-                let claim = Claim { ballot, admission, accept, newest };
+                let claim = Claim { ballot, admission, accept, newest, ordered: false };
                 let progress = match votes[member].judge(1, &claim) {
                     Ruling::Promised(before) => bid.promised(by, before, MEMBERS),
                     Ruling::Accepted => bid.accepted(by, MEMBERS),
-                    Ruling::Outbid(_) | Ruling::Lives(_) | Ruling::NotYet => Progress::Waiting,
+                    Ruling::Outbid(_) | Ruling::Lives(_) | Ruling::IsMember | Ruling::NotYet => {
+                        Progress::Waiting
+                    }
                 };
                 match progress {
                     Progress::Waiting => {}
@@ -474,7 +490,7 @@ mod tests {
         let ballot = |round| Ballot { round, boot: 1 };
         let claim = |round, accept| {
             let (ballot, newest) = (ballot(round), PlacementTag::default());
-            Claim { ballot, admission: admission(0), accept, newest }
+            Claim { ballot, admission: admission(0), accept, newest, ordered: false }
         };
         let mut vote = Vote::default();
         assert_eq!(vote.judge(1, &claim(5, true)), Ruling::Accepted);

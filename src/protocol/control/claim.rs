@@ -140,7 +140,7 @@ pub fn goes_on_as(durable: &[(Bytes, Bytes)]) -> Option<NodeId> {
 
 /// What is told to a disk that was replaced or removed.
 pub(super) fn fenced(admission: &Admission) -> String {
-    let Admission { number, name, id, predecessor } = admission;
+    let Admission { number, name, id, predecessor, .. } = admission;
     if admission.removes() {
         return format!(
             "the disk {predecessor} of {name} was removed from the cluster (admission {number}) and is \
@@ -236,8 +236,7 @@ impl Control {
         let vetoed = vetoed.filter(|(_, at)| self.now.mono.micros_since(*at) < SAID_MICROS);
         let vetoed = vetoed.map(|(admission, _)| admission.clone());
         self.claims.bid = Some(Bid::new(ballot, own.clone(), vetoed));
-        let newest = self.newest();
-        self.ask_members(&Claim { ballot, admission: own, accept: false, newest });
+        self.ask_members(ballot, own, false);
     }
 
     /// Whether a member that could be asked may still hear the disk in the place: nobody else's word
@@ -255,10 +254,12 @@ impl Control {
         self.placement().map(|version| version.tag).unwrap_or_default()
     }
 
-    fn ask_members(&mut self, claim: &Claim) {
+    fn ask_members(&mut self, ballot: Ballot, admission: Admission, accept: bool) {
+        let ordered = admission.removes() && self.to_remove() == Some(&admission.name);
+        let claim = Claim { ballot, admission, accept, newest: self.newest(), ordered };
         for id in self.member_ids() {
             if id == self.identity.id {
-                self.claimed(id, claim);
+                self.claimed(id, &claim);
             } else {
                 self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
             }
@@ -309,7 +310,10 @@ impl Control {
         // A name enters only once no live version means another disk by it.
         let enters = claim.admission.enters();
         let named = enters && self.is_named(&claim.admission.name);
-        let departs = claim.admission.removes() && from == predecessor;
+        let removes = claim.admission.removes();
+        let departs = removes && from == predecessor;
+        let ordered = claim.ordered || claim.admission.ordered;
+        let spared = removes && !departs && !ordered && self.is_named(&claim.admission.name);
         // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
         let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
         if lacks {
@@ -320,6 +324,8 @@ impl Control {
             Ruling::NotYet
         } else if !enters && !departs && self.hears(predecessor) {
             Ruling::Lives(predecessor)
+        } else if spared {
+            Ruling::IsMember
         } else {
             self.claims.vote.judge(number, claim)
         };
@@ -355,17 +361,13 @@ impl Control {
                 Progress::Waiting
             }
             Ruling::Lives(id) => {
-                // Nobody else's word makes up for it: stand back until the next turn.
-                let own = bid.own().clone();
-                if let Some(anothers) = bid.anothers() {
-                    self.claims.vetoed = Some((anothers.clone(), self.now.mono));
-                }
-                self.claims.bid = None;
+                let claims_own = bid.own().id == self.identity.id;
                 let heard = format!("{by} has heard the disk {id} only lately");
-                let claims_own = own.id == self.identity.id;
-                let said = if claims_own { format!("{heard}: {STOP_ONE}") } else { heard };
-                self.claims.said = Some((said, self.now.mono));
-                Progress::Waiting
+                self.vetoed(if claims_own { format!("{heard}: {STOP_ONE}") } else { heard })
+            }
+            Ruling::IsMember => {
+                let said = format!("{by} votes for no removal of a member that nobody has ordered");
+                self.vetoed(said)
             }
             Ruling::NotYet => {
                 let sentence = format!(
@@ -380,14 +382,25 @@ impl Control {
         match progress {
             Progress::Waiting => {}
             Progress::Ask(admission) => {
-                let newest = self.newest();
-                self.ask_members(&Claim { ballot, admission, accept: true, newest });
+                self.ask_members(ballot, admission, true);
             }
             Progress::Chosen(admission) => {
                 self.claims.bid = None;
                 self.admit_durably(vec![admission]);
             }
         }
+    }
+
+    /// A member will not vote for what is asked for, and nobody else's word makes up for it: this node stands back
+    /// until its next turn.
+    fn vetoed(&mut self, said: String) -> Progress {
+        if let Some(bid) = self.claims.bid.take()
+            && let Some(anothers) = bid.anothers()
+        {
+            self.claims.vetoed = Some((anothers.clone(), self.now.mono));
+        }
+        self.claims.said = Some((said, self.now.mono));
+        Progress::Waiting
     }
 
     /// Somebody tells which admissions there were.
@@ -433,7 +446,7 @@ impl Control {
             if !self.founding.admit(admission.clone()) {
                 continue;
             }
-            let Admission { number, name, id, predecessor } = &admission;
+            let Admission { number, name, id, predecessor, .. } = &admission;
             let sentence = if admission.removes() {
                 format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
             } else if admission.enters() {

@@ -309,10 +309,12 @@ impl Control {
         true
     }
 
-    /// Whether an operator has ordered here that a name is given up.
-    pub(super) fn is_to_remove(&self, name: &NodeName) -> bool {
-        let ordered = self.works.order.as_ref().map(|ordered| &ordered.work);
-        matches!(ordered, Some(Work::Remove(removed)) if removed == name)
+    /// The name that an operator has ordered here to be given up, if one has.
+    pub(super) fn to_remove(&self) -> Option<&NodeName> {
+        match &self.works.order.as_ref()?.work {
+            Work::Remove(name) => Some(name),
+            Work::Change(_) => None,
+        }
     }
 
     /// Members agree that a name is nobody from now on. Says whether the order is done.

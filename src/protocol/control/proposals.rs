@@ -87,7 +87,8 @@ impl Control {
             *id == NOBODY && **name != self.identity.name
         };
         let spared = self.claims.proposals.iter().filter(removes);
-        let spared = spared.filter(|(name, _)| self.is_named(name) && !self.is_to_remove(name));
+        let spared =
+            spared.filter(|(name, _)| self.is_named(name) && self.to_remove() != Some(*name));
         let spared: Vec<NodeName> = spared.map(|(name, _)| name.clone()).collect();
         spared.iter().for_each(|name| self.take_back(name));
     }
@@ -100,12 +101,14 @@ impl Control {
         match self.founding.standing()? {
             Standing::Claimant(predecessor) => {
                 let (name, id) = (self.identity.name.clone(), self.identity.id);
-                Some(Admission { number, name, id, predecessor })
+                Some(Admission { number, name, id, predecessor, ordered: false })
             }
             Standing::Member => {
+                let given_up = self.to_remove().cloned();
                 let admission = |(name, (id, predecessor)): (&NodeName, &(NodeId, NodeId))| {
+                    let ordered = *id == NOBODY && given_up.as_ref() == Some(name);
                     let (name, id, predecessor) = (name.clone(), *id, *predecessor);
-                    Admission { number, name, id, predecessor }
+                    Admission { number, name, id, predecessor, ordered }
                 };
                 self.claims
                     .proposals

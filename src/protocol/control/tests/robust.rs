@@ -146,8 +146,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn admission()(number: u64, name in node_name(), id: u128, predecessor: u128) -> Admission {
-        Admission { number, name, id: NodeId(id), predecessor: NodeId(predecessor) }
+    fn admission()(
+        number: u64, name in node_name(), id: u128, predecessor: u128, ordered: bool,
+    ) -> Admission {
+        Admission { number, name, id: NodeId(id), predecessor: NodeId(predecessor), ordered }
     }
 }
 
@@ -160,8 +162,9 @@ prop_compose! {
 prop_compose! {
     fn claim()(
         ballot in ballot(), admission in admission(), accept: bool, number: u32, hash: u64,
+        ordered: bool,
     ) -> Claim {
-        Claim { ballot, admission, accept, newest: PlacementTag { number, hash } }
+        Claim { ballot, admission, accept, newest: PlacementTag { number, hash }, ordered }
     }
 }
 
@@ -171,6 +174,7 @@ fn ruling() -> impl Strategy<Value = Ruling> {
         Just(Ruling::Accepted),
         ballot().prop_map(Ruling::Outbid),
         any::<u128>().prop_map(|id| Ruling::Lives(NodeId(id))),
+        Just(Ruling::IsMember),
         Just(Ruling::NotYet),
     ]
 }
