@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coterie::client::{Client, Consistency, Error, Options, ReadOptions, WriteOptions};
+use coterie::proto::Receipt;
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, LOOK_EVERY};
@@ -42,8 +43,10 @@ pub enum Fate {
     Acknowledged,
     /// An error; whether it took place may be unknown.
     Failed(String),
-    /// A read that did not show what had been acknowledged before.
+    /// A read that did not show what had been acknowledged before, and was promised to.
     Wrong(String),
+    /// A read that did not show a write that counted a hint: its homes may be behind the hint for a time.
+    Hidden(String),
 }
 
 /// Writers under way.
@@ -125,7 +128,7 @@ async fn write(
     acknowledged: Arc<AtomicUsize>,
 ) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
-    let mut held: Vec<String> = Vec::new();
+    let mut held: Vec<Held> = Vec::new();
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -136,25 +139,47 @@ async fn write(
         let began = Instant::now();
         let written = client.set_with(key.clone(), value_of(&key), &options).await;
         let fate = match written {
-            Ok(_) => Fate::Acknowledged,
+            Ok(written) => {
+                acknowledged.fetch_add(1, Ordering::Relaxed);
+                let (key, receipt, at) = (key.clone(), written.receipt, Instant::now());
+                held.push(Held { key, receipt, took: began.elapsed(), at });
+                Fate::Acknowledged
+            }
             Err(error) => Fate::Failed(error.to_string()),
         };
-        if fate == Fate::Acknowledged {
-            acknowledged.fetch_add(1, Ordering::Relaxed);
-            held.push(key.clone());
-        }
         requests.push(Request { key, writes: true, began, took: began.elapsed(), fate });
         // An old one or the newest, by turns.
         let old = held.get(number * 7919 % held.len().max(1));
-        if let Some(key) = if number % 2 == 0 { old } else { held.last() } {
-            let began = Instant::now();
-            let fate = judge(key, client.get(key.clone()).await.map(|got| got.map(|g| g.value)));
-            let took = began.elapsed();
-            requests.push(Request { key: key.clone(), writes: false, began, took, fate });
+        if let Some(held) = if number % 2 == 0 { old } else { held.last() } {
+            let (key, began) = (held.key.clone(), Instant::now());
+            let got = client.get(key.clone()).await.map(|got| got.map(|got| got.value));
+            let fate = match judge(&key, got) {
+                Fate::Wrong(what) => held.missed(&what, began),
+                fate => fate,
+            };
+            requests.push(Request { key, writes: false, began, took: began.elapsed(), fate });
         }
         tokio::time::sleep(PAUSE).await;
     }
     requests
+}
+
+/// An acknowledged write.
+struct Held {
+    key: String,
+    receipt: Receipt,
+    took: Duration,
+    at: Instant,
+}
+
+impl Held {
+    /// What it means that a read did not show it, by what the write had reached.
+    fn missed(&self, what: &str, read: Instant) -> Fate {
+        let Self { receipt, took, .. } = self;
+        let ago = read.duration_since(self.at);
+        let what = format!("{what}, acknowledged {ago:.1?} before, after {took:.1?}: {receipt:?}");
+        if receipt.hints.is_empty() { Fate::Wrong(what) } else { Fate::Hidden(what) }
+    }
 }
 
 /// What a read of an acknowledged key means.
@@ -185,7 +210,7 @@ impl History {
                     request.key, request.took
                 ))
             }
-            Fate::Acknowledged | Fate::Wrong(_) => None,
+            Fate::Acknowledged | Fate::Wrong(_) | Fate::Hidden(_) => None,
         });
         failed.collect()
     }
@@ -214,6 +239,8 @@ impl History {
     pub async fn assert_nothing_lost(&self, cluster: &Cluster) {
         let wrong = self.wrong();
         assert!(wrong.is_empty(), "wrong answers under load: {wrong:#?}");
+        let hidden = self.requests.iter().filter(|r| matches!(r.fate, Fate::Hidden(_)));
+        hidden.for_each(|request| println!("hidden for a time: {:?}", request.fate));
         self.assert_all_there(cluster).await;
     }
 

@@ -31,6 +31,10 @@ pub(super) struct GetOp {
 }
 
 impl GetOp {
+    pub fn deadline(&self) -> Mono {
+        self.deadline
+    }
+
     /// Whether what was read has to be made durable before it is shown. What a majority of the homes that
     /// were asked holds stays shown, unless another version is live: others may read that.
     fn must_put_back(&self) -> bool {

@@ -74,6 +74,10 @@ use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Sta
 
 /// How long a late answer may still come, in milliseconds: beyond any client's patience.
 const LATE_MS: u64 = 10_000;
+/// Whoever does not answer is silent after so many replica's times: writes that wait for it go on without it. Whoever
+/// stands still for one of them would end all that was passed to it otherwise, and make a hint count of all that it
+/// was to keep.
+const SILENCE_MAX: u64 = 3;
 
 /// How a worker is made.
 #[derive(Clone, Debug)]
@@ -378,7 +382,7 @@ impl Worker {
             }
             DataMessage::WriteReply(call, answer) => match self.answered(now, sender.from, call) {
                 Some(Purpose::Spread { op, ask }) => {
-                    self.spread_answered(now, op, ask, answer, out);
+                    self.spread_answered(now, op, ask, sender.placement, answer, out);
                 }
                 Some(Purpose::Repair { key }) => self.repairs.done(sender.from, &key),
                 Some(Purpose::Replay { delivery }) => {
@@ -615,6 +619,8 @@ impl Worker {
                 Timer::Lost => self.lost_due(now, out),
                 Timer::Untold => self.untold_due(now, out),
                 Timer::Behind(op, ask) => self.spread_still_behind(now, op, ask, out),
+                Timer::Unaware(op, ask) => self.spread_again(now, op, ask, out),
+                Timer::Overdue(op, ask) => self.spread_overdue(now, op, ask, out),
                 Timer::Change => self.change_due(now, out),
                 Timer::Leave => self.leave_due(now, out),
                 Timer::Collect => self.sweep_due(now, out),
@@ -654,6 +660,12 @@ impl Worker {
             asked.late = true;
             asked.timer = self.timers.set(until, Timer::Call(call));
         }
+    }
+
+    /// So many replica's times from now, or half of the time to the deadline: what is left is for who asks again.
+    fn silence_ends(&self, now: Now, times: u64, deadline: Mono) -> Mono {
+        let left = deadline.micros_since(now.mono);
+        now.mono.after_micros((times * self.config.tuning.replica_timeout).min(left / 2))
     }
 
     fn arm(&mut self, at: Mono, timer: Timer) {

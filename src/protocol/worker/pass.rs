@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::put::Asked;
 use super::replica::Sender;
 use super::timers::{Timer, TimerKey};
-use super::{Op, OpKey, Origin, Purpose, Worker};
+use super::{Op, OpKey, Origin, Purpose, SILENCE_MAX, Worker};
 use crate::protocol::defect::Defect;
 use crate::protocol::message::{CallId, DataMessage, OpenSession, Pass, PassAnswer, Session};
 use crate::protocol::op::{Action, Failure, Op as ClientOp, Outcome, Reason};
@@ -20,9 +20,6 @@ use crate::types::{Boot, Key, Mono, NodeId, Now, Partition, TraceContext};
 
 /// Numbers of a session that are remembered one by one; older ones are refused as a whole.
 const SEEN_MAX: usize = 8192;
-/// A passed write is given up if whoever took it has been silent for so many replica's times. Whoever stands still for
-/// one of them would end all that was passed to it otherwise, and its clients would not know how.
-const SILENCE_MAX: u64 = 3;
 
 /// Both sides of all sessions. A session belongs to a lane: that is what meets one worker at
 /// both ends.
@@ -319,9 +316,8 @@ impl Worker {
     /// Whoever took a passed write is silent: it has a while to answer still, and leaves as much to whoever asks again.
     pub(super) fn wait_for_pass(&mut self, now: Now, op: OpKey, call: CallId) {
         let Some(Op::Pass(pass)) = self.ops.get(&op) else { return };
-        let patience = SILENCE_MAX * self.config.tuning.replica_timeout;
-        let left = pass.asked.deadline.micros_since(now.mono);
-        self.wait_on(call, now.mono.after_micros(patience.min(left / 2)));
+        let until = self.silence_ends(now, SILENCE_MAX, pass.asked.deadline);
+        self.wait_on(call, until);
     }
 
     /// Whoever took a passed write has been silent for that while. If it is no more, it has until the deadline.

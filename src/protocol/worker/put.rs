@@ -68,6 +68,10 @@ pub(super) struct Asked {
 }
 
 impl PutOp {
+    pub fn deadline(&self) -> Mono {
+        self.deadline
+    }
+
     /// What has been gathered is written over.
     fn take_in(&mut self, gather: &Gather) {
         self.base = self.base.merge(&gather.merged());

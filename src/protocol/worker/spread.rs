@@ -8,17 +8,19 @@
 //! write either is on each home or waits for it as a hint.
 //!
 //! Two counts are kept of each live version: who *holds* the record at all, and who *counts* toward W
-//! (a strict request counts no hint). Both count distinct nodes in distinct slots.
+//! (a strict request counts no hint, and no request one whose home may still answer: see [`late`]). Both
+//! count distinct nodes in distinct slots.
+
+mod late;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::cells::{CellId, Incoming, Task, Waiter};
 use super::route::{Needed, Route, Target};
-use super::timers::Timer;
 use super::{Op, OpKey, Purpose, Worker};
 use crate::protocol::defect::Defect;
-use crate::protocol::message::{DataMessage, Refusal, WriteAnswer, WriteRequest};
+use crate::protocol::message::{DataMessage, PlacementTag, Refusal, WriteAnswer, WriteRequest};
 use crate::protocol::placement::{LIVE_MAX, Versions};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::{Record, Sealed, VersionVector};
@@ -42,6 +44,10 @@ struct Asked {
     /// In which versions it fills the target's slot.
     versions: Versions,
     state: State,
+    /// How often it has said that the slot is not its own, not having heard of a version yet.
+    unaware: u64,
+    /// Late for so long that what others keep for it counts, whether it answers or not.
+    overdue: bool,
 }
 
 /// A record on its way to the homes of its key.
@@ -178,11 +184,23 @@ impl Spread {
         let Asked { target, node, hint, versions, .. } = self.asked[ask];
         self.asked[ask].state = State::Held;
         self.acks += 1;
-        for place in versions.places() {
-            self.holds[place].ack(target, node);
-            if !(hint && self.strict) {
-                self.counts[place].ack(target, node);
-            }
+        versions.places().for_each(|place| self.holds[place].ack(target, node));
+        if !hint {
+            versions.places().for_each(|place| self.counts[place].ack(target, node));
+        }
+        self.count_hints(target);
+    }
+
+    /// What is kept for a home counts once the home is not waited for. A quorum read shows a write that its homes
+    /// have, and not one that waits beside homes that can be asked.
+    fn count_hints(&mut self, target: usize) {
+        let awaited = |a: &Asked| a.target == target && !a.hint && a.state.is_open() && !a.overdue;
+        if self.strict || self.asked.iter().any(awaited) {
+            return;
+        }
+        let kept = |a: &&Asked| a.target == target && a.hint && a.state == State::Held;
+        for Asked { node, versions, .. } in self.asked.iter().filter(kept) {
+            versions.places().for_each(|place| self.counts[place].ack(target, *node));
         }
     }
 
@@ -192,7 +210,8 @@ impl Spread {
     }
 
     fn ask(&mut self, target: usize, node: NodeId, hint: bool, versions: Versions) -> usize {
-        self.asked.push(Asked { target, node, hint, versions, state: State::Outstanding });
+        let (state, unaware, overdue) = (State::Outstanding, 0, false);
+        self.asked.push(Asked { target, node, hint, versions, state, unaware, overdue });
         self.asked.len() - 1
     }
 }
@@ -372,10 +391,11 @@ impl Worker {
             return;
         }
         spread.asked[ask].state = then;
+        let target = spread.asked[ask].target;
+        spread.count_hints(target);
         if before == State::Late {
             return;
         }
-        let target = spread.asked[ask].target;
         self.spread_hint(now, op, spread, target, out);
     }
 
@@ -404,6 +424,7 @@ impl Worker {
         now: Now,
         op: OpKey,
         ask: usize,
+        theirs: PlacementTag,
         answer: WriteAnswer,
         out: &mut Vec<Effect>,
     ) {
@@ -415,10 +436,11 @@ impl Worker {
                 }
             }
             // It waits for this node to hear of what it has heard of, and takes the record then.
-            WriteAnswer::Refused(Refusal::PlacementOld) => {
-                self.behind.push((op, ask));
-                let due = now.mono.after_micros(self.config.tuning.replica_timeout);
-                self.arm(due, Timer::Behind(op, ask));
+            WriteAnswer::Refused(Refusal::PlacementOld) => self.spread_behind(now, op, ask),
+            WriteAnswer::Refused(Refusal::NotMine) => {
+                self.with_spread(op, out, |worker, spread, out| {
+                    worker.spread_not_theirs(now, op, spread, ask, theirs, out);
+                });
             }
             WriteAnswer::Refused(refusal) => {
                 self.with_spread(op, out, |worker, spread, out| {
@@ -455,43 +477,9 @@ impl Worker {
         }
     }
 
-    /// A view was taken: whoever refused a record because this node was behind is asked again.
-    pub(super) fn spread_caught_up(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for (op, ask) in std::mem::take(&mut self.behind) {
-            self.with_spread(op, out, |worker, spread, out| {
-                if spread.asked[ask].state.is_open() {
-                    worker.spread_post(now, op, spread, ask, out);
-                }
-            });
-        }
-    }
-
-    /// This node has not caught up in a replica's time: somebody else is asked.
-    pub(super) fn spread_still_behind(
-        &mut self,
-        now: Now,
-        op: OpKey,
-        ask: usize,
-        out: &mut Vec<Effect>,
-    ) {
-        let waiting = self.behind.len();
-        self.behind.retain(|behind| *behind != (op, ask));
-        if self.behind.len() < waiting {
-            self.spread_failed(now, op, ask, out);
-        }
-    }
-
     pub(super) fn spread_failed(&mut self, now: Now, op: OpKey, ask: usize, out: &mut Vec<Effect>) {
         self.with_spread(op, out, |worker, spread, out| {
             worker.spread_next(now, op, spread, ask, State::Failed, out);
-        });
-        self.spread_moved(now, op, out);
-    }
-
-    /// A peer has not answered in time: someone else is asked as well.
-    pub(super) fn spread_late(&mut self, now: Now, op: OpKey, ask: usize, out: &mut Vec<Effect>) {
-        self.with_spread(op, out, |worker, spread, out| {
-            worker.spread_next(now, op, spread, ask, State::Late, out);
         });
         self.spread_moved(now, op, out);
     }

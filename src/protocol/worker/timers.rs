@@ -33,6 +33,10 @@ pub(super) enum Timer {
     Lost,
     /// A record was refused because this node was behind.
     Behind(OpKey, usize),
+    /// A record was refused because the other node was.
+    Unaware(OpKey, usize),
+    /// A home that was asked to keep a record is late, and not silent.
+    Overdue(OpKey, usize),
     /// How far a change of the ring has come.
     Change,
     /// Partitions that were given up.

@@ -243,3 +243,48 @@ fn what_no_hint_is_kept_of_is_brought_by_comparing_soon_whoever_has_the_lower_na
         assert!(cluster.stored(refusing, &key).is_some());
     }
 }
+
+/// A write whose coordinator alone has committed it in time: two homes have slow disks.
+fn write_past_slow_homes(micros: u64) -> (Cluster, Ticket, Vec<usize>) {
+    let mut cluster = Cluster::new(5, 3);
+    let key = key("k");
+    let homes = cluster.homes(&key);
+    homes[1..].iter().for_each(|&home| cluster.nodes[home].held = true);
+    let ticket = cluster.start_within(homes[0], put(&key, "v", None, None), micros);
+    (cluster, ticket, homes)
+}
+
+#[test]
+fn a_hint_for_a_home_that_is_only_late_is_kept_and_does_not_count() {
+    let (mut cluster, ticket, homes) = write_past_slow_homes(5 * SECOND);
+    cluster.pass(600_000);
+    let kept: u64 = (0..5).map(|node| cluster.stats(node).hints_held).sum();
+    assert_eq!((kept, cluster.replies.len()), (2, 0));
+    cluster.release(homes[2]);
+    let Some(Outcome::Written(receipt)) = cluster.replies.get(&ticket) else {
+        panic!("two homes have it: {:?}", cluster.replies);
+    };
+    assert_eq!(receipt.homes, [name(homes[0].min(homes[2])), name(homes[0].max(homes[2]))]);
+}
+
+#[test]
+fn a_hint_counts_once_its_home_has_been_late_for_long_or_half_of_what_is_left() {
+    for (deadline, from, to) in [(5 * SECOND, 740_000, 760_000), (SECOND, 615_000, 635_000)] {
+        let (mut cluster, ticket, _) = write_past_slow_homes(deadline);
+        cluster.pass(from);
+        assert!(cluster.replies.is_empty(), "within {from} µs of {deadline}");
+        cluster.pass(to - from);
+        let outcome = cluster.replies.get(&ticket);
+        assert!(matches!(outcome, Some(Outcome::Written(_))), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_hint_counts_at_once_when_its_late_home_goes_away() {
+    let (mut cluster, ticket, homes) = write_past_slow_homes(5 * SECOND);
+    cluster.pass(300_000);
+    assert!(cluster.replies.is_empty());
+    cluster.kill(homes[1]);
+    let outcome = cluster.replies.get(&ticket);
+    assert!(matches!(outcome, Some(Outcome::Written(_))), "{outcome:?}");
+}

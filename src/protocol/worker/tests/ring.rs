@@ -100,6 +100,44 @@ fn a_write_needs_its_quorum_in_every_live_version() {
     assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
 }
 
+/// Three nodes become six, and the first alone has heard of it; a key of which it stays home, beside two that join.
+fn first_to_hear() -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
+    let mut cluster = Cluster::of(6, Placement::found(members(0..3), 3, 64), None);
+    let (old, new) = (cluster.placement.clone(), next(&cluster.placement, 0..6));
+    let mut keys = (0..).map(|number| Key::new(format!("key-{number}")).unwrap());
+    let joined = |key: &Key| homes_in(&new, key).into_iter().filter(|home| *home > 2).count();
+    let key = keys.find(|key| joined(key) == 2 && homes_in(&new, key).contains(&0)).unwrap();
+    cluster.live = (vec![old.clone(), new.clone()], 0, 0);
+    cluster.show(0);
+    (cluster, old, new, key)
+}
+
+#[test]
+fn a_write_by_the_first_who_hears_of_a_version_waits_for_its_homes_to_hear_of_it() {
+    let (mut cluster, old, new, key) = first_to_hear();
+    let ticket = cluster.start(0, put(&key, "v", None, None));
+    cluster.pass(100_000);
+    assert!(cluster.replies.is_empty(), "neither home nor fallback knows that it is one");
+    cluster.live(&[&old, &new], 0, 0);
+    cluster.pass(30_000);
+    match cluster.replies.remove(&ticket) {
+        Some(Outcome::Written(receipt)) => {
+            // Of the two that join, the one that answered first.
+            assert_eq!((receipt.homes.len(), receipt.hints.len()), (4, 0), "{receipt:?}");
+        }
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn a_write_by_the_only_one_who_hears_of_a_version_fails_before_its_deadline() {
+    let (mut cluster, _, _, key) = first_to_hear();
+    let ticket = cluster.start(0, put(&key, "v", None, None));
+    cluster.pass(2 * SECOND);
+    let outcome = cluster.replies.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
+}
+
 #[test]
 fn a_write_that_two_new_homes_hold_and_one_old_one_is_acknowledged_only_by_mistake() {
     for (defect, passes) in [(None, false), (Some(Defect::SkipOlderVersion), true)] {
