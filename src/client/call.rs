@@ -83,8 +83,8 @@ where
         let mut error = if settled { error } else { error.or_more_telling(told.take()) };
         error.note_attempts(attempts, outcome_unknown);
         let pause = pause_before_attempt(all.len(), tried.len());
-        // Who takes no connection was not asked, while there are others.
-        let counts = so_far >= all.len() || !error.was_never_sent();
+        // Who takes no connection, or nothing on any more, was not asked, while there are others.
+        let counts = so_far >= all.len() || !error.was_turned_away();
         unsent += usize::from(!counts);
         if (last && counts) || settled || Instant::now() + pause + further_min >= until {
             break Tried { answer: Err(error), node, attempts, outcome_unknown };

@@ -287,10 +287,11 @@ impl Error {
         self.inner.told_by == Teller::Here || goes.contains(&self.reason())
     }
 
-    /// Whether the node was not asked at all: nobody took the connection.
-    pub(super) fn was_never_sent(&self) -> bool {
+    /// Whether the node did nothing for the call at all: nobody took the connection, or it is ending, and says so.
+    pub(super) fn was_turned_away(&self) -> bool {
         let cause = self.inner.status.as_ref().and_then(std::error::Error::source);
-        self.inner.told_by == Teller::Here && was_never_sent(cause)
+        let ends = self.reason() == "SHUTTING_DOWN" && self.inner.own_outcome_known;
+        (self.inner.told_by == Teller::Here && was_never_sent(cause)) || ends
     }
 
     /// Whether another node may do better, and asking it cannot hurt.
