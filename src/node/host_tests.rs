@@ -323,7 +323,7 @@ async fn a_deadline_is_kept_and_an_idle_worker_is_left_alone() {
     commits.until(1).await;
     assert_eq!(host.run(set(), 30_000, None).await, failed(Reason::QuorumNotReached));
     let took = start.elapsed();
-    assert!(took >= Duration::from_millis(30) && took < Duration::from_millis(500), "{took:?}");
+    assert!(took >= Duration::from_millis(30) && took < Duration::from_secs(5), "{took:?}");
     host.committed(0, [Input::Committed(CommitId(9))]);
     assert_eq!(late.await.unwrap(), seen(0));
     let ticks = host.stats().hedges;

@@ -343,7 +343,7 @@ async fn a_key_that_keeps_failing_says_so_and_that_its_outcome_is_unknown() {
     let began = std::time::Instant::now();
     let entries = (0..300).map(|i| SetEntry::set(format!("k{i}"), "v"));
     let written = client.set_many_with(entries, &options).await;
-    assert!(began.elapsed() < 3 * limit, "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(written.len(), 300);
     for written in written {
         let error = written.unwrap_err();

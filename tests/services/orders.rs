@@ -169,7 +169,7 @@ async fn every_refusal_is_told_with_a_code_a_name_and_what_to_do() {
 async fn an_order_without_an_answer_may_have_been_carried_out() {
     let node = willing();
     let server = node.serve().await;
-    let options = Options { timeout: Duration::from_millis(500), ..Options::default() };
+    let options = Options { timeout: Duration::from_secs(2), ..Options::default() };
     let client = Client::connect([&server.address], options).unwrap();
     let unknown = |told: &Error| {
         assert_eq!((told.kind(), told.outcome_is_known()), (ErrorKind::Timeout, false), "{told}");

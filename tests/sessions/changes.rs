@@ -36,6 +36,10 @@ async fn nodes_join_leave_and_are_given_up() {
     session.only(&cluster, 0);
     let heard = "until test $(coterie members | grep -c ' alive *yes ') = 7; do sleep 0.1; done";
     session.unrecorded(heard).await;
+    // Each has to have heard of each, and of the ring, before nothing else is said of any.
+    let calm = "until test $(coterie status | grep -c ' by a plan *$') = 4 && \
+                test $(coterie status | grep -c ' ok  ') = 3; do sleep 0.1; done";
+    session.unrecorded(calm).await;
     for line in [
         "coterie status",
         "coterie apply",
