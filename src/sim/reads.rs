@@ -75,7 +75,11 @@ fn is_owed(observer: &Observer, read: &OpRecord, write: &OpRecord) -> bool {
     let Some(receipt) = write.receipt() else { return false };
     let n = usize::from(observer.placement().replicas);
     let acknowledged = observer.homes_among(&receipt.homes, read.key());
-    let overlap = acknowledged + taking_part(&read.op, n) > n;
+    // W was reached in every live version, and a read asks one of them: majorities meet, whatever has become of the
+    // homes since.
+    let majority = |op: &Op| op.strict || op.consistency >= Consistency::Quorum;
+    let overlap =
+        acknowledged + taking_part(&read.op, n) > n || (majority(&write.op) && majority(&read.op));
     let before = write.ended.is_some_and(|ended| ended < read.invoked);
     overlap && before && !observer.was_hinted(read.key(), read.ended.unwrap_or(0))
 }
