@@ -36,13 +36,13 @@
 //! its disk, and by then its markers have been for long.
 //!
 //! *Testimony.* A member votes only if it has not heard the predecessor for a while, or the predecessor
-//! itself asks to be removed; and never for the removal of a name that a live version has as a member, unless
-//! an operator has ordered it: a steward clears away whom it takes for idle, and may be the last to hear that he
-//! is not. At no moment a live disk is replaced or removed against its will, not even to
-//! finish what a dead claimant has begun. A proposer that is refused so hears more members than a majority
+//! itself asks to be removed; and for the removal of a name that it knows as a member of a live version only on an
+//! operator's order: a steward clears away whom it takes for idle, and may be the last to hear that he is not. At no
+//! moment a live disk is replaced or removed against its will, not even to finish what a dead claimant has begun. A proposer that is refused so hears more members than a majority
 //! the next time: once those that voted for that admission, and those that have not answered, are too few to
 //! have chosen it, it was not, and cannot be any more, for all who answered hear nothing older. Then the
-//! proposer's own is free. If a majority says that it had voted for it in one ballot, it was chosen, though
+//! proposer's own is free; what may have been chosen of the removal of a dead member waits for an operator to order
+//! it. If a majority says that it had voted for it in one ballot, it was chosen, though
 //! nobody has learnt so: it is admitted, and a disk that has come back since is told. Until either is known
 //! the number waits, and says for whom.
 
@@ -77,8 +77,6 @@ pub(super) struct Admission {
     pub(super) id: NodeId,
     /// The disk that it was, which is fenced, or [`NOBODY`].
     pub(super) predecessor: NodeId,
-    /// Whether it was proposed because an operator had given the name up.
-    pub(super) ordered: bool,
 }
 
 impl Admission {
@@ -118,7 +116,7 @@ pub(super) struct Claim {
     pub(super) accept: bool,
     /// The newest placement version that the proposer knows.
     pub(super) newest: PlacementTag,
-    /// Whether an operator has ordered the proposer to give the name up, whoever proposed that first.
+    /// Whether an operator has ordered the proposer, lately, to give the name up; whoever proposed that first.
     pub(super) ordered: bool,
 }
 
@@ -286,7 +284,6 @@ impl Admission {
         out.bytes(self.name.as_str().as_bytes());
         out.extend_from_slice(&self.id.0.to_le_bytes());
         out.extend_from_slice(&self.predecessor.0.to_le_bytes());
-        out.bool(self.ordered);
     }
 
     pub(super) fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
@@ -295,7 +292,6 @@ impl Admission {
             name: decode_name(r)?,
             id: NodeId(r.u128()?),
             predecessor: NodeId(r.u128()?),
-            ordered: r.bool()?,
         })
     }
 }
@@ -400,7 +396,7 @@ mod tests {
     fn admission(claimant: u128) -> Admission {
         let name = NodeName::new(&format!("node-{claimant}")).unwrap();
         let (id, predecessor) = (NodeId(100 + claimant), NodeId(claimant));
-        Admission { number: 1, name, id, predecessor, ordered: false }
+        Admission { number: 1, name, id, predecessor }
     }
 
     /// One thing that happens: a claimant begins anew, or it is heard by a member, or not.

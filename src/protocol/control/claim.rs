@@ -140,7 +140,7 @@ pub fn goes_on_as(durable: &[(Bytes, Bytes)]) -> Option<NodeId> {
 
 /// What is told to a disk that was replaced or removed.
 pub(super) fn fenced(admission: &Admission) -> String {
-    let Admission { number, name, id, predecessor, .. } = admission;
+    let Admission { number, name, id, predecessor } = admission;
     if admission.removes() {
         return format!(
             "the disk {predecessor} of {name} was removed from the cluster (admission {number}) and is \
@@ -312,8 +312,8 @@ impl Control {
         let named = enters && self.is_named(&claim.admission.name);
         let removes = claim.admission.removes();
         let departs = removes && from == predecessor;
-        let ordered = claim.ordered || claim.admission.ordered;
-        let spared = removes && !departs && !ordered && self.is_named(&claim.admission.name);
+        let spared = removes && !departs && !claim.ordered;
+        let spared = spared && self.is_named(&claim.admission.name);
         // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
         let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
         if lacks {
@@ -366,7 +366,11 @@ impl Control {
                 self.vetoed(if claims_own { format!("{heard}: {STOP_ONE}") } else { heard })
             }
             Ruling::IsMember => {
-                let said = format!("{by} votes for no removal of a member that nobody has ordered");
+                let name = &bid.anothers().unwrap_or(bid.own()).name;
+                let said = format!(
+                    "{by} does not vote for the removal of {name}, which is a member: if it is not to come \
+                     back, `coterie remove {name} --force`"
+                );
                 self.vetoed(said)
             }
             Ruling::NotYet => {
@@ -399,8 +403,17 @@ impl Control {
         {
             self.claims.vetoed = Some((anothers.clone(), self.now.mono));
         }
+        if self.claims.said.as_ref().is_none_or(|(last, _)| *last != said) {
+            self.log(Level::Warn, said.clone());
+        }
         self.claims.said = Some((said, self.now.mono));
         Progress::Waiting
+    }
+
+    /// An operator orders what members would not vote for before: they are asked again, at once.
+    pub(super) fn ask_anew(&mut self) {
+        self.claims.vetoed = None;
+        self.claim_at_once();
     }
 
     /// Somebody tells which admissions there were.
@@ -446,7 +459,7 @@ impl Control {
             if !self.founding.admit(admission.clone()) {
                 continue;
             }
-            let Admission { number, name, id, predecessor, .. } = &admission;
+            let Admission { number, name, id, predecessor } = &admission;
             let sentence = if admission.removes() {
                 format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
             } else if admission.enters() {

@@ -158,8 +158,12 @@ impl Control {
     pub(super) fn order(&mut self, id: OrderId, order: Order) {
         match self.judge_order(order) {
             Ok(work) => {
+                let removes = matches!(work, Work::Remove(_));
                 self.works.order = Some(Ordered { id, work, since: self.now.mono });
                 self.mind_order();
+                if removes && self.proposes() {
+                    self.ask_anew();
+                }
             }
             Err(refusal) => self.answer(id, Err(refusal)),
         }
@@ -230,7 +234,10 @@ impl Control {
         force: bool,
         accept_loss: bool,
     ) -> Result<Work, Refusal> {
-        if newest.member(&name).is_none() {
+        // One that leaves may be dead before it has handed over what it holds.
+        let present =
+            self.founding.cluster().is_some_and(|cluster| cluster.ids.contains_key(&name));
+        if newest.member(&name).is_none() && !(present && self.is_named(&name)) {
             return Err(PlanRefused::MemberUnknown(name).into());
         }
         if !force {
@@ -247,11 +254,13 @@ impl Control {
         if !earlier.is_empty() && !accept_loss && !earlier.contains(&name) {
             return Err(Refusal::NotRepaired { name, earlier });
         }
-        let gone = earlier.into_iter().filter(|gone| newest.member(gone).is_some());
-        let mut leaves: Vec<NodeName> = gone.chain([name.clone()]).collect();
+        let gone = earlier.into_iter().chain([name.clone()]);
+        let mut leaves: Vec<NodeName> = gone.filter(|gone| newest.member(gone).is_some()).collect();
         leaves.sort();
         leaves.dedup();
-        newest.next(&Change { leaves, ..Change::default() })?;
+        if !leaves.is_empty() {
+            newest.next(&Change { leaves, ..Change::default() })?;
+        }
         let members = cluster.ids.len();
         let there = cluster.ids.keys().filter(|name| self.is_there(name)).count();
         if there < cluster.majority() {

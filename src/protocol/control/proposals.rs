@@ -81,7 +81,7 @@ impl Control {
     }
 
     /// A name that was to be cleared away, since it had no part in the ring, and has become a member meanwhile is
-    /// left alone: members are given up by an operator's order, and by nobody else.
+    /// left alone: members are given up by an operator's order.
     fn spare_members(&mut self) {
         let removes = |(name, (id, _)): &(&NodeName, &(NodeId, NodeId))| {
             *id == NOBODY && **name != self.identity.name
@@ -101,14 +101,12 @@ impl Control {
         match self.founding.standing()? {
             Standing::Claimant(predecessor) => {
                 let (name, id) = (self.identity.name.clone(), self.identity.id);
-                Some(Admission { number, name, id, predecessor, ordered: false })
+                Some(Admission { number, name, id, predecessor })
             }
             Standing::Member => {
-                let given_up = self.to_remove().cloned();
                 let admission = |(name, (id, predecessor)): (&NodeName, &(NodeId, NodeId))| {
-                    let ordered = *id == NOBODY && given_up.as_ref() == Some(name);
                     let (name, id, predecessor) = (name.clone(), *id, *predecessor);
-                    Admission { number, name, id, predecessor, ordered }
+                    Admission { number, name, id, predecessor }
                 };
                 self.claims
                     .proposals

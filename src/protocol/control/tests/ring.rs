@@ -272,12 +272,12 @@ fn a_removed_node_that_returns_is_told_sets_its_disk_aside_and_joins_anew() {
 }
 
 /// One member has voted for the removal of the last of five, in another's ballot.
-fn one_has_voted_for_a_removal(seed: u64, ordered: bool) -> World {
+fn one_has_voted_for_a_removal(seed: u64) -> World {
     let mut world = founded(seed, 5);
     world.run_ms(3_000);
     let node = &world.nodes[4];
     let (name, predecessor) = (node.name.clone(), node.id);
-    let removal = Admission { number: 1, name, id: NOBODY, predecessor, ordered };
+    let removal = Admission { number: 1, name, id: NOBODY, predecessor };
     let ballot = Ballot { round: 3, boot: 1 };
     let vote = Vote { number: 1, promised: ballot, accepted: Some((ballot, removal)) };
     let mut value = Vec::new();
@@ -296,7 +296,7 @@ fn is_told(world: &World, what: &str) -> bool {
 /// came back. Seeds 18996 and 51782: nobody could join any more.
 #[test]
 fn a_removal_that_was_not_chosen_before_its_node_came_back_keeps_nobody_from_joining() {
-    let mut world = one_has_voted_for_a_removal(123, true);
+    let mut world = one_has_voted_for_a_removal(123);
     let f = add(&mut world, "node-5");
     settles(&mut world, &[0, 1, 2, 3, 4, f]);
 }
@@ -304,31 +304,55 @@ fn a_removal_that_was_not_chosen_before_its_node_came_back_keeps_nobody_from_joi
 /// A steward took node 4 for idle, which has become a member since, and died.
 #[test]
 fn a_vote_to_clear_away_an_idle_name_is_not_brought_to_its_end_once_it_is_a_member() {
-    let mut world = one_has_voted_for_a_removal(124, false);
-    world.kill(4);
-    add(&mut world, "node-5");
-    let entered = |w: &World| is_told(w, "node-5 has entered");
-    assert!(
-        world.run_until(CHANGE_MS, entered).is_some(),
-        "those who live are enough to free the number"
-    );
-    world.run_ms(CHANGE_MS);
-    assert!(!is_told(&world, "was removed"), "nobody has ordered it");
+    let mut refused = 0;
+    for seed in 140..146 {
+        let mut world = one_has_voted_for_a_removal(seed);
+        world.kill(4);
+        add(&mut world, "node-5");
+        let entered = |w: &World| is_told(w, "node-5 has entered");
+        assert!(world.run_until(CHANGE_MS, entered).is_some(), "those who live free the number");
+        world.run_ms(CHANGE_MS);
+        assert!(!is_told(&world, "was removed"), "nobody has ordered it");
+        refused += u32::from(is_told(&world, "does not vote for the removal of node-4"));
+    }
+    assert!(refused > 0, "nobody has asked for it");
 }
 
 /// With node 3 dead, too, it cannot be found out whether it was chosen.
 #[test]
 fn a_removal_that_may_have_been_chosen_waits_for_an_operator_who_orders_it() {
-    let mut world = one_has_voted_for_a_removal(125, false);
+    let mut world = one_has_voted_for_a_removal(125);
     world.kill(3);
     world.kill(4);
     add(&mut world, "node-5");
     world.run_ms(CHANGE_MS);
     assert!(!is_told(&world, "was removed") && !is_told(&world, "has entered"));
+    assert!(is_told(&world, "`coterie remove node-4 --force`"), "that ends it");
     let order = remove(&world, 4);
     give(&mut world, 0, order);
     let removed = |w: &World| is_told(w, "node-4 was removed");
     assert!(world.run_until(CHANGE_MS, removed).is_some(), "the operator has ordered it");
+    let entered = |w: &World| is_told(w, "node-5 has entered");
+    assert!(world.run_until(CHANGE_MS, entered).is_some());
+}
+
+#[test]
+fn one_that_dies_while_it_leaves_can_be_given_up() {
+    let mut world = founded(126, 4);
+    world.run_ms(3_000);
+    world.nodes[2].holds = Hold::Reads;
+    let name = world.nodes[3].name.clone();
+    give(&mut world, 0, Order::Decommission(name));
+    let made = |w: &World| (0..3).all(|at| newest(w, at).number == 2);
+    assert!(world.run_until(CHANGE_MS, made).is_some());
+    world.kill(3);
+    world.run_ms(10_000);
+    let order = remove(&world, 3);
+    give(&mut world, 0, order);
+    let removed = |w: &World| is_told(w, "node-3 was removed");
+    assert!(world.run_until(CHANGE_MS, removed).is_some());
+    world.nodes[2].holds = Hold::Nothing;
+    settles(&mut world, &[0, 1, 2]);
 }
 
 /// By then it holds the marks of a claimant, which asks for a place that is nobody's any more; and what it

@@ -146,10 +146,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn admission()(
-        number: u64, name in node_name(), id: u128, predecessor: u128, ordered: bool,
-    ) -> Admission {
-        Admission { number, name, id: NodeId(id), predecessor: NodeId(predecessor), ordered }
+    fn admission()(number: u64, name in node_name(), id: u128, predecessor: u128) -> Admission {
+        Admission { number, name, id: NodeId(id), predecessor: NodeId(predecessor) }
     }
 }
 
