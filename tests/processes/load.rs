@@ -153,9 +153,9 @@ async fn write(
         if let Some(held) = if number % 2 == 0 { old } else { held.last() } {
             let (key, began) = (held.key.clone(), Instant::now());
             let got = client.get(key.clone()).await.map(|got| got.map(|got| got.value));
-            let fate = match judge(&key, got) {
-                Fate::Wrong(what) => held.missed(&what, began),
-                fate => fate,
+            let fate = match got {
+                Ok(None) => held.missed(began),
+                got => judge(&key, got),
             };
             requests.push(Request { key, writes: false, began, took: began.elapsed(), fate });
         }
@@ -173,11 +173,13 @@ struct Held {
 }
 
 impl Held {
-    /// What it means that a read did not show it, by what the write had reached.
-    fn missed(&self, what: &str, read: Instant) -> Fate {
-        let Self { receipt, took, .. } = self;
+    /// What it means that a read found nothing, by what the write had reached.
+    fn missed(&self, read: Instant) -> Fate {
+        let Self { key, receipt, took, .. } = self;
         let ago = read.duration_since(self.at);
-        let what = format!("{what}, acknowledged {ago:.1?} before, after {took:.1?}: {receipt:?}");
+        let what = format!(
+            "{key} is not found, acknowledged {ago:.1?} before, after {took:.1?}: {receipt:?}"
+        );
         if receipt.hints.is_empty() { Fate::Wrong(what) } else { Fate::Hidden(what) }
     }
 }

@@ -74,9 +74,8 @@ use crate::types::{Actor, Boot, Key, Mono, NodeId, NodeName, Now, Partition, Sta
 
 /// How long a late answer may still come, in milliseconds: beyond any client's patience.
 const LATE_MS: u64 = 10_000;
-/// Whoever does not answer is silent after so many replica's times: writes that wait for it go on without it. Whoever
-/// stands still for one of them would end all that was passed to it otherwise, and make a hint count of all that it
-/// was to keep.
+/// Writes wait for a node that does not answer for so many replica's times. One that stands still for one of them would
+/// end all that was passed to it otherwise, and make every hint count that is kept for it.
 const SILENCE_MAX: u64 = 3;
 
 /// How a worker is made.
@@ -132,7 +131,7 @@ pub struct Worker {
     /// What an op that is being stepped wants left in cells of this node afterwards.
     later: Vec<(CellId, cells::Task)>,
     /// Of ops under way: who refused a record because this node was behind.
-    behind: Vec<(OpKey, usize)>,
+    behind: BTreeSet<(OpKey, usize)>,
     timers: Timers,
 
     peers: peers::Peers,
@@ -271,7 +270,7 @@ impl Worker {
             last_op: 0,
             putting: HashMap::with_hasher(hashing),
             later: Vec::new(),
-            behind: Vec::new(),
+            behind: BTreeSet::new(),
             timers: Timers::default(),
             peers: peers::Peers::default(),
             sessions: pass::Sessions::default(),
@@ -566,7 +565,7 @@ impl Worker {
     }
 
     /// Nothing that was asked of a peer will be answered soon. What was passed to one that is only silent is waited
-    /// for: it cannot be asked of another.
+    /// for, since it cannot be asked of another; and a record that was sent to it, so that no hint counts too soon.
     fn reachability_lost(&mut self, now: Now, node: NodeId, reach: Reach, out: &mut Vec<Effect>) {
         let asked = self.calls.iter().filter(|(_, call)| call.to == node);
         let mut lost: Vec<CallId> = asked.map(|(id, _)| *id).collect();
@@ -576,8 +575,15 @@ impl Worker {
                 Some(Purpose::Pass { op }) if reach == Reach::Silent => {
                     self.wait_for_pass(now, *op, call);
                 }
+                Some(&Purpose::Spread { op, ask }) if reach == Reach::Silent => {
+                    self.wait_on(call, now.mono.after_millis(LATE_MS));
+                    self.spread_late(now, op, ask, out);
+                }
                 _ => self.call_failed(now, call, out),
             }
+        }
+        if reach == Reach::Away {
+            self.spread_lost(now, node, out);
         }
         self.session_lost(now, node, out);
     }
@@ -618,7 +624,7 @@ impl Worker {
                 Timer::Sync(session) => self.sync_resume(now, session, out),
                 Timer::Lost => self.lost_due(now, out),
                 Timer::Untold => self.untold_due(now, out),
-                Timer::Behind(op, ask) => self.spread_still_behind(now, op, ask, out),
+                Timer::Stale(op, ask) => self.spread_late(now, op, ask, out),
                 Timer::Unaware(op, ask) => self.spread_again(now, op, ask, out),
                 Timer::Overdue(op, ask) => self.spread_overdue(now, op, ask, out),
                 Timer::Change => self.change_due(now, out),

@@ -44,8 +44,8 @@ struct Asked {
     /// In which versions it fills the target's slot.
     versions: Versions,
     state: State,
-    /// How often it has said that the slot is not its own, not having heard of a version yet.
-    unaware: u64,
+    /// It, or this node, has not heard of a version yet, and it is sent the record again.
+    stale: bool,
     /// Late for so long that what others keep for it counts, whether it answers or not.
     overdue: bool,
 }
@@ -210,8 +210,8 @@ impl Spread {
     }
 
     fn ask(&mut self, target: usize, node: NodeId, hint: bool, versions: Versions) -> usize {
-        let (state, unaware, overdue) = (State::Outstanding, 0, false);
-        self.asked.push(Asked { target, node, hint, versions, state, unaware, overdue });
+        let (state, stale, overdue) = (State::Outstanding, false, false);
+        self.asked.push(Asked { target, node, hint, versions, state, stale, overdue });
         self.asked.len() - 1
     }
 }
@@ -436,7 +436,11 @@ impl Worker {
                 }
             }
             // It waits for this node to hear of what it has heard of, and takes the record then.
-            WriteAnswer::Refused(Refusal::PlacementOld) => self.spread_behind(now, op, ask),
+            WriteAnswer::Refused(Refusal::PlacementOld) => {
+                self.with_spread(op, out, |worker, spread, out| {
+                    worker.spread_behind(now, op, spread, ask, out);
+                });
+            }
             WriteAnswer::Refused(Refusal::NotMine) => {
                 self.with_spread(op, out, |worker, spread, out| {
                     worker.spread_not_theirs(now, op, spread, ask, theirs, out);

@@ -353,6 +353,14 @@ impl Cluster {
         assert!(passed.next().is_none(), "never answered, never forgotten");
     }
 
+    /// Nothing is left of any request once late answers do not count any more.
+    fn assert_over(&mut self) {
+        self.pass(11 * SECOND);
+        for worker in &self.workers {
+            assert!(worker.ops.is_empty() && worker.behind.is_empty(), "{:?}", worker.ops);
+        }
+    }
+
     fn homes(&self, key: &Key) -> Vec<usize> {
         let homes = self.placement.homes(key.partition(64));
         homes.iter().map(|&member| usize::from(member)).collect()

@@ -31,11 +31,11 @@ pub(super) enum Timer {
     SyncAgain(Goal, NodeId),
     Sync(SessionId),
     Lost,
-    /// A record was refused because this node was behind.
-    Behind(OpKey, usize),
-    /// A record was refused because the other node was.
+    /// A record was refused a replica's time ago, because this node or the other had not heard of a version.
+    Stale(OpKey, usize),
+    /// The other had not, and is asked again.
     Unaware(OpKey, usize),
-    /// A home that was asked to keep a record is late, and not silent.
+    /// Who was asked to keep a record has been late for long.
     Overdue(OpKey, usize),
     /// How far a change of the ring has come.
     Change,

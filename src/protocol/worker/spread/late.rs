@@ -11,18 +11,20 @@
 //! by themselves, so the record is sent again: when this node has heard of the version, or a few times in the
 //! time that a replica has.
 //!
-//! A home that goes away or falls silent is not waited for, nor one that refuses for another reason: what is
-//! kept for it counts at once. So does what is kept for one that nobody asked, because it was away.
+//! A home that falls silent is late. One that goes away is not waited for, nor one that refuses for another reason:
+//! what is kept for it counts at once. So does what is kept for one that was not asked, since it had been silent, or
+//! away, before the write began.
 
 use super::{Spread, State};
 use crate::protocol::message::PlacementTag;
 use crate::protocol::step::Effect;
 use crate::protocol::worker::timers::Timer;
 use crate::protocol::worker::{Op, OpKey, SILENCE_MAX, Worker};
-use crate::types::Now;
+use crate::types::{NodeId, Now};
 
-/// How often a home that has not heard of a version is asked again, in the time that a replica has.
-const UNAWARE_TRIES: u64 = 10;
+/// How often a home that has not heard of a version is asked again, in the time that a replica has: it hears of it
+/// from others, within a sync of its disk or two.
+const UNAWARE_TRIES: u64 = 5;
 
 impl Worker {
     /// A home has not answered in time: someone else is asked as well.
@@ -68,7 +70,7 @@ impl Worker {
         ask: usize,
         out: &mut Vec<Effect>,
     ) {
-        if self.forget_behind(op, ask) {
+        if self.behind.remove(&(op, ask)) {
             return self.spread_failed(now, op, ask, out);
         }
         self.with_spread(op, out, |_, spread, _| {
@@ -78,40 +80,23 @@ impl Worker {
         self.spread_moved(now, op, out);
     }
 
-    /// A home knows a version that this node lacks: it waits for this node to hear of it, and takes the record then.
-    pub(super) fn spread_behind(&mut self, now: Now, op: OpKey, ask: usize) {
-        self.behind.push((op, ask));
-        let due = now.mono.after_micros(self.config.tuning.replica_timeout);
-        self.arm(due, Timer::Behind(op, ask));
-    }
-
-    /// A view was taken: whoever refused a record because this node was behind is asked again.
-    pub(in super::super) fn spread_caught_up(&mut self, now: Now, out: &mut Vec<Effect>) {
-        for (op, ask) in std::mem::take(&mut self.behind) {
-            self.spread_again(now, op, ask, out);
-        }
-    }
-
-    /// This node has not caught up in a replica's time.
-    pub(in super::super) fn spread_still_behind(
+    /// Somebody knows a version that this node lacks: he waits for this node to hear of it, and takes the record then.
+    pub(super) fn spread_behind(
         &mut self,
         now: Now,
         op: OpKey,
+        spread: &mut Spread,
         ask: usize,
         out: &mut Vec<Effect>,
     ) {
-        if self.behind.contains(&(op, ask)) {
-            self.spread_late(now, op, ask, out);
+        if spread.asked[ask].overdue {
+            return self.spread_next(now, op, spread, ask, State::Failed, out);
         }
+        self.behind.insert((op, ask));
+        self.spread_stale(now, op, spread, ask);
     }
 
-    fn forget_behind(&mut self, op: OpKey, ask: usize) -> bool {
-        let waiting = self.behind.len();
-        self.behind.retain(|behind| *behind != (op, ask));
-        self.behind.len() < waiting
-    }
-
-    /// A node says that the slot is not its own. If it has not heard of a version yet by which it is, it is
+    /// A node says that the slot is not its own. A home that has not heard of the version by which it is one is
     /// asked again: the first nodes to hear of a version would find no home otherwise.
     pub(super) fn spread_not_theirs(
         &mut self,
@@ -122,16 +107,29 @@ impl Worker {
         theirs: PlacementTag,
         out: &mut Vec<Effect>,
     ) {
-        let unaware = theirs.lacks(spread.route.view.newest().tag());
-        if !unaware || spread.asked[ask].unaware == SILENCE_MAX * UNAWARE_TRIES {
+        let asked = &spread.asked[ask];
+        let unaware = !asked.hint && theirs.lacks(spread.route.view.newest().tag());
+        if !unaware || asked.overdue {
             return self.spread_next(now, op, spread, ask, State::Failed, out);
-        }
-        spread.asked[ask].unaware += 1;
-        if spread.asked[ask].unaware == UNAWARE_TRIES {
-            self.spread_past(now, op, spread, ask, out);
         }
         let pause = self.config.tuning.replica_timeout / UNAWARE_TRIES;
         self.arm(now.mono.after_micros(pause), Timer::Unaware(op, ask));
+        self.spread_stale(now, op, spread, ask);
+    }
+
+    /// Whoever is sent the record again has a replica's time for all of it.
+    fn spread_stale(&mut self, now: Now, op: OpKey, spread: &mut Spread, ask: usize) {
+        if !std::mem::replace(&mut spread.asked[ask].stale, true) {
+            let due = now.mono.after_micros(self.config.tuning.replica_timeout);
+            self.arm(due, Timer::Stale(op, ask));
+        }
+    }
+
+    /// A view was taken: whoever refused a record because this node was behind is asked again.
+    pub(in super::super) fn spread_caught_up(&mut self, now: Now, out: &mut Vec<Effect>) {
+        for (op, ask) in std::mem::take(&mut self.behind) {
+            self.spread_again(now, op, ask, out);
+        }
     }
 
     /// The record is sent once more to a node that has refused it for a while.
@@ -142,10 +140,34 @@ impl Worker {
         ask: usize,
         out: &mut Vec<Effect>,
     ) {
+        let mut moved = false;
         self.with_spread(op, out, |worker, spread, out| {
-            if spread.asked[ask].state.is_open() {
+            if !spread.asked[ask].state.is_open() {
+                return;
+            }
+            moved = !worker.peers.reachable(spread.asked[ask].node);
+            if moved {
+                worker.spread_next(now, op, spread, ask, State::Failed, out);
+            } else {
                 worker.spread_post(now, op, spread, ask, out);
             }
         });
+        if moved {
+            self.spread_moved(now, op, out);
+        }
+    }
+
+    /// A node went away: nothing that waits for this node to catch up will be sent to it.
+    pub(in super::super) fn spread_lost(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
+        let of_it = |&&(op, ask): &&(OpKey, usize)| match self.ops.get(&op) {
+            Some(Op::Put(put)) => put.spread.as_ref().is_some_and(|s| s.asked[ask].node == node),
+            Some(Op::Get(get)) => get.spread.as_ref().is_some_and(|s| s.asked[ask].node == node),
+            _ => true,
+        };
+        let lost: Vec<(OpKey, usize)> = self.behind.iter().filter(of_it).copied().collect();
+        for (op, ask) in lost {
+            self.behind.remove(&(op, ask));
+            self.spread_failed(now, op, ask, out);
+        }
     }
 }

@@ -255,6 +255,23 @@ fn write_past_slow_homes(micros: u64) -> (Cluster, Ticket, Vec<usize>) {
 }
 
 #[test]
+fn hints_do_not_count_when_many_late_answers_at_once_make_a_home_silent() {
+    let mut cluster = Cluster::new(5, 3);
+    let key = key("k");
+    let homes = cluster.homes(&key);
+    homes[1..].iter().for_each(|&home| cluster.nodes[home].held = true);
+    for value in ["1", "2", "3", "4"] {
+        cluster.start(homes[0], put(&key, value, None, None));
+    }
+    cluster.pass(600_000);
+    assert!(!cluster.workers[homes[0]].peers.reachable(id(homes[1])), "four answers are late");
+    assert!(cluster.replies.is_empty(), "{:?}", cluster.replies);
+    homes[1..].iter().for_each(|&home| cluster.release(home));
+    assert_eq!(cluster.replies.len(), 4, "late answers count");
+    cluster.assert_over();
+}
+
+#[test]
 fn a_hint_for_a_home_that_is_only_late_is_kept_and_does_not_count() {
     let (mut cluster, ticket, homes) = write_past_slow_homes(5 * SECOND);
     cluster.pass(600_000);
@@ -265,6 +282,8 @@ fn a_hint_for_a_home_that_is_only_late_is_kept_and_does_not_count() {
         panic!("two homes have it: {:?}", cluster.replies);
     };
     assert_eq!(receipt.homes, [name(homes[0].min(homes[2])), name(homes[0].max(homes[2]))]);
+    cluster.release(homes[1]);
+    cluster.assert_over();
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn a_write_by_the_first_who_hears_of_a_version_waits_for_its_homes_to_hear_of_it
     cluster.pass(100_000);
     assert!(cluster.replies.is_empty(), "neither home nor fallback knows that it is one");
     cluster.live(&[&old, &new], 0, 0);
-    cluster.pass(30_000);
+    cluster.pass(60_000);
     match cluster.replies.remove(&ticket) {
         Some(Outcome::Written(receipt)) => {
             // Of the two that join, the one that answered first.
@@ -133,7 +133,55 @@ fn a_write_by_the_first_who_hears_of_a_version_waits_for_its_homes_to_hear_of_it
 fn a_write_by_the_only_one_who_hears_of_a_version_fails_before_its_deadline() {
     let (mut cluster, _, _, key) = first_to_hear();
     let ticket = cluster.start(0, put(&key, "v", None, None));
+    cluster.pass(700_000);
+    assert!(cluster.replies.is_empty(), "its homes may hear of it still");
+    cluster.pass(200_000);
+    let outcome = cluster.replies.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
+    cluster.assert_over();
+}
+
+/// All but the first have heard of a version, and acknowledged it.
+fn last_to_hear() -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
+    let (mut cluster, old, new, key) = first_to_hear();
+    cluster.live = (vec![old.clone(), new.clone()], 0, 0);
+    (1..6).for_each(|node| cluster.show(node));
+    cluster.live = (vec![old.clone()], 0, 0);
+    cluster.workers[0] = cluster.worker(0);
+    cluster.introduce(0);
+    cluster.deliver();
+    (cluster, old, new, key)
+}
+
+#[test]
+fn a_write_by_the_last_who_hears_of_a_version_is_taken_when_he_has_heard_of_it() {
+    let (mut cluster, old, new, key) = last_to_hear();
+    let ticket = cluster.start(0, put(&key, "v", None, None));
+    cluster.pass(400_000);
+    assert!(cluster.replies.is_empty(), "its homes know better");
+    cluster.live(&[&old, &new], 0, 0);
+    let outcome = cluster.replies.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::Written(_))), "{outcome:?}");
+    cluster.assert_over();
+}
+
+#[test]
+fn a_write_by_one_who_does_not_hear_of_a_version_fails_before_its_deadline() {
+    let (mut cluster, _, _, key) = last_to_hear();
+    let ticket = cluster.start(0, put(&key, "v", None, None));
     cluster.pass(2 * SECOND);
+    let outcome = cluster.replies.remove(&ticket);
+    assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
+    cluster.assert_over();
+}
+
+#[test]
+fn homes_that_wait_for_the_coordinator_and_go_away_are_not_waited_for() {
+    let (mut cluster, _, _, key) = last_to_hear();
+    let ticket = cluster.start(0, put(&key, "v", None, None));
+    cluster.pass(50_000);
+    assert!(cluster.replies.is_empty());
+    (1..6).for_each(|node| cluster.kill(node));
     let outcome = cluster.replies.remove(&ticket);
     assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
 }
