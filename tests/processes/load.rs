@@ -66,6 +66,12 @@ pub fn once_more_elsewhere() -> Options {
     Options { attempts: 2, ..Options::default() }
 }
 
+/// How clients behave where a node is killed that others pass to: for some milliseconds it may be the one that is asked,
+/// and the home that the next one passes the same write to.
+pub fn twice_more_elsewhere() -> Options {
+    Options { attempts: 3, ..Options::default() }
+}
+
 /// How clients behave that outlast a time without a quorum.
 pub fn patient() -> Options {
     Options { attempts: 8, ..Options::default() }

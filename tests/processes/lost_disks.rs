@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, LOOK_EVERY};
 use crate::impostors::stops;
-use crate::load::{History, Load, once_more_elsewhere};
+use crate::load::{History, Load, once_more_elsewhere, twice_more_elsewhere};
 use crate::process::copy_folder;
 
 /// A disk is whole again within this.
@@ -39,7 +39,7 @@ async fn is_whole(cluster: &mut Cluster, history: &History) {
 
 /// Kills a node under load, and starts it with an empty folder. Its old folder is at `kept`.
 async fn wiped_under_load(cluster: &mut Cluster, node: usize, kept: &Path) -> History {
-    let load = Load::start(&cluster.client(once_more_elsewhere()), "wiped");
+    let load = Load::start(&cluster.client(twice_more_elsewhere()), "wiped");
     load.progress(200).await;
     let old = cluster.answer(node).await.node_id;
     let began = Instant::now();

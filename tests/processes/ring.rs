@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use coterie::client::Client;
+use coterie::client::{Client, Options};
 use coterie::proto::StatusResponse;
 
 use crate::additions::Additions;
 use crate::cluster::{Cluster, LOOK_EVERY};
-use crate::load::{Load, once_more_elsewhere};
+use crate::load::{Load, once_more_elsewhere, twice_more_elsewhere};
 use crate::process::{Said, Signal, coterie};
 use crate::turn;
 
@@ -30,9 +30,9 @@ async fn founded(founders: u16, nodes: u16) -> Cluster {
 }
 
 /// A client that is told of the first three nodes, and learns of the others.
-fn client(cluster: &Cluster) -> Client {
+fn client(cluster: &Cluster, options: Options) -> Client {
     let addresses = (0..3).map(|node| cluster.address(node));
-    Client::connect(addresses, once_more_elsewhere()).unwrap()
+    Client::connect(addresses, options).unwrap()
 }
 
 /// Types a command, led to these nodes.
@@ -82,7 +82,7 @@ async fn changed(cluster: &mut Cluster, members_wanted: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_become_six_and_three_again_under_load_and_a_kill_and_nothing_is_lost() {
     let mut cluster = founded(3, 6).await;
-    let load = Load::start(&client(&cluster), "ring");
+    let load = Load::start(&client(&cluster, twice_more_elsewhere()), "ring");
     load.progress(200).await;
     let began = Instant::now();
     (3..6).for_each(|node| cluster.spawn(node));
@@ -132,7 +132,7 @@ async fn leaves(cluster: &mut Cluster, node: usize, at: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_join_five_and_leave_again_under_forty_clients_and_no_addition_is_lost() {
     let mut cluster = founded(5, 7).await;
-    let clients = Additions::start(&client(&cluster));
+    let clients = Additions::start(&client(&cluster, once_more_elsewhere()));
     clients.progress(100).await;
     (5..7).for_each(|node| cluster.spawn(node));
     changed(&mut cluster, 7).await;
@@ -150,7 +150,7 @@ async fn two_nodes_join_five_and_leave_again_under_forty_clients_and_no_addition
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_copies_become_five_and_three_again_under_load_and_nothing_is_lost() {
     let mut cluster = founded(5, 5).await;
-    let load = Load::start(&client(&cluster), "copies");
+    let load = Load::start(&client(&cluster, once_more_elsewhere()), "copies");
     load.progress(200).await;
     let began = Instant::now();
     for copies in [5, 3] {
@@ -172,7 +172,7 @@ async fn three_copies_become_five_and_three_again_under_load_and_nothing_is_lost
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_node_is_given_up_and_when_it_returns_it_joins_anew_without_its_old_disk() {
     let mut cluster = founded(4, 4).await;
-    let load = Load::start(&client(&cluster), "removed");
+    let load = Load::start(&client(&cluster, once_more_elsewhere()), "removed");
     load.progress(150).await;
     let history = load.stop().await;
     let line = "remove node-3 --force";
@@ -213,7 +213,7 @@ async fn a_dead_node_is_given_up_and_when_it_returns_it_joins_anew_without_its_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_are_restarted_one_after_the_other_when_they_may_be_and_nobody_is_refused() {
     let mut cluster = founded(3, 3).await;
-    let load = Load::start(&client(&cluster), "rolling");
+    let load = Load::start(&client(&cluster, once_more_elsewhere()), "rolling");
     let began = Instant::now();
     for node in 0..3 {
         let asked = Instant::now();
