@@ -576,8 +576,7 @@ impl Worker {
                     self.wait_for_pass(now, *op, call);
                 }
                 Some(&Purpose::Spread { op, ask }) if reach == Reach::Silent => {
-                    self.wait_on(call, now.mono.after_millis(LATE_MS));
-                    self.spread_late(now, op, ask, out);
+                    self.spread_silent(now, call, op, ask, out);
                 }
                 _ => self.call_failed(now, call, out),
             }
@@ -657,6 +656,21 @@ impl Worker {
         }
         self.wait_on(call, now.mono.after_millis(LATE_MS));
         self.peer_timed_out(now, to, out);
+    }
+
+    /// Whoever was sent a record fell silent: it is late now, if it was not before.
+    fn spread_silent(
+        &mut self,
+        now: Now,
+        call: CallId,
+        op: OpKey,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.calls.get(&call).is_some_and(|asked| !asked.late) {
+            self.wait_on(call, now.mono.after_millis(LATE_MS));
+            self.spread_late(now, op, ask, out);
+        }
     }
 
     /// A late answer is taken until then.

@@ -55,6 +55,11 @@ impl Peers {
         self.peers.get(&node).is_some_and(|peer| peer.told.answers() && !peer.silent)
     }
 
+    /// Whether it answers nothing that it is asked, for the control core says so.
+    pub fn is_away(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_none_or(|peer| peer.told == Reach::Away)
+    }
+
     /// The mean time to an answer, in microseconds.
     pub fn latency(&self, node: NodeId) -> u64 {
         self.peers.get(&node).map_or(0, |peer| peer.mean)

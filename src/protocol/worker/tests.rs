@@ -358,6 +358,8 @@ impl Cluster {
         self.pass(11 * SECOND);
         for worker in &self.workers {
             assert!(worker.ops.is_empty() && worker.behind.is_empty(), "{:?}", worker.ops);
+            let writes = |call: &&Call| matches!(call.purpose, Purpose::Spread { .. });
+            assert_eq!(worker.calls.values().filter(writes).count(), 0);
         }
     }
 

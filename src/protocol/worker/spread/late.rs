@@ -145,7 +145,7 @@ impl Worker {
             if !spread.asked[ask].state.is_open() {
                 return;
             }
-            moved = !worker.peers.reachable(spread.asked[ask].node);
+            moved = worker.peers.is_away(spread.asked[ask].node);
             if moved {
                 worker.spread_next(now, op, spread, ask, State::Failed, out);
             } else {
