@@ -17,6 +17,7 @@ use super::Level;
 use super::admission::{ADMISSION_PREFIX, admission_key};
 use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
 use super::founding::{Cluster, FOUNDED_KEY, Standing, whole};
+use super::peers::Challenge;
 use super::rejection::{Rejection, RejectionCode};
 use super::settle::put;
 use super::state::{Control, Pending, Timer};
@@ -257,12 +258,16 @@ impl Control {
     fn ask_members(&mut self, ballot: Ballot, admission: Admission, accept: bool) {
         let ordered = admission.removes() && self.to_remove() == Some(&admission.name);
         let claim = Claim { ballot, admission, accept, newest: self.newest(), ordered };
-        for id in self.member_ids() {
-            if id == self.identity.id {
-                self.claimed(id, &claim);
-            } else {
-                self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
+        let (me, members) = (self.identity.id, self.member_ids());
+        if members.contains(&me) {
+            self.claimed(me, &claim);
+            // What this member itself will not vote for is put to no vote.
+            if self.claims.bid.is_none() {
+                return;
             }
+        }
+        for id in members.into_iter().filter(|id| *id != me) {
+            self.say(id, ControlMessage::Claim(Box::new(claim.clone())));
         }
     }
 
@@ -518,8 +523,8 @@ impl Control {
             return true;
         }
         let Some(peer) = self.peers.get(id) else { return false };
-        let asked = peer.challenged.filter(|_| !peer.answered);
-        let silent = asked.is_some_and(|_| !lately(asked));
+        let asked = peer.challenge.filter(|challenge| !challenge.answered);
+        let silent = asked.is_some_and(|challenge| !lately(Some(challenge.since)));
         (peer.is_live() && !silent) || lately(peer.streamless) || lately(peer.datagram)
     }
 
@@ -540,13 +545,15 @@ impl Control {
             return Ok(());
         }
         if let Some(peer) = self.peers.get_mut(present).filter(|peer| peer.is_live()) {
-            if peer.answered {
-                (peer.challenged, peer.answered) = (None, false);
-                return Err(RejectionCode::NameLives.with(taken));
-            }
-            if peer.challenged.is_none() {
-                peer.challenged = Some(self.now.mono);
-                self.say(present, ControlMessage::Challenge);
+            match peer.challenge {
+                Some(Challenge { by, answered: true, .. }) if by == record.boot => {
+                    peer.challenge = None;
+                    return Err(RejectionCode::NameLives.with(taken));
+                }
+                Some(Challenge { answered: false, .. }) => {}
+                Some(Challenge { answered: true, .. }) | None => {
+                    self.challenge(present, record.boot);
+                }
             }
         }
         let sentence = format!("the disk {present} of {name} was heard only lately: asking it");

@@ -206,7 +206,7 @@ impl Control {
             }
         }
         for id in ask {
-            self.say(id, ControlMessage::Challenge);
+            self.say(id, ControlMessage::Challenge(self.identity.boot));
         }
         let entry = |Sighting { who, state, incarnation }: Sighting| Sight {
             id: who.id,

@@ -35,16 +35,23 @@ pub(super) struct Peer {
     pub(super) recalled: bool,
     /// The highest commit that it announced.
     pub(super) announced: CommitNumber,
-    /// Another process that claims this id asks since then.
-    pub(super) challenged: Option<Mono>,
-    /// Whether it has answered the challenge. Nothing else that is heard proves that it lives: what
-    /// a dead process said may be under way for long.
-    pub(super) answered: bool,
+    pub(super) challenge: Option<Challenge>,
     /// Its last stream ended then.
     pub(super) streamless: Option<Mono>,
     /// Gossip was told of our suspicion since then: once, as the others judge, too.
     pub(super) accused: bool,
     pub(super) sight: Option<Seen>,
+}
+
+/// A peer is asked whether it lives, since another process says that it is the same, or wants its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Challenge {
+    pub(super) since: Mono,
+    /// The other process. What the peer answered because of an earlier one says nothing of now: it may have died, and
+    /// this one may be its next start.
+    pub(super) by: Boot,
+    /// Nothing else that is heard proves that it lives: what a dead process said may be under way for long.
+    pub(super) answered: bool,
 }
 
 /// What gossip says of a node.
@@ -70,8 +77,7 @@ impl Peer {
             clock: None,
             recalled: false,
             announced: CommitNumber(0),
-            challenged: None,
-            answered: false,
+            challenge: None,
             streamless: None,
             accused: false,
             sight: None,
@@ -183,7 +189,7 @@ impl Peers {
         peer.conns.insert(conn);
         peer.heard = Some(now);
         (peer.silent, peer.gone, peer.accused) = (false, false, false);
-        (peer.challenged, peer.answered, peer.streamless) = (None, false, None);
+        (peer.challenge, peer.streamless) = (None, None);
         self.owners.insert(conn, id);
         true
     }
@@ -216,7 +222,7 @@ impl Peers {
         peer.conns.remove(&conn);
         if !peer.is_live() {
             peer.streamless = Some(now);
-            (peer.challenged, peer.answered) = (None, false);
+            peer.challenge = None;
         }
         Some(id)
     }

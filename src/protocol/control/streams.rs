@@ -18,12 +18,13 @@ use super::claim::turn_away;
 use super::clocks::PeerClock;
 use super::founding::Standing;
 use super::marks::is_amnesia;
+use super::peers::Challenge;
 use super::rejection::{Rejection, RejectionCode};
 use super::state::Control;
 use super::swim::GossipId;
 use super::wire::{ControlMessage, Hello, Mark, MemberState, PeerRecord, Push, Said};
 use super::{ConnId, ControlEffect, Level};
-use crate::types::{ClusterId, CommitNumber, NodeId, NodeName};
+use crate::types::{Boot, ClusterId, CommitNumber, NodeId, NodeName};
 
 /// A challenged process that says nothing for this long is dead.
 const CHALLENGE_MICROS: u64 = 2_000_000;
@@ -160,18 +161,26 @@ impl Control {
         if !peer.is_live() || peer.record.boot == record.boot {
             return Ok(());
         }
-        match peer.challenged {
-            None => {
-                peer.challenged = Some(now);
-                self.say(id, ControlMessage::Challenge);
-            }
-            Some(_) if peer.answered => {
+        match peer.challenge {
+            Some(Challenge { by, answered: true, .. }) if by == record.boot => {
                 return Err(RejectionCode::DuplicateId.with(duplicate(&record.descriptor.name, id)));
             }
-            Some(since) if now.micros_since(since) >= CHALLENGE_MICROS => return Ok(()),
-            Some(_) => {}
+            Some(Challenge { since, answered: false, .. }) => {
+                if now.micros_since(since) >= CHALLENGE_MICROS {
+                    return Ok(());
+                }
+            }
+            Some(Challenge { answered: true, .. }) | None => self.challenge(id, record.boot),
         }
         Err(RejectionCode::Later.with("another process with this id has a stream: asking it"))
+    }
+
+    /// Asks a peer whether it lives, because of another process.
+    pub(super) fn challenge(&mut self, id: NodeId, by: Boot) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.challenge = Some(Challenge { since: self.now.mono, by, answered: false });
+            self.say(id, ControlMessage::Challenge(by));
+        }
     }
 
     fn welcome(&mut self, conn: ConnId, hello: Hello) {
@@ -306,10 +315,11 @@ impl Control {
         match said.message {
             ControlMessage::Remember(mark) => self.remembered(from, mark),
             ControlMessage::Recalled => self.recalled(from),
-            ControlMessage::Challenge => self.say(from, ControlMessage::Alive),
-            ControlMessage::Alive => {
-                if let Some(peer) = self.peers.get_mut(from) {
-                    peer.answered = peer.challenged.is_some();
+            ControlMessage::Challenge(by) => self.say(from, ControlMessage::Alive(by)),
+            ControlMessage::Alive(by) => {
+                let asked = self.peers.get_mut(from).and_then(|peer| peer.challenge.as_mut());
+                if let Some(challenge) = asked.filter(|challenge| challenge.by == by) {
+                    challenge.answered = true;
                 }
             }
             ControlMessage::Digest(digests) => self.digest(from, digests),

@@ -89,10 +89,11 @@ pub(super) enum ControlMessage {
     Remember(Mark),
     /// The receiver's memory of the sender's commits holds: nothing was forgotten.
     Recalled,
-    /// Another process says that it is you: do you live?
-    Challenge,
-    /// I do.
-    Alive,
+    /// Another process, of this boot, says that it is you, or wants your place: do you live? Of the sender's own boot
+    /// if it is he who wonders.
+    Challenge(Boot),
+    /// I did when I was asked because of that process.
+    Alive(Boot),
     /// Opens an exchange.
     Digest(Digests),
     /// Carries one on.
@@ -270,8 +271,14 @@ impl Said {
                 mark.encode(&mut out);
             }
             ControlMessage::Recalled => out.push(2),
-            ControlMessage::Challenge => out.push(3),
-            ControlMessage::Alive => out.push(4),
+            ControlMessage::Challenge(by) => {
+                out.push(3);
+                put_u64(&mut out, by.0);
+            }
+            ControlMessage::Alive(by) => {
+                out.push(4);
+                put_u64(&mut out, by.0);
+            }
             ControlMessage::Digest(digests) => {
                 out.push(5);
                 encode_digests(digests, &mut out);
@@ -301,8 +308,8 @@ impl Said {
         let message = match r.u8()? {
             1 => ControlMessage::Remember(Mark::decode(&mut r)?),
             2 => ControlMessage::Recalled,
-            3 => ControlMessage::Challenge,
-            4 => ControlMessage::Alive,
+            3 => ControlMessage::Challenge(Boot(r.u64()?)),
+            4 => ControlMessage::Alive(Boot(r.u64()?)),
             5 => ControlMessage::Digest(decode_digests(&mut r)?),
             6 => ControlMessage::Push(Box::new(decode_push(&mut r)?)),
             7 => ControlMessage::Claim(Box::new(Claim::decode(&mut r)?)),

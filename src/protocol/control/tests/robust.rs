@@ -190,8 +190,8 @@ fn message() -> impl Strategy<Value = ControlMessage> {
             ControlMessage::Remember(Mark { generation, boot, number })
         }),
         Just(ControlMessage::Recalled),
-        Just(ControlMessage::Challenge),
-        Just(ControlMessage::Alive),
+        any::<u64>().prop_map(|boot| ControlMessage::Challenge(Boot(boot))),
+        any::<u64>().prop_map(|boot| ControlMessage::Alive(Boot(boot))),
         digests().prop_map(ControlMessage::Digest),
         push().prop_map(|push| ControlMessage::Push(Box::new(push))),
         claim().prop_map(|claim| ControlMessage::Claim(Box::new(claim))),

@@ -2,8 +2,9 @@
 
 use super::net::{World, address, name};
 use super::{FOUNDING_MS, founded};
+use crate::protocol::control::peers::{Challenge, Peer};
 use crate::protocol::control::{ConnId, ControlError, ControlInput, MemberState};
-use crate::types::NodeId;
+use crate::types::{Boot, NodeId};
 
 #[test]
 fn a_process_on_a_copied_folder_is_refused_and_stops_and_the_first_lives_on() {
@@ -25,6 +26,39 @@ fn a_process_on_a_copied_folder_is_refused_and_stops_and_the_first_lives_on() {
         world.nodes.pop();
         world.run_ms(15_000);
         assert!(world.all_alive(), "{:?}", world.states());
+    }
+}
+
+/// Seed 25353: node 1 had answered that it lived, when another had asked for its place. Its machine died, its streams
+/// stood still, and it was told to stop when it was started again.
+#[test]
+fn what_a_process_answered_before_it_died_does_not_make_its_next_start_a_copy() {
+    for seed in 60..65 {
+        let mut world = founded(seed, 3);
+        world.run_ms(5_000);
+        let founders: Vec<_> = (0..3).map(|i| name(&format!("node-{i}"))).collect();
+        let again = world.add("node-1", "demo", &founders, &[address(0), address(2)]);
+        let dead = &world.nodes[1];
+        let (id, generation) = (dead.id, dead.generation);
+        let (disk, commits) = (dead.disk.clone(), dead.commits);
+        [0, 2].into_iter().for_each(|other| world.cut(1, other));
+        for other in [0, 2] {
+            let control = world.nodes[other].control.as_mut().unwrap();
+            let peer = control.peers.get_mut(id).unwrap();
+            assert!(peer.is_live());
+            let since = peer.heard.unwrap();
+            peer.challenge = Some(Challenge { since, by: Boot(7), answered: true });
+        }
+        let node = &mut world.nodes[again];
+        (node.id, node.generation, node.disk, node.commits) = (id, generation, disk, commits);
+        world.start(again);
+        world.run_ms(8_000);
+        assert_eq!(world.nodes[again].stopped, None);
+        let live = |other: usize| {
+            let control = world.nodes[other].control.as_ref().unwrap();
+            control.peers.get(id).is_some_and(Peer::is_live)
+        };
+        assert!(live(0) && live(2), "{:?}", world.nodes[again].log);
     }
 }
 
