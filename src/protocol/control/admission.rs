@@ -36,15 +36,15 @@
 //! its disk, and by then its markers have been for long.
 //!
 //! *Testimony.* A member votes only if it has not heard the predecessor for a while, or the predecessor
-//! itself asks to be removed; and for the removal of a name that it knows as a member of a live version only on an
-//! operator's order: a steward clears away whom it takes for idle, and may be the last to hear that he is not. At no
-//! moment a live disk is replaced or removed against its will, not even to finish what a dead claimant has begun. A proposer that is refused so hears more members than a majority
-//! the next time: once those that voted for that admission, and those that have not answered, are too few to
-//! have chosen it, it was not, and cannot be any more, for all who answered hear nothing older. Then the
-//! proposer's own is free; what may have been chosen of the removal of a dead member waits for an operator to order
-//! it. If a majority says that it had voted for it in one ballot, it was chosen, though
-//! nobody has learnt so: it is admitted, and a disk that has come back since is told. Until either is known
-//! the number waits, and says for whom.
+//! itself asks to be removed; and for the removal of a name that it knows as a member of a live version only
+//! on an operator's order: a steward clears away whom it takes for idle, and may be the last to hear that he
+//! is not. At no moment a live disk is replaced or removed against its will, not even to finish what a dead
+//! claimant has begun. A proposer that is refused so hears more members than a majority the next time: once
+//! those that voted for that admission, and those that have not answered, are too few to have chosen it, it
+//! was not, and cannot be any more, for all who answered hear nothing older. Then the proposer's own is free;
+//! what may have been chosen of the removal of a dead member waits for an operator to order it. If a majority
+//! says that it had voted for it in one ballot, it was chosen, though nobody has learnt so: it is admitted,
+//! and a disk that has come back since is told. Until either is known the number waits, and says for whom.
 
 use std::collections::BTreeMap;
 

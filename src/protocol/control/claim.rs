@@ -17,7 +17,7 @@ use super::Level;
 use super::admission::{ADMISSION_PREFIX, admission_key};
 use super::admission::{Admission, Ballot, Bid, Claim, Progress, Ruling, VOTE_KEY, Verdict, Vote};
 use super::founding::{Cluster, FOUNDED_KEY, Standing, whole};
-use super::peers::Challenge;
+use super::peers::{Life, Peer};
 use super::rejection::{Rejection, RejectionCode};
 use super::settle::put;
 use super::state::{Control, Pending, Timer};
@@ -313,12 +313,11 @@ impl Control {
         let predecessor = claim.admission.predecessor;
         let member = self.founding.standing() == Some(Standing::Member);
         // A name enters only once no live version means another disk by it.
-        let enters = claim.admission.enters();
-        let named = enters && self.is_named(&claim.admission.name);
-        let removes = claim.admission.removes();
+        let is_member = self.is_named(&claim.admission.name);
+        let (enters, removes) = (claim.admission.enters(), claim.admission.removes());
+        let named = enters && is_member;
         let departs = removes && from == predecessor;
-        let spared = removes && !departs && !claim.ordered;
-        let spared = spared && self.is_named(&claim.admission.name);
+        let spared = removes && is_member && !departs && !claim.ordered;
         // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
         let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
         if lacks {
@@ -544,17 +543,13 @@ impl Control {
         if !self.hears(present) {
             return Ok(());
         }
-        if let Some(peer) = self.peers.get_mut(present).filter(|peer| peer.is_live()) {
-            match peer.challenge {
-                Some(Challenge { by, answered: true, .. }) if by == record.boot => {
-                    peer.challenge = None;
-                    return Err(RejectionCode::NameLives.with(taken));
-                }
-                Some(Challenge { answered: false, .. }) => {}
-                Some(Challenge { answered: true, .. }) | None => {
-                    self.challenge(present, record.boot);
-                }
+        let live = self.peers.get(present).is_some_and(Peer::is_live);
+        if live && self.challenge(present, record.boot) == Life::Proven {
+            // The next time it is asked anew.
+            if let Some(peer) = self.peers.get_mut(present) {
+                peer.challenge = None;
             }
+            return Err(RejectionCode::NameLives.with(taken));
         }
         let sentence = format!("the disk {present} of {name} was heard only lately: asking it");
         Err(RejectionCode::Later.with(sentence))

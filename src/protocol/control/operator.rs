@@ -234,10 +234,12 @@ impl Control {
         force: bool,
         accept_loss: bool,
     ) -> Result<Work, Refusal> {
+        let Some(cluster) = self.founding.cluster() else {
+            return Err(PlanRefused::MemberUnknown(name).into());
+        };
         // One that leaves may be dead before it has handed over what it holds.
-        let present =
-            self.founding.cluster().is_some_and(|cluster| cluster.ids.contains_key(&name));
-        if newest.member(&name).is_none() && !(present && self.is_named(&name)) {
+        let leaves = cluster.ids.contains_key(&name) && self.is_named(&name);
+        if newest.member(&name).is_none() && !leaves {
             return Err(PlanRefused::MemberUnknown(name).into());
         }
         if !force {
@@ -246,9 +248,6 @@ impl Control {
         if self.is_there(&name) {
             return Err(Refusal::Lives(name));
         }
-        let Some(cluster) = self.founding.cluster() else {
-            return Err(PlanRefused::MemberUnknown(name).into());
-        };
         let earlier: Vec<NodeName> =
             cluster.removed.iter().filter(|gone| self.is_named(gone)).cloned().collect();
         if !earlier.is_empty() && !accept_loss && !earlier.contains(&name) {

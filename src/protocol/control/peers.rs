@@ -54,6 +54,15 @@ pub(super) struct Challenge {
     pub(super) answered: bool,
 }
 
+/// What is known of a peer that is asked whether it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It has answered.
+    Proven,
+    /// It has not, and was asked then.
+    AskedSince(Mono),
+}
+
 /// What gossip says of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {

@@ -18,7 +18,7 @@ use super::claim::turn_away;
 use super::clocks::PeerClock;
 use super::founding::Standing;
 use super::marks::is_amnesia;
-use super::peers::Challenge;
+use super::peers::{Challenge, Life};
 use super::rejection::{Rejection, RejectionCode};
 use super::state::Control;
 use super::swim::GossipId;
@@ -157,29 +157,34 @@ impl Control {
     fn judge_process(&mut self, record: &PeerRecord) -> Result<(), Rejection> {
         let id = record.descriptor.id;
         let now = self.now.mono;
-        let Some(peer) = self.peers.get_mut(id) else { return Ok(()) };
+        let Some(peer) = self.peers.get(id) else { return Ok(()) };
         if !peer.is_live() || peer.record.boot == record.boot {
             return Ok(());
         }
-        match peer.challenge {
-            Some(Challenge { by, answered: true, .. }) if by == record.boot => {
-                return Err(RejectionCode::DuplicateId.with(duplicate(&record.descriptor.name, id)));
+        match self.challenge(id, record.boot) {
+            Life::Proven => {
+                Err(RejectionCode::DuplicateId.with(duplicate(&record.descriptor.name, id)))
             }
-            Some(Challenge { since, answered: false, .. }) => {
-                if now.micros_since(since) >= CHALLENGE_MICROS {
-                    return Ok(());
-                }
+            Life::AskedSince(since) if now.micros_since(since) >= CHALLENGE_MICROS => Ok(()),
+            Life::AskedSince(_) => {
+                let sentence = "another process with this id has a stream: asking it";
+                Err(RejectionCode::Later.with(sentence))
             }
-            Some(Challenge { answered: true, .. }) | None => self.challenge(id, record.boot),
         }
-        Err(RejectionCode::Later.with("another process with this id has a stream: asking it"))
     }
 
-    /// Asks a peer whether it lives, because of another process.
-    pub(super) fn challenge(&mut self, id: NodeId, by: Boot) {
-        if let Some(peer) = self.peers.get_mut(id) {
-            peer.challenge = Some(Challenge { since: self.now.mono, by, answered: false });
-            self.say(id, ControlMessage::Challenge(by));
+    /// Whether a peer lives, which is asked because of another process, unless it was before.
+    pub(super) fn challenge(&mut self, id: NodeId, by: Boot) -> Life {
+        let now = self.now.mono;
+        let Some(peer) = self.peers.get_mut(id) else { return Life::AskedSince(now) };
+        match peer.challenge {
+            Some(challenge) if !challenge.answered => Life::AskedSince(challenge.since),
+            Some(challenge) if challenge.by == by => Life::Proven,
+            Some(_) | None => {
+                peer.challenge = Some(Challenge { since: now, by, answered: false });
+                self.say(id, ControlMessage::Challenge(by));
+                Life::AskedSince(now)
+            }
         }
     }
 

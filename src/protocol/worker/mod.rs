@@ -658,21 +658,6 @@ impl Worker {
         self.peer_timed_out(now, to, out);
     }
 
-    /// Whoever was sent a record fell silent: it is late now, if it was not before.
-    fn spread_silent(
-        &mut self,
-        now: Now,
-        call: CallId,
-        op: OpKey,
-        ask: usize,
-        out: &mut Vec<Effect>,
-    ) {
-        if self.calls.get(&call).is_some_and(|asked| !asked.late) {
-            self.wait_on(call, now.mono.after_millis(LATE_MS));
-            self.spread_late(now, op, ask, out);
-        }
-    }
-
     /// A late answer is taken until then.
     fn wait_on(&mut self, call: CallId, until: Mono) {
         if let Some(asked) = self.calls.get_mut(&call) {

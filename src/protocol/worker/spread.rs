@@ -542,6 +542,14 @@ impl Worker {
         self.spread_own_done(now, op, ask, false, out);
     }
 
+    fn spread_of(&self, op: OpKey) -> Option<&Spread> {
+        match self.ops.get(&op)? {
+            Op::Put(put) => put.spread.as_ref(),
+            Op::Get(get) => get.spread.as_ref(),
+            Op::Pass(_) | Op::Scan(_) | Op::Rebuild(_) => None,
+        }
+    }
+
     fn with_spread(
         &mut self,
         op: OpKey,

@@ -158,7 +158,7 @@ fn a_join_outlives_the_death_of_the_steward_at_each_moment() {
     for step in 0..8 {
         let mut world = founded(70 + step, 3);
         let d = add(&mut world, "node-3");
-        let begins = |w: &World| w.nodes[0].log.iter().any(|line| line.contains("has entered"));
+        let begins = |w: &World| says(w, 0, "has entered");
         assert!(world.run_until(CHANGE_MS, begins).is_some());
         world.run_ms(step * 300);
         world.kill(0);
@@ -288,8 +288,14 @@ fn one_has_voted_for_a_removal(seed: u64) -> World {
     world
 }
 
+/// Whether a node has said something.
+fn says(world: &World, at: Index, what: &str) -> bool {
+    world.nodes[at].log.iter().any(|line| line.contains(what))
+}
+
+/// Whether any node has.
 fn is_told(world: &World, what: &str) -> bool {
-    world.nodes.iter().any(|node| node.log.iter().any(|line| line.contains(what)))
+    (0..world.nodes.len()).any(|at| says(world, at, what))
 }
 
 /// The removal that an operator had ordered was voted for by one member before its proposer died; then node 4
@@ -459,11 +465,11 @@ fn a_node_of_another_cluster_is_never_admitted() {
 fn an_idle_node_that_dies_before_it_joins_is_cleared_away() {
     let mut world = founded(160, 3);
     let d = add(&mut world, "node-3");
-    let entered = |w: &World| w.nodes[0].log.iter().any(|line| line.contains("node-3 has entered"));
+    let entered = |w: &World| says(w, 0, "node-3 has entered");
     assert!(world.run_until(CHANGE_MS, entered).is_some());
     // Before the version that names it.
     world.kill(d);
-    let gone = |w: &World| w.nodes[0].log.iter().any(|line| line.contains("node-3 was removed"));
+    let gone = |w: &World| says(w, 0, "node-3 was removed");
     assert!(world.run_until(CHANGE_MS, gone).is_some(), "{:?}", world.nodes[0].log);
     assert_eq!(newest(&world, 0).number, 1);
 }
@@ -473,7 +479,7 @@ fn a_member_that_a_steward_took_for_idle_while_it_was_cut_off_is_not_cleared_awa
  {
     let mut world = founded(161, 3);
     let d = add(&mut world, "node-3");
-    let entered = |w: &World| w.nodes[0].log.iter().any(|line| line.contains("node-3 has entered"));
+    let entered = |w: &World| says(w, 0, "node-3 has entered");
     assert!(world.run_until(CHANGE_MS, entered).is_some());
     (1..4).for_each(|other| world.cut(0, other));
     let proposes = |w: &World| w.nodes[0].control.as_ref().unwrap().proposes();
@@ -484,9 +490,7 @@ fn a_member_that_a_steward_took_for_idle_while_it_was_cut_off_is_not_cleared_awa
     world.heal();
     world.run_ms(CHANGE_MS);
     assert_eq!(newest(&world, 0).number, 2);
-    for node in &world.nodes[..3] {
-        assert!(!node.log.iter().any(|line| line.contains("was removed")), "{:?}", node.log);
-    }
+    assert!(!is_told(&world, "was removed"), "nobody has ordered it");
 }
 
 /// With the mistake, the net's own check must fail.

@@ -16,10 +16,10 @@
 //! away, before the write began.
 
 use super::{Spread, State};
-use crate::protocol::message::PlacementTag;
+use crate::protocol::message::{CallId, PlacementTag};
 use crate::protocol::step::Effect;
 use crate::protocol::worker::timers::Timer;
-use crate::protocol::worker::{Op, OpKey, SILENCE_MAX, Worker};
+use crate::protocol::worker::{LATE_MS, Op, OpKey, SILENCE_MAX, Worker};
 use crate::types::{NodeId, Now};
 
 /// How often a home that has not heard of a version is asked again, in the time that a replica has: it hears of it
@@ -39,6 +39,21 @@ impl Worker {
             worker.spread_past(now, op, spread, ask, out);
         });
         self.spread_moved(now, op, out);
+    }
+
+    /// Whoever was sent a record fell silent: it is late now, if it was not before.
+    pub(in super::super) fn spread_silent(
+        &mut self,
+        now: Now,
+        call: CallId,
+        op: OpKey,
+        ask: usize,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.calls.get(&call).is_some_and(|asked| !asked.late) {
+            self.wait_on(call, now.mono.after_millis(LATE_MS));
+            self.spread_late(now, op, ask, out);
+        }
     }
 
     fn spread_past(
@@ -140,29 +155,20 @@ impl Worker {
         ask: usize,
         out: &mut Vec<Effect>,
     ) {
-        let mut moved = false;
         self.with_spread(op, out, |worker, spread, out| {
-            if !spread.asked[ask].state.is_open() {
-                return;
-            }
-            moved = worker.peers.is_away(spread.asked[ask].node);
-            if moved {
+            if worker.peers.is_away(spread.asked[ask].node) {
                 worker.spread_next(now, op, spread, ask, State::Failed, out);
-            } else {
+            } else if spread.asked[ask].state.is_open() {
                 worker.spread_post(now, op, spread, ask, out);
             }
         });
-        if moved {
-            self.spread_moved(now, op, out);
-        }
+        self.spread_moved(now, op, out);
     }
 
     /// A node went away: nothing that waits for this node to catch up will be sent to it.
     pub(in super::super) fn spread_lost(&mut self, now: Now, node: NodeId, out: &mut Vec<Effect>) {
-        let of_it = |&&(op, ask): &&(OpKey, usize)| match self.ops.get(&op) {
-            Some(Op::Put(put)) => put.spread.as_ref().is_some_and(|s| s.asked[ask].node == node),
-            Some(Op::Get(get)) => get.spread.as_ref().is_some_and(|s| s.asked[ask].node == node),
-            _ => true,
+        let of_it = |&&(op, ask): &&(OpKey, usize)| {
+            self.spread_of(op).is_none_or(|spread| spread.asked[ask].node == node)
         };
         let lost: Vec<(OpKey, usize)> = self.behind.iter().filter(of_it).copied().collect();
         for (op, ask) in lost {

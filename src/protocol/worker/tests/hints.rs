@@ -244,22 +244,25 @@ fn what_no_hint_is_kept_of_is_brought_by_comparing_soon_whoever_has_the_lower_na
     }
 }
 
-/// A write whose coordinator alone has committed it in time: two homes have slow disks.
-fn write_past_slow_homes(micros: u64) -> (Cluster, Ticket, Vec<usize>) {
+/// A key of which two homes have slow disks.
+fn slow_homes() -> (Cluster, Key, Vec<usize>) {
     let mut cluster = Cluster::new(5, 3);
     let key = key("k");
     let homes = cluster.homes(&key);
     homes[1..].iter().for_each(|&home| cluster.nodes[home].held = true);
+    (cluster, key, homes)
+}
+
+/// A write whose coordinator alone has committed it in time.
+fn write_past_slow_homes(micros: u64) -> (Cluster, Ticket, Vec<usize>) {
+    let (mut cluster, key, homes) = slow_homes();
     let ticket = cluster.start_within(homes[0], put(&key, "v", None, None), micros);
     (cluster, ticket, homes)
 }
 
 #[test]
 fn hints_do_not_count_when_many_late_answers_at_once_make_a_home_silent() {
-    let mut cluster = Cluster::new(5, 3);
-    let key = key("k");
-    let homes = cluster.homes(&key);
-    homes[1..].iter().for_each(|&home| cluster.nodes[home].held = true);
+    let (mut cluster, key, homes) = slow_homes();
     for value in ["1", "2", "3", "4"] {
         cluster.start(homes[0], put(&key, value, None, None));
     }

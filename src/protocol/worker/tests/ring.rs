@@ -1,5 +1,7 @@
 //! Changes of the ring: a fourth node joins three, or one of four leaves.
 
+use std::ops::Range;
+
 use super::*;
 use crate::protocol::message::{Refusal, WriteAnswer, WriteRequest};
 
@@ -100,16 +102,26 @@ fn a_write_needs_its_quorum_in_every_live_version() {
     assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
 }
 
-/// Three nodes become six, and the first alone has heard of it; a key of which it stays home, beside two that join.
-fn first_to_hear() -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
+/// Three nodes become six; a key of which the first stays home, beside two that join. Those of `told` have heard of it.
+fn heard_by(told: Range<usize>) -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
     let mut cluster = Cluster::of(6, Placement::found(members(0..3), 3, 64), None);
     let (old, new) = (cluster.placement.clone(), next(&cluster.placement, 0..6));
     let mut keys = (0..).map(|number| Key::new(format!("key-{number}")).unwrap());
     let joined = |key: &Key| homes_in(&new, key).into_iter().filter(|home| *home > 2).count();
     let key = keys.find(|key| joined(key) == 2 && homes_in(&new, key).contains(&0)).unwrap();
     cluster.live = (vec![old.clone(), new.clone()], 0, 0);
-    cluster.show(0);
+    told.for_each(|node| cluster.show(node));
+    cluster.deliver();
     (cluster, old, new, key)
+}
+
+fn first_to_hear() -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
+    heard_by(0..1)
+}
+
+/// The others have acknowledged it.
+fn last_to_hear() -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
+    heard_by(1..6)
 }
 
 #[test]
@@ -139,18 +151,6 @@ fn a_write_by_the_only_one_who_hears_of_a_version_fails_before_its_deadline() {
     let outcome = cluster.replies.remove(&ticket);
     assert!(matches!(outcome, Some(Outcome::Failed(_))), "{outcome:?}");
     cluster.assert_over();
-}
-
-/// All but the first have heard of a version, and acknowledged it.
-fn last_to_hear() -> (Cluster, Arc<Placement>, Arc<Placement>, Key) {
-    let (mut cluster, old, new, key) = first_to_hear();
-    cluster.live = (vec![old.clone(), new.clone()], 0, 0);
-    (1..6).for_each(|node| cluster.show(node));
-    cluster.live = (vec![old.clone()], 0, 0);
-    cluster.workers[0] = cluster.worker(0);
-    cluster.introduce(0);
-    cluster.deliver();
-    (cluster, old, new, key)
 }
 
 #[test]
