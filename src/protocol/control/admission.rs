@@ -45,6 +45,12 @@
 //! what may have been chosen of the removal of a dead member waits for an operator to order it. If a majority
 //! says that it had voted for it in one ballot, it was chosen, though nobody has learnt so: it is admitted,
 //! and a disk that has come back since is told. Until either is known the number waits, and says for whom.
+//!
+//! *No vote outlives its reason.* What a majority has voted for stays chosen, though the name that was idle
+//! then has become a member meanwhile. So a member that has voted for the removal of a name does not
+//! acknowledge a version that makes it a member before the number is decided; no version is read before
+//! all of its members have acknowledged it, and until then a removal costs nobody a copy. To have the number
+//! decided it proposes to *confirm* the name: to say again which disk it is.
 
 use std::collections::BTreeMap;
 
@@ -88,6 +94,11 @@ impl Admission {
     /// Whether the name was nobody before.
     pub(super) fn enters(&self) -> bool {
         self.predecessor == NOBODY
+    }
+
+    /// Whether it says again what disk the name is: it decides its number, and changes nothing.
+    pub(super) fn confirms(&self) -> bool {
+        self.id == self.predecessor
     }
 }
 

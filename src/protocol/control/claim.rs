@@ -317,6 +317,7 @@ impl Control {
         let (enters, removes) = (claim.admission.enters(), claim.admission.removes());
         let named = enters && is_member;
         let departs = removes && from == predecessor;
+        let displaces = !enters && !departs && !claim.admission.confirms();
         let spared = removes && is_member && !departs && !claim.ordered;
         // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
         let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
@@ -326,7 +327,7 @@ impl Control {
         }
         let ruling = if !member || !self.conditions.confirmed || named || lacks {
             Ruling::NotYet
-        } else if !enters && !departs && self.hears(predecessor) {
+        } else if displaces && self.hears(predecessor) {
             Ruling::Lives(predecessor)
         } else if spared {
             Ruling::IsMember
@@ -468,6 +469,8 @@ impl Control {
                 format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
             } else if admission.enters() {
                 format!("{name} has entered with the disk {id} (admission {number})")
+            } else if admission.confirms() {
+                format!("{name} is the disk {id} as before (admission {number})")
             } else if *id == self.identity.id {
                 format!(
                     "this disk is {name} from now on (admission {number}); the old id {predecessor} is \
@@ -477,6 +480,9 @@ impl Control {
                 format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
             };
             self.log(Level::Info, sentence);
+            if admission.confirms() {
+                continue;
+            }
             if let Some(ring) = &mut self.ring {
                 ring.heard.forget(name);
             }

@@ -26,6 +26,7 @@ impl Control {
         self.part_with_fenced();
         self.remind();
         self.steward();
+        self.confirm_joiner();
         let live = self.peers.live();
         if !live.is_empty() {
             let chosen = live[self.rng.random_range(0..live.len())];

@@ -87,16 +87,17 @@ impl Cluster {
         self.admissions.len() as u64 + 1
     }
 
-    /// Whether an admission can be the next one: of a disk that nobody has been yet, or of none, in
-    /// the place of the present one, or of none. Somebody stays.
+    /// Whether an admission can be the next one: of a disk that nobody has been yet, or of none, or of the
+    /// present one, in the place of the present one, or of none. Somebody stays.
     pub(super) fn follows(&self, admission: &Admission) -> bool {
         let fresh = !self.fenced.contains_key(&admission.id)
             && !self.ids.values().any(|id| *id == admission.id);
         let present = self.ids.get(&admission.name).copied().unwrap_or(NOBODY);
         let somebody = !admission.removes() || self.ids.len() > 1;
-        fresh
+        let nothing = admission.removes() && admission.enters();
+        (fresh || admission.confirms())
             && somebody
-            && admission.id != admission.predecessor
+            && !nothing
             && admission.number == self.next_number()
             && self.admissions.len() < ADMISSIONS_MAX
             && present == admission.predecessor
@@ -113,7 +114,7 @@ impl Cluster {
                 self.ids.insert(admission.name.clone(), admission.id);
                 self.removed.remove(&admission.name);
             }
-            if !admission.enters() {
+            if !admission.enters() && !admission.confirms() {
                 self.fenced.insert(admission.predecessor, admission.clone());
             }
             self.admissions.push(admission);

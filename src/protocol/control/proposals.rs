@@ -50,7 +50,7 @@ impl Control {
         self.write(vec![put(REMOVED_KEY, id)], Pending::Forgotten(sentence));
     }
 
-    /// Proposes that a name enters with its first disk, or is removed.
+    /// Proposes that a name enters with its first disk, is removed, or is the same disk as before.
     pub(super) fn propose(&mut self, name: NodeName, id: NodeId, predecessor: NodeId) {
         let known = self.claims.proposals.insert(name, (id, predecessor));
         if known.is_none() && self.claims.proposals.len() == 1 {
@@ -80,22 +80,52 @@ impl Control {
         }
     }
 
-    /// A name that was to be cleared away, since it had no part in the ring, and has become a member meanwhile is
-    /// left alone: members are given up by an operator's order.
-    fn spare_members(&mut self) {
-        let removes = |(name, (id, _)): &(&NodeName, &(NodeId, NodeId))| {
-            *id == NOBODY && **name != self.identity.name
+    /// The removal for which this disk has voted, if that may still be chosen.
+    fn undecided_removal(&self) -> Option<&Admission> {
+        let number = self.founding.cluster()?.next_number();
+        let (_, voted) = self.claims.vote.accepted.as_ref()?;
+        (voted.number == number && voted.removes()).then_some(voted)
+    }
+
+    /// The name that a version makes a member, and for whose removal this disk has voted before; and the place in
+    /// the chain of the last version that does not. Nothing newer is acknowledged until the number is
+    /// decided: see [`super::admission`].
+    pub(super) fn held_up_by_vote(&self) -> Option<(&NodeName, usize)> {
+        let name = &self.undecided_removal()?.name;
+        let ring = self.ring.as_ref()?;
+        let first = ring.chain.live().iter().position(|version| version.member(name).is_some())?;
+        (first > ring.acked()).then(|| (name, first - 1))
+    }
+
+    /// Has the number decided for which this disk has voted, if that holds up a version.
+    pub(super) fn confirm_joiner(&mut self) {
+        let Some((name, _)) = self.held_up_by_vote() else { return };
+        let id = self.founding.cluster().and_then(|cluster| cluster.ids.get(name));
+        if let Some((name, id)) = id.map(|id| (name.clone(), *id)) {
+            self.propose(name, id, id);
+        }
+    }
+
+    /// Takes back what has lost its reason: the removal of a name that was idle, and has become a member meanwhile
+    /// (members are given up by an operator's order); and the confirmation of one, once its number is decided.
+    fn take_back_idle_proposals(&mut self) {
+        let held_up = self.held_up_by_vote().map(|(name, _)| name);
+        let is_idle = |(name, (id, predecessor)): &(&NodeName, &(NodeId, NodeId))| {
+            if *id == NOBODY {
+                let departs = **name == self.identity.name;
+                !departs && self.is_named(name) && self.to_remove() != Some(*name)
+            } else {
+                id == predecessor && held_up != Some(*name)
+            }
         };
-        let spared = self.claims.proposals.iter().filter(removes);
-        let spared =
-            spared.filter(|(name, _)| self.is_named(name) && self.to_remove() != Some(*name));
-        let spared: Vec<NodeName> = spared.map(|(name, _)| name.clone()).collect();
-        spared.iter().for_each(|name| self.take_back(name));
+        let idle = self.claims.proposals.iter().filter(is_idle);
+        let idle: Vec<NodeName> = idle.map(|(name, _)| name.clone()).collect();
+        idle.iter().for_each(|name| self.take_back(name));
     }
 
     /// What this node asks the members to agree to next: its own place, or what it has proposed.
     pub(super) fn wanted(&mut self) -> Option<Admission> {
-        self.spare_members();
+        self.take_back_idle_proposals();
         let cluster = self.founding.cluster()?;
         let number = cluster.next_number();
         match self.founding.standing()? {

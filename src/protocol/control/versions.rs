@@ -283,16 +283,17 @@ impl Control {
         if ring.writing {
             return;
         }
+        let most = self.held_up_by_vote().map_or(usize::MAX, |(_, place)| place);
         let mut pledged = None;
         let (changes, then) = if let Some(oldest) = ring.retires(disks) {
             let mut changes = vec![put_oldest(oldest)];
             changes.extend(forgotten(&ring.chain, Some(oldest)));
-            let own = ring.leaves(oldest);
+            let own = ring.leaves(oldest, disks);
             if let Some(own) = &own {
                 changes.push(put_trackers(own));
             }
             (changes, Pending::Retired(oldest, own))
-        } else if let Some(next) = ring.advance(disks) {
+        } else if let Some(next) = ring.advance(disks, most) {
             pledged = Some(next.sync_ack);
             (vec![put_trackers(&next)], Pending::Trackers(next))
         } else {

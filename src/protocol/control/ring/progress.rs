@@ -164,18 +164,29 @@ impl Ring {
         (self.all_reached(&both, stage, disks) >= 1).then_some(next.tag)
     }
 
-    /// This node's trackers once everything before `oldest` has retired, if it has left the ring with that.
-    pub(in super::super) fn leaves(&self, oldest: PlacementTag) -> Option<Trackers> {
+    /// This node's trackers once everything before `oldest` has retired, if it has left the ring with that. One whose
+    /// name was removed, and that is about to join anew, has not.
+    pub(in super::super) fn leaves(
+        &self,
+        oldest: PlacementTag,
+        disks: Disks<'_>,
+    ) -> Option<Trackers> {
         let live = self.chain.live();
         let names_me = |v: &Arc<Placement>| v.member(&self.own.name).is_some();
         let left = self.chain.place(oldest).is_some_and(|at| !live[at..].iter().any(names_me));
-        let was_home = names_me(self.chain.oldest());
+        let was_home = names_me(self.chain.oldest()) && disks.ids.contains_key(&self.own.name);
         let (count, left) = (self.own.count + 1, left && was_home);
         left.then(|| Trackers { count, left, ..self.own.clone() })
     }
 
-    /// This node's trackers as they are to be published next, if they have changed.
-    pub(in super::super) fn advance(&self, disks: Disks<'_>) -> Option<Trackers> {
+    /// The place of the newest version that this node has said to have acknowledged.
+    pub(in super::super) fn acked(&self) -> usize {
+        self.place_of(self.own.ack)
+    }
+
+    /// This node's trackers as they are to be published next, if they have changed; at most the version in
+    /// the place `acks` is acknowledged.
+    pub(in super::super) fn advance(&self, disks: Disks<'_>, acks: usize) -> Option<Trackers> {
         let live = self.chain.live();
         let names_me = |v: &Arc<Placement>| v.member(&self.own.name).is_some();
         // Where there was one version only, nobody asks how far anybody is.
@@ -195,7 +206,7 @@ impl Ring {
             name: own.name.clone(),
             id: own.id,
             count: own.count + 1,
-            ack: rise(own.ack, now.acked, usize::MAX),
+            ack: rise(own.ack, now.acked, acks),
             sync: rise(own.sync, now.synced, self.all_acked(disks)),
             sync_ack: rise(own.sync_ack, now.reads_ended, self.reads(disks)),
             left: own.left,
@@ -268,18 +279,35 @@ mod tests {
     }
 
     #[test]
+    fn a_member_leaves_with_the_last_version_that_names_it_and_a_removed_node_that_joins_anew_does_not()
+     {
+        let member = |text| Member { name: name(text), zone: String::new(), weight: 1 };
+        let first = Placement::found(["a", "b", "c", "d"].map(member).to_vec(), 3, 16);
+        let leaves = vec![name("a")];
+        let next = Arc::new(first.next(&Change { leaves, ..Change::default() }).unwrap());
+        let mut ring = Ring::new(Arc::new(first), name("a"), NodeId(1));
+        ring.chain.take(Arc::clone(&next));
+        ring.chain.choose(&Evidence::default());
+        let (here, gone) = (BTreeMap::from([(name("a"), NodeId(1))]), BTreeMap::new());
+        let removed = BTreeSet::new();
+        let disks = |ids| Disks { ids, removed: &removed };
+        assert!(ring.leaves(next.tag, disks(&here)).is_some_and(|own| own.left));
+        assert_eq!(ring.leaves(next.tag, disks(&gone)), None, "its name is nobody");
+    }
+
+    #[test]
     fn a_node_that_turns_to_a_rival_takes_back_what_it_had_acknowledged() {
         let (mut ring, winner, loser, ids) = ring();
         let removed = BTreeSet::new();
         let disks = Disks { ids: &ids, removed: &removed };
         ring.own = trackers("a", 1, loser.tag);
-        let next = ring.advance(disks).unwrap();
+        let next = ring.advance(disks, usize::MAX).unwrap();
         let parent = ring.chain.oldest().tag;
         assert_eq!((next.count, next.ack, next.sync, next.sync_ack), (2, parent, parent, parent));
         ring.own = next;
         let (acked, synced) = (winner.tag, winner.tag);
         ring.progress = Progress { acked, synced, ..Progress::default() };
-        let next = ring.advance(disks).unwrap();
+        let next = ring.advance(disks, usize::MAX).unwrap();
         assert_eq!((next.ack, next.sync), (winner.tag, parent), "no sync before all have acked");
     }
 }

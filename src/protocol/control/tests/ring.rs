@@ -275,17 +275,68 @@ fn a_removed_node_that_returns_is_told_sets_its_disk_aside_and_joins_anew() {
 fn one_has_voted_for_a_removal(seed: u64) -> World {
     let mut world = founded(seed, 5);
     world.run_ms(3_000);
-    let node = &world.nodes[4];
+    has_voted_for_the_removal(&mut world, 2, 4, 1);
+    world
+}
+
+/// A member has voted, in another's ballot, that the admission of this number is to remove a name.
+fn has_voted_for_the_removal(world: &mut World, voter: Index, of: Index, number: u64) {
+    let node = &world.nodes[of];
     let (name, predecessor) = (node.name.clone(), node.id);
-    let removal = Admission { number: 1, name, id: NOBODY, predecessor };
+    let removal = Admission { number, name, id: NOBODY, predecessor };
     let ballot = Ballot { round: 3, boot: 1 };
-    let vote = Vote { number: 1, promised: ballot, accepted: Some((ballot, removal)) };
+    let vote = Vote { number, promised: ballot, accepted: Some((ballot, removal)) };
     let mut value = Vec::new();
     vote.encode(&mut value);
-    world.kill(2);
-    world.nodes[2].disk.insert(Bytes::from_static(VOTE_KEY), value.into());
-    world.start(2);
-    world
+    world.kill(voter);
+    world.nodes[voter].disk.insert(Bytes::from_static(VOTE_KEY), value.into());
+    world.start(voter);
+}
+
+/// Three members, and one that has entered; so many members have voted that it be cleared away, and nobody has
+/// learnt what came of that. Then it becomes a member.
+fn a_joiner_was_voted_away(seed: u64, voters: usize) -> (World, Index) {
+    let mut world = founded(seed, 3);
+    let d = add(&mut world, "node-3");
+    let entered = |w: &World| says(w, 0, "node-3 has entered");
+    assert!(world.run_until(CHANGE_MS, entered).is_some());
+    (0..voters).for_each(|voter| has_voted_for_the_removal(&mut world, voter, d, 2));
+    assert_eq!(newest(&world, 0).number, 1);
+    settles(&mut world, &[0, 1, 2, d]);
+    (world, d)
+}
+
+/// A majority of four had voted: the node is removed, but while nobody reads from it, and comes back.
+#[test]
+fn a_removal_that_was_chosen_while_its_node_was_idle_never_removes_a_member() {
+    for seed in 180..184 {
+        let (mut world, d) = a_joiner_was_voted_away(seed, 3);
+        let removed =
+            || format!("node-3 was removed (admission 2); its disk {}", world.nodes[d].id);
+        assert!(!is_told(&world, &removed()), "it came back as another disk");
+        let removed = |w: &World| {
+            let lines = w.nodes[..3].iter().flat_map(|node| &node.log);
+            lines.filter(|line| line.contains("node-3 was removed")).count()
+        };
+        let before = removed(&world);
+        world.kill(d);
+        let f = add(&mut world, "node-4");
+        let entered = |w: &World| is_told(w, "node-4 has entered");
+        assert!(world.run_until(CHANGE_MS, entered).is_some());
+        world.kill(f);
+        world.run_ms(CHANGE_MS);
+        assert_eq!(removed(&world), before, "nobody has ordered it");
+    }
+}
+
+/// Two of four had: it cannot have been chosen, and the number is decided otherwise.
+#[test]
+fn a_joiner_for_whose_removal_too_few_had_voted_is_confirmed_before_its_version_is_acknowledged() {
+    for seed in 190..194 {
+        let (world, _) = a_joiner_was_voted_away(seed, 2);
+        assert!(is_told(&world, "as before (admission 2)"), "{:?}", world.nodes[0].log);
+        assert!(!is_told(&world, "was removed"));
+    }
 }
 
 /// Whether a node has said something.
