@@ -46,11 +46,12 @@
 //! says that it had voted for it in one ballot, it was chosen, though nobody has learnt so: it is admitted,
 //! and a disk that has come back since is told. Until either is known the number waits, and says for whom.
 //!
-//! *No vote outlives its reason.* What a majority has voted for stays chosen, though the name that was idle
-//! then has become a member meanwhile. So a member that has voted for the removal of a name does not
-//! acknowledge a version that makes it a member before the number is decided; no version is read before
-//! all of its members have acknowledged it, and until then a removal costs nobody a copy. To have the number
-//! decided it proposes to *confirm* the name: to say again which disk it is.
+//! *No acknowledgement before a vote is decided.* What a majority has voted for stays chosen, though the name
+//! that was idle then has become a member meanwhile. So a member that has voted for the removal of a name does
+//! not acknowledge a version that makes it a member before the number is decided; nobody reads from a version
+//! that not all of its members have acknowledged, and the older one has all its copies until then. To have the
+//! number decided, the member proposes to *reaffirm* the name: to say again which disk it is. Voters
+//! without a part in the ring acknowledge nothing: the rule holds as long as they alone are no majority.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +74,7 @@ pub(super) const ADMISSIONS_MAX: usize = 4096;
 /// The disk of a name that has none.
 pub(super) const NOBODY: NodeId = NodeId(0);
 
-/// From this number on, a name is another disk.
+/// From this number on, a name is another disk; or, where that is said again, the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Admission {
     /// From 1.
@@ -81,7 +82,7 @@ pub(super) struct Admission {
     pub(super) name: NodeName,
     /// The disk that the name is from now on, or [`NOBODY`].
     pub(super) id: NodeId,
-    /// The disk that it was, which is fenced, or [`NOBODY`].
+    /// The disk that it was, or [`NOBODY`]; it is fenced, unless it is the same.
     pub(super) predecessor: NodeId,
 }
 
@@ -97,7 +98,7 @@ impl Admission {
     }
 
     /// Whether it says again what disk the name is: it decides its number, and changes nothing.
-    pub(super) fn confirms(&self) -> bool {
+    pub(super) fn reaffirms(&self) -> bool {
         self.id == self.predecessor
     }
 }

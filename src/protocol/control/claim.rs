@@ -70,6 +70,8 @@ pub(super) struct Claims {
     pub(super) anew: Option<Anew>,
     /// By name, what this node has proposed: the disk that it is to be, and that it is.
     pub(super) proposals: BTreeMap<NodeName, (NodeId, NodeId)>,
+    /// The number that was last said to hold up a version, since this disk had voted in it.
+    pub(super) settles: Option<u64>,
     /// This node has left the ring, and gives up its place.
     pub(super) departs: bool,
     /// Markers and the next id are on their way to the disk.
@@ -82,7 +84,7 @@ pub(super) struct Claims {
     /// The highest round that was heard of.
     round: u64,
     /// When to bid next.
-    next: Option<Mono>,
+    pub(super) next: Option<Mono>,
     /// When it was told first, and last, that the disk in the place lives.
     taken: Option<(Mono, Mono)>,
     /// When a member last put it off.
@@ -317,7 +319,7 @@ impl Control {
         let (enters, removes) = (claim.admission.enters(), claim.admission.removes());
         let named = enters && is_member;
         let departs = removes && from == predecessor;
-        let displaces = !enters && !departs && !claim.admission.confirms();
+        let displaces = !enters && !departs && !claim.admission.reaffirms();
         let spared = removes && is_member && !departs && !claim.ordered;
         // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
         let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
@@ -469,7 +471,7 @@ impl Control {
                 format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
             } else if admission.enters() {
                 format!("{name} has entered with the disk {id} (admission {number})")
-            } else if admission.confirms() {
+            } else if admission.reaffirms() {
                 format!("{name} is the disk {id} as before (admission {number})")
             } else if *id == self.identity.id {
                 format!(
@@ -479,8 +481,10 @@ impl Control {
             } else {
                 format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
             };
-            self.log(Level::Info, sentence);
-            if admission.confirms() {
+            // A copy of what it held is gone with a member.
+            let is_loss = admission.removes() && self.is_named(name);
+            self.log(if is_loss { Level::Warn } else { Level::Info }, sentence);
+            if admission.reaffirms() {
                 continue;
             }
             if let Some(ring) = &mut self.ring {

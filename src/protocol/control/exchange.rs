@@ -26,7 +26,7 @@ impl Control {
         self.part_with_fenced();
         self.remind();
         self.steward();
-        self.confirm_joiner();
+        self.settle_vote();
         let live = self.peers.live();
         if !live.is_empty() {
             let chosen = live[self.rng.random_range(0..live.len())];

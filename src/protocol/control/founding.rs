@@ -95,7 +95,7 @@ impl Cluster {
         let present = self.ids.get(&admission.name).copied().unwrap_or(NOBODY);
         let somebody = !admission.removes() || self.ids.len() > 1;
         let nothing = admission.removes() && admission.enters();
-        (fresh || admission.confirms())
+        (fresh || admission.reaffirms())
             && somebody
             && !nothing
             && admission.number == self.next_number()
@@ -114,7 +114,7 @@ impl Cluster {
                 self.ids.insert(admission.name.clone(), admission.id);
                 self.removed.remove(&admission.name);
             }
-            if !admission.enters() && !admission.confirms() {
+            if !admission.enters() && !admission.reaffirms() {
                 self.fenced.insert(admission.predecessor, admission.clone());
             }
             self.admissions.push(admission);

@@ -50,7 +50,7 @@ impl Control {
         self.write(vec![put(REMOVED_KEY, id)], Pending::Forgotten(sentence));
     }
 
-    /// Proposes that a name enters with its first disk, is removed, or is the same disk as before.
+    /// Proposes that a name enters with its first disk, or is removed.
     pub(super) fn propose(&mut self, name: NodeName, id: NodeId, predecessor: NodeId) {
         let known = self.claims.proposals.insert(name, (id, predecessor));
         if known.is_none() && self.claims.proposals.len() == 1 {
@@ -97,35 +97,46 @@ impl Control {
         (first > ring.acked()).then(|| (name, first - 1))
     }
 
+    /// What decides the number for which this disk has voted, if that holds up a version: that the name is the
+    /// disk that it is. An operator who orders the removal has it decided himself.
+    fn reaffirmation(&self) -> Option<Admission> {
+        let (name, _) = self.held_up_by_vote()?;
+        let cluster = self.founding.cluster()?;
+        let (number, id) = (cluster.next_number(), *cluster.ids.get(name)?);
+        let ordered = self.to_remove() == Some(name);
+        (!ordered).then(|| Admission { number, name: name.clone(), id, predecessor: id })
+    }
+
     /// Has the number decided for which this disk has voted, if that holds up a version.
-    pub(super) fn confirm_joiner(&mut self) {
-        let Some((name, _)) = self.held_up_by_vote() else { return };
-        let id = self.founding.cluster().and_then(|cluster| cluster.ids.get(name));
-        if let Some((name, id)) = id.map(|id| (name.clone(), *id)) {
-            self.propose(name, id, id);
+    pub(super) fn settle_vote(&mut self) {
+        let Some(Admission { number, name, .. }) = self.reaffirmation() else { return };
+        if self.claims.next.is_none() {
+            self.claim_at_once();
+        }
+        if self.claims.settles.replace(number) != Some(number) {
+            let sentence = format!(
+                "{name} is to be a member, and this node had voted for its removal (admission {number}): it                  acknowledges that version once it is decided. If it stays so, nodes that are down may know: start                  them; or stop {name}, `coterie remove {name} --force`, and let it join anew"
+            );
+            self.log(Level::Warn, sentence);
         }
     }
 
-    /// Takes back what has lost its reason: the removal of a name that was idle, and has become a member meanwhile
-    /// (members are given up by an operator's order); and the confirmation of one, once its number is decided.
-    fn take_back_idle_proposals(&mut self) {
-        let held_up = self.held_up_by_vote().map(|(name, _)| name);
-        let is_idle = |(name, (id, predecessor)): &(&NodeName, &(NodeId, NodeId))| {
-            if *id == NOBODY {
-                let departs = **name == self.identity.name;
-                !departs && self.is_named(name) && self.to_remove() != Some(*name)
-            } else {
-                id == predecessor && held_up != Some(*name)
-            }
+    /// A name that was to be cleared away, since it had no part in the ring, and has become a member meanwhile is
+    /// left alone: members are given up by an operator's order.
+    fn spare_members(&mut self) {
+        let removes = |(name, (id, _)): &(&NodeName, &(NodeId, NodeId))| {
+            *id == NOBODY && **name != self.identity.name
         };
-        let idle = self.claims.proposals.iter().filter(is_idle);
-        let idle: Vec<NodeName> = idle.map(|(name, _)| name.clone()).collect();
-        idle.iter().for_each(|name| self.take_back(name));
+        let spared = self.claims.proposals.iter().filter(removes);
+        let spared =
+            spared.filter(|(name, _)| self.is_named(name) && self.to_remove() != Some(*name));
+        let spared: Vec<NodeName> = spared.map(|(name, _)| name.clone()).collect();
+        spared.iter().for_each(|name| self.take_back(name));
     }
 
     /// What this node asks the members to agree to next: its own place, or what it has proposed.
     pub(super) fn wanted(&mut self) -> Option<Admission> {
-        self.take_back_idle_proposals();
+        self.spare_members();
         let cluster = self.founding.cluster()?;
         let number = cluster.next_number();
         match self.founding.standing()? {
@@ -134,6 +145,9 @@ impl Control {
                 Some(Admission { number, name, id, predecessor })
             }
             Standing::Member => {
+                if let Some(first) = self.reaffirmation() {
+                    return Some(first);
+                }
                 let admission = |(name, (id, predecessor)): (&NodeName, &(NodeId, NodeId))| {
                     let (name, id, predecessor) = (name.clone(), *id, *predecessor);
                     Admission { number, name, id, predecessor }

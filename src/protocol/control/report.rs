@@ -221,7 +221,7 @@ impl Control {
     fn admissions(&self) -> Vec<String> {
         let all = self.founding.cluster().map(|cluster| cluster.admissions.as_slice());
         let say = |a: &super::admission::Admission| {
-            if a.confirms() {
+            if a.reaffirms() {
                 return format!("{}: {} is {}, as before", a.number, a.name, a.id);
             }
             let now = if a.removes() { "nobody".into() } else { a.id.to_string() };

@@ -170,7 +170,9 @@ fn remedy(name: &NodeName, stage: Stage, reachable: bool) -> String {
         );
     }
     match stage {
-        Stage::Ack => format!("{name} ends what runs without the version: it takes seconds"),
+        Stage::Ack => format!(
+            "{name} ends what runs without the version: it takes seconds; if longer, its log says why"
+        ),
         Stage::Sync => format!(
             "{name} hands over what it holds: `coterie status` shows how far it is, and \
              anti_entropy.bytes_per_second how fast it may go (it gives way to requests)"

@@ -164,8 +164,9 @@ impl Ring {
         (self.all_reached(&both, stage, disks) >= 1).then_some(next.tag)
     }
 
-    /// This node's trackers once everything before `oldest` has retired, if it has left the ring with that. One whose
-    /// name was removed, and that is about to join anew, has not.
+    /// This node's trackers once everything before `oldest` has retired, if it has left the ring with that: whoever
+    /// leaves has said before that it reads from the next version. One whose name was removed, and that is about
+    /// to join anew, has not left.
     pub(in super::super) fn leaves(
         &self,
         oldest: PlacementTag,
@@ -174,7 +175,9 @@ impl Ring {
         let live = self.chain.live();
         let names_me = |v: &Arc<Placement>| v.member(&self.own.name).is_some();
         let left = self.chain.place(oldest).is_some_and(|at| !live[at..].iter().any(names_me));
-        let was_home = names_me(self.chain.oldest()) && disks.ids.contains_key(&self.own.name);
+        let was_home = names_me(self.chain.oldest())
+            && disks.ids.contains_key(&self.own.name)
+            && self.place_of(self.own.sync_ack) > 0;
         let (count, left) = (self.own.count + 1, left && was_home);
         left.then(|| Trackers { count, left, ..self.own.clone() })
     }
@@ -291,6 +294,8 @@ mod tests {
         let (here, gone) = (BTreeMap::from([(name("a"), NodeId(1))]), BTreeMap::new());
         let removed = BTreeSet::new();
         let disks = |ids| Disks { ids, removed: &removed };
+        assert_eq!(ring.leaves(next.tag, disks(&here)), None, "it has not come so far");
+        ring.own = trackers("a", 1, next.tag);
         assert!(ring.leaves(next.tag, disks(&here)).is_some_and(|own| own.left));
         assert_eq!(ring.leaves(next.tag, disks(&gone)), None, "its name is nobody");
     }
