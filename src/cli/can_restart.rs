@@ -20,7 +20,7 @@ Every member is asked. A copy counts if its node answers, is ready, rebuilds not
 same placement as the others: what is not known for certain counts as no. While the ring changes the
 answer is no: new homes are not whole, and the change would wait for the node.
 
-Exit codes: 0 it may, 4 it may not, or too little is known.
+Exit codes: 0 it may, 3 there is no such member, 4 it may not, or too little is known.
 
 Examples:
   coterie can-restart node-1 && systemctl restart coterie
@@ -66,7 +66,7 @@ pub async fn can_restart(args: CanRestartArgs) -> anyhow::Result<Exit> {
     if !ring.members.iter().any(|member| member.name == args.name) {
         let names: Vec<&str> = ring.members.iter().map(|member| member.name.as_str()).collect();
         let told = format!("{} is no member: there are {}", args.name, names.join(", "));
-        return Err(Coded::error(Exit::Error, told));
+        return Err(Coded::error(Exit::NotFound, told));
     }
     let answers = ask_each(&client, ring.members.iter().map(address), status_of).await;
     let verdict = judge(&args.name, &ring, &answers);

@@ -623,7 +623,7 @@ impl Control {
             sentence = format!(
                 "{sentence}; too few members are there to agree: start {names} with the folders that \
                  they had. If the disks of a majority are lost for good, save what is left (`coterie \
-                 export -c one` from a node that still serves) and import it into a new cluster"
+                 export --consistency one FILE` from a node that still serves) and import it into a new cluster"
             );
         }
         Some(sentence)

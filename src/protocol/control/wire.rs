@@ -35,7 +35,7 @@ use crate::types::{
 };
 
 /// The version of the hello and of control messages.
-pub(super) const FORMAT: u8 = 2;
+pub(super) const FORMAT: u8 = 3;
 /// First bytes of a hello: what does not begin so is not one of ours.
 const HELLO_MAGIC: [u8; 4] = *b"coth";
 /// Longest `host:port`: a DNS name and a port.

@@ -44,7 +44,7 @@ use crate::types::{
 };
 
 /// The version of the envelope and of every message in it.
-pub const FORMAT: u8 = 2;
+pub const FORMAT: u8 = 3;
 
 /// A placement version as requests and trackers name it: never a bare number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -59,6 +59,9 @@ pub enum RoundMessage {
         /// The cut of the one that was opened last.
         id: CutId,
     },
+    /// To whoever drives, from a home that has opened this round and waits for copies of others to be as new: the
+    /// next round brings them there, if nobody ends this one.
+    Wanted(RoundNumber),
 }
 
 impl RoundMessage {
@@ -105,6 +108,7 @@ impl RoundMessage {
                 out.varint(closed.0);
                 out.put_u128_le(id.0);
             }
+            Self::Wanted(number) => head(out, 10, *number),
         }
     }
 
@@ -128,6 +132,7 @@ impl RoundMessage {
             7 => Self::Closed(number),
             8 => Self::Over(number),
             9 => Self::Behind { number, closed: RoundNumber(r.varint()?), id: id(r)? },
+            10 => Self::Wanted(number),
             _ => return Err(DecodeError::Malformed("message of a round")),
         })
     }

@@ -559,7 +559,7 @@ mod tests {
     }
 
     /// One of each message of a round.
-    fn of_rounds(round: RoundNumber, cut: &Cut) -> [RoundMessage; 10] {
+    fn of_rounds(round: RoundNumber, cut: &Cut) -> [RoundMessage; 11] {
         let (closed, id) = (RoundNumber(299), cut.id());
         [
             RoundMessage::Survey(round, cut.clone()),
@@ -572,6 +572,7 @@ mod tests {
             RoundMessage::Closed(round),
             RoundMessage::Over(round),
             RoundMessage::Behind { number: round, closed, id },
+            RoundMessage::Wanted(round),
         ]
     }
 

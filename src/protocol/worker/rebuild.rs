@@ -156,6 +156,7 @@ impl Worker {
         let answer = match answer {
             // What was lost here is no longer there to outlive what an older answer brings back.
             SyncAnswer::Key(round, _) if round < self.collect.floor_of_rebuilding(partition) => {
+                self.want_round(now, partition, out);
                 None
             }
             SyncAnswer::Key(round, Some(sealed)) => {

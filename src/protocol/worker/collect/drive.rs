@@ -74,6 +74,41 @@ impl Worker {
         })
     }
 
+    /// The copy of another home is of an older round than this one, which waits for it: tells whoever drives.
+    pub(in crate::protocol::worker) fn want_round(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(view) = &self.view else { return };
+        let driver = view.newest().home_names(partition).min();
+        if let Some(driver) = driver.and_then(|name| view.ids.get(name)).copied() {
+            let message = RoundMessage::Wanted(self.collect.state(partition).number);
+            self.say_of_round(now, driver, partition, message, out);
+        }
+    }
+
+    /// A home waits for what only the next round brings: some have opened the last one, others never will, and
+    /// whoever drove it may be no home any more. If it is not driven, one over nothing follows.
+    pub(super) fn round_wanted(
+        &mut self,
+        now: Now,
+        partition: Partition,
+        number: RoundNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        let is_mine = self.is_driver(partition) && !self.is_untold(partition);
+        let is_over = number <= self.collect.state(partition).closed;
+        if !is_mine || is_over || self.is_driving(partition) {
+            return;
+        }
+        if self.collect.drives.len() < DRIVES_MAX && self.can_ask_all() {
+            // If its number is taken, too, those who have taken it say so.
+            self.start_round(now, partition, Cut::default(), out);
+        }
+    }
+
     pub(super) fn is_driving(&self, partition: Partition) -> bool {
         self.collect.drives.contains_key(&partition)
     }

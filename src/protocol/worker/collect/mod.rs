@@ -279,6 +279,7 @@ impl Worker {
                 self.heard_of_closed(now, partition, number, closed, id, out);
                 self.round_refused(from, partition, number);
             }
+            RoundMessage::Wanted(number) => self.round_wanted(now, partition, number, out),
             RoundMessage::Surveyed(number, held) => {
                 self.surveyed(now, from, partition, number, &held, out);
             }

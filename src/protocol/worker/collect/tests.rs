@@ -134,7 +134,7 @@ fn cut(byte: u8) -> Cut {
 
 fn anything() -> impl Strategy<Value = RoundMessage> {
     let held = proptest::collection::vec(any::<bool>(), 0..3);
-    (0..10_u8, prop_oneof![0..4_u64, Just(u64::MAX)], 0..4_u64, 0..3_u8, held).prop_map(
+    (0..11_u8, prop_oneof![0..4_u64, Just(u64::MAX)], 0..4_u64, 0..3_u8, held).prop_map(
         |(kind, number, closed, byte, held)| {
             let (number, closed) = (RoundNumber(number), RoundNumber(closed));
             let (cut, id) = (cut(byte), cut(byte).id());
@@ -148,6 +148,7 @@ fn anything() -> impl Strategy<Value = RoundMessage> {
                 6 => RoundMessage::Close(number, id),
                 7 => RoundMessage::Closed(number),
                 8 => RoundMessage::Over(number),
+                9 => RoundMessage::Wanted(number),
                 _ => RoundMessage::Behind { number, closed, id },
             }
         },

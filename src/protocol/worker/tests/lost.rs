@@ -3,7 +3,7 @@
 use super::sync::{ROUND, name_of, record};
 use super::*;
 use crate::protocol::message::{ReadAnswer, RoundMessage, WriteRequest};
-use crate::protocol::rounds::CutId;
+use crate::protocol::rounds::{CutId, Rounds};
 
 impl Cluster {
     /// A node's disk loses a partition and says so.
@@ -170,6 +170,25 @@ fn two_damaged_copies_of_a_key_do_not_wait_for_each_other() {
     for node in 0..2 {
         assert!(cluster.workers[node].rebuilding.is_empty(), "node {node} waits for ever");
         assert_eq!(cluster.stored(node, &k), cluster.stored(2, &k));
+    }
+}
+
+/// Some have opened a round, and others never will: who had begun it is no home any more. Seed 85835: whoever had
+/// opened it waited for ever for the others' copies to be as new.
+#[test]
+fn a_damaged_record_is_rebuilt_though_others_never_opened_the_last_round() {
+    for opened in [&[0, 1][..], &[1, 2], &[2]] {
+        let mut cluster = Cluster::new(3, 3);
+        let k = key("k");
+        cluster.set(0, &k, "value");
+        let state = Rounds::default().after_opening(RoundNumber(4), CutId(9), None);
+        cluster.has_rounds(opened, k.partition(64), &state);
+        let damaged = *opened.last().unwrap();
+        cluster.damage(damaged, &k);
+        cluster.get(damaged, &k, Consistency::One);
+        cluster.pass(10 * SECOND);
+        assert!(!cluster.is_rebuilding(damaged), "of {opened:?}, {damaged} waits for ever");
+        assert_eq!(cluster.get(0, &k, Consistency::All), ["value"]);
     }
 }
 

@@ -45,6 +45,11 @@ impl Cluster {
     fn took_part(&mut self, nodes: &[usize], partition: Partition, is_closed: bool) {
         let state = Rounds::default().after_opening(ROUND, CutId(9), None).after_draining();
         let state = if is_closed { state.after_closing() } else { state };
+        self.has_rounds(nodes, partition, &state);
+    }
+
+    /// These nodes have come so far with the rounds of a partition, and were restarted since.
+    pub(super) fn has_rounds(&mut self, nodes: &[usize], partition: Partition, state: &Rounds) {
         for &node in nodes {
             self.kill(node);
             let place = (Space::Meta, partition_key(b"rounds/", partition));
