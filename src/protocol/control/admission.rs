@@ -156,6 +156,16 @@ pub(super) enum Ruling {
     NotYet,
 }
 
+impl Ruling {
+    /// Whether it binds whoever has given it, and must be durable before it is told.
+    pub(super) fn is_vote(&self) -> bool {
+        match self {
+            Self::Promised(_) | Self::Accepted => true,
+            Self::Outbid(_) | Self::Lives(_) | Self::IsMember | Self::NotYet => false,
+        }
+    }
+}
+
 impl Vote {
     /// Judges a claim of the instance `number`; what changes must be durable before the answer is
     /// told.

@@ -312,38 +312,43 @@ impl Control {
             let name = claim.admission.name.to_string();
             return self.refuse(&name, "it claims a place that is not as it says");
         }
-        let predecessor = claim.admission.predecessor;
-        let member = self.founding.standing() == Some(Standing::Member);
-        // A name enters only once no live version means another disk by it.
-        let is_member = self.is_named(&claim.admission.name);
-        let (enters, removes) = (claim.admission.enters(), claim.admission.removes());
-        let named = enters && is_member;
-        let departs = removes && from == predecessor;
-        let displaces = !enters && !departs && !claim.admission.reaffirms();
-        let spared = removes && is_member && !departs && !claim.ordered;
-        // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
-        let lacks = claim.admission.id == from && claim.newest.lacks(self.newest());
-        if lacks {
-            let placements = self.placements();
-            self.say(from, ControlMessage::Push(Box::new(Push { placements, ..Push::default() })));
-        }
-        let ruling = if !member || !self.conditions.confirmed || named || lacks {
-            Ruling::NotYet
-        } else if displaces && self.hears(predecessor) {
-            Ruling::Lives(predecessor)
-        } else if spared {
-            Ruling::IsMember
-        } else {
-            self.claims.vote.judge(number, claim)
-        };
-        let durable = matches!(ruling, Ruling::Promised(_) | Ruling::Accepted);
+        let ruling = self.ruling(from, claim);
         let verdict = Box::new(Verdict { number, ballot: claim.ballot, ruling });
-        if !durable {
+        if !verdict.ruling.is_vote() {
             return self.rule(from, verdict);
         }
         let mut value = Vec::new();
         self.claims.vote.encode(&mut value);
         self.write(vec![put(VOTE_KEY, value)], Pending::Verdict(from, verdict));
+    }
+
+    /// What this node says to a claim to the next admission, which follows from the ones before.
+    fn ruling(&mut self, from: NodeId, claim: &Claim) -> Ruling {
+        let Claim { admission, newest, ordered, .. } = claim;
+        // A disk that takes its name's place must know of which partitions it is home: nothing of them is here.
+        if admission.id == from && newest.lacks(self.newest()) {
+            let placements = self.placements();
+            self.say(from, ControlMessage::Push(Box::new(Push { placements, ..Push::default() })));
+            return Ruling::NotYet;
+        }
+        if self.founding.standing() != Some(Standing::Member) || !self.conditions.confirmed {
+            return Ruling::NotYet;
+        }
+        let is_member = self.is_named(&admission.name);
+        // A name enters only once no live version means another disk by it.
+        if admission.enters() && is_member {
+            return Ruling::NotYet;
+        }
+        let departs = admission.removes() && from == admission.predecessor;
+        let displaces = !admission.enters() && !admission.reaffirms() && !departs;
+        if displaces && self.hears(admission.predecessor) {
+            return Ruling::Lives(admission.predecessor);
+        }
+        // A member is removed by itself, or by order.
+        if admission.removes() && is_member && !departs && !ordered {
+            return Ruling::IsMember;
+        }
+        self.claims.vote.judge(admission.number, claim)
     }
 
     /// A member has judged this disk's claim.
@@ -466,24 +471,11 @@ impl Control {
             if !self.founding.admit(admission.clone()) {
                 continue;
             }
-            let Admission { number, name, id, predecessor } = &admission;
-            let sentence = if admission.removes() {
-                format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
-            } else if admission.enters() {
-                format!("{name} has entered with the disk {id} (admission {number})")
-            } else if admission.reaffirms() {
-                format!("{name} is the disk {id} as before (admission {number})")
-            } else if *id == self.identity.id {
-                format!(
-                    "this disk is {name} from now on (admission {number}); the old id {predecessor} is \
-                     fenced; it takes writes, and its reads count again as its partitions are rebuilt"
-                )
-            } else {
-                format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
-            };
+            let name = &admission.name;
             // A copy of what it held is gone with a member.
             let is_loss = admission.removes() && self.is_named(name);
-            self.log(if is_loss { Level::Warn } else { Level::Info }, sentence);
+            let level = if is_loss { Level::Warn } else { Level::Info };
+            self.log(level, self.told_of(&admission));
             if admission.reaffirms() {
                 continue;
             }
@@ -508,6 +500,25 @@ impl Control {
             self.claim_at_once();
         }
         self.refresh_view();
+    }
+
+    /// What is logged of an admission that has become durable.
+    fn told_of(&self, admission: &Admission) -> String {
+        let Admission { number, name, id, predecessor } = admission;
+        if admission.removes() {
+            format!("{name} was removed (admission {number}); its disk {predecessor} is fenced")
+        } else if admission.enters() {
+            format!("{name} has entered with the disk {id} (admission {number})")
+        } else if admission.reaffirms() {
+            format!("{name} is the disk {id} as before (admission {number})")
+        } else if *id == self.identity.id {
+            format!(
+                "this disk is {name} from now on (admission {number}); the old id {predecessor} is \
+                 fenced; it takes writes, and its reads count again as its partitions are rebuilt"
+            )
+        } else {
+            format!("{name} is the disk {id} from now on; the old id {predecessor} is fenced")
+        }
     }
 
     /// Parts with replaced disks, which were told.

@@ -90,11 +90,16 @@ impl Control {
     /// The name that a version makes a member, and for whose removal this disk has voted before; and the place in
     /// the chain of the last version that does not. Nothing newer is acknowledged until the number is
     /// decided: see [`super::admission`].
-    pub(super) fn held_up_by_vote(&self) -> Option<(&NodeName, usize)> {
+    fn held_up_by_vote(&self) -> Option<(&NodeName, usize)> {
         let name = &self.undecided_removal()?.name;
         let ring = self.ring.as_ref()?;
         let first = ring.chain.live().iter().position(|version| version.member(name).is_some())?;
         (first > ring.acked()).then(|| (name, first - 1))
+    }
+
+    /// The place in the chain of the newest version that this node may acknowledge.
+    pub(super) fn acks_at_most(&self) -> usize {
+        self.held_up_by_vote().map_or(usize::MAX, |(_, place)| place)
     }
 
     /// What decides the number for which this disk has voted, if that holds up a version: that the name is the
@@ -115,7 +120,9 @@ impl Control {
         }
         if self.claims.settles.replace(number) != Some(number) {
             let sentence = format!(
-                "{name} is to be a member, and this node had voted for its removal (admission {number}): it                  acknowledges that version once it is decided. If it stays so, nodes that are down may know: start                  them; or stop {name}, `coterie remove {name} --force`, and let it join anew"
+                "{name} is to be a member, and this node had voted for its removal (admission {number}): it \
+                 acknowledges that version once it is decided. If it stays so, nodes that are down may know: \
+                 start them; or stop {name}, `coterie remove {name} --force`, and let it join anew"
             );
             self.log(Level::Warn, sentence);
         }

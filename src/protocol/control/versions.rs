@@ -283,7 +283,6 @@ impl Control {
         if ring.writing {
             return;
         }
-        let most = self.held_up_by_vote().map_or(usize::MAX, |(_, place)| place);
         let mut pledged = None;
         let (changes, then) = if let Some(oldest) = ring.retires(disks) {
             let mut changes = vec![put_oldest(oldest)];
@@ -293,7 +292,7 @@ impl Control {
                 changes.push(put_trackers(own));
             }
             (changes, Pending::Retired(oldest, own))
-        } else if let Some(next) = ring.advance(disks, most) {
+        } else if let Some(next) = ring.advance(disks, self.acks_at_most()) {
             pledged = Some(next.sync_ack);
             (vec![put_trackers(&next)], Pending::Trackers(next))
         } else {

@@ -158,8 +158,7 @@ fn a_join_outlives_the_death_of_the_steward_at_each_moment() {
     for step in 0..8 {
         let mut world = founded(70 + step, 3);
         let d = add(&mut world, "node-3");
-        let begins = |w: &World| says(w, 0, "has entered");
-        assert!(world.run_until(CHANGE_MS, begins).is_some());
+        assert!(comes_to_be_told(&mut world, "has entered"));
         world.run_ms(step * 300);
         world.kill(0);
         // Nothing retires without it, and the next one is the steward meanwhile.
@@ -298,8 +297,7 @@ fn has_voted_for_the_removal(world: &mut World, voter: Index, of: Index, number:
 fn a_joiner_was_voted_away(seed: u64, voters: usize) -> (World, Index) {
     let mut world = founded(seed, 3);
     let d = add(&mut world, "node-3");
-    let entered = |w: &World| says(w, 0, "node-3 has entered");
-    assert!(world.run_until(CHANGE_MS, entered).is_some());
+    assert!(comes_to_be_told(&mut world, "node-3 has entered"));
     (0..voters).for_each(|voter| has_voted_for_the_removal(&mut world, voter, d, 2));
     assert_eq!(newest(&world, 0).number, 1);
     settles(&mut world, &[0, 1, 2, d]);
@@ -311,27 +309,25 @@ fn a_joiner_was_voted_away(seed: u64, voters: usize) -> (World, Index) {
 fn a_removal_that_was_chosen_while_its_node_was_idle_never_removes_a_member() {
     for seed in 180..184 {
         let (mut world, d) = a_joiner_was_voted_away(seed, 3);
-        let removed =
-            || format!("node-3 was removed (admission 2); its disk {}", world.nodes[d].id);
-        assert!(!is_told(&world, &removed()), "it came back as another disk");
-        let removed = |w: &World| {
+        let as_member = format!("node-3 was removed (admission 2); its disk {}", world.nodes[d].id);
+        assert!(!is_told(&world, &as_member), "it came back as another disk");
+        let times_removed = |w: &World| {
             let lines = w.nodes[..3].iter().flat_map(|node| &node.log);
             lines.filter(|line| line.contains("node-3 was removed")).count()
         };
-        let before = removed(&world);
+        let before = times_removed(&world);
         world.kill(d);
         let f = add(&mut world, "node-4");
-        let entered = |w: &World| is_told(w, "node-4 has entered");
-        assert!(world.run_until(CHANGE_MS, entered).is_some());
+        assert!(comes_to_be_told(&mut world, "node-4 has entered"));
         world.kill(f);
         world.run_ms(CHANGE_MS);
-        assert_eq!(removed(&world), before, "nobody has ordered it");
+        assert_eq!(times_removed(&world), before, "nobody has ordered it");
     }
 }
 
 /// Two of four had: it cannot have been chosen, and the number is decided otherwise.
 #[test]
-fn a_joiner_for_whose_removal_too_few_had_voted_is_confirmed_before_its_version_is_acknowledged() {
+fn a_joiner_for_whose_removal_too_few_had_voted_is_reaffirmed_before_its_version_is_acknowledged() {
     for seed in 190..194 {
         let (world, _) = a_joiner_was_voted_away(seed, 2);
         assert!(is_told(&world, "as before (admission 2)"), "{:?}", world.nodes[0].log);
@@ -347,6 +343,11 @@ fn says(world: &World, at: Index, what: &str) -> bool {
 /// Whether any node has.
 fn is_told(world: &World, what: &str) -> bool {
     (0..world.nodes.len()).any(|at| says(world, at, what))
+}
+
+/// Runs until any node has.
+fn comes_to_be_told(world: &mut World, what: &str) -> bool {
+    world.run_until(CHANGE_MS, |w| is_told(w, what)).is_some()
 }
 
 /// The removal that an operator had ordered was voted for by one member before its proposer died; then node 4
@@ -366,8 +367,10 @@ fn a_vote_to_clear_away_an_idle_name_is_not_brought_to_its_end_once_it_is_a_memb
         let mut world = one_has_voted_for_a_removal(seed);
         world.kill(4);
         add(&mut world, "node-5");
-        let entered = |w: &World| is_told(w, "node-5 has entered");
-        assert!(world.run_until(CHANGE_MS, entered).is_some(), "those who live free the number");
+        assert!(
+            comes_to_be_told(&mut world, "node-5 has entered"),
+            "those who live free the number"
+        );
         world.run_ms(CHANGE_MS);
         assert!(!is_told(&world, "was removed"), "nobody has ordered it");
         refused += u32::from(is_told(&world, "does not vote for the removal of node-4"));
@@ -387,10 +390,8 @@ fn a_removal_that_may_have_been_chosen_waits_for_an_operator_who_orders_it() {
     assert!(is_told(&world, "`coterie remove node-4 --force`"), "that ends it");
     let order = remove(&world, 4);
     give(&mut world, 0, order);
-    let removed = |w: &World| is_told(w, "node-4 was removed");
-    assert!(world.run_until(CHANGE_MS, removed).is_some(), "the operator has ordered it");
-    let entered = |w: &World| is_told(w, "node-5 has entered");
-    assert!(world.run_until(CHANGE_MS, entered).is_some());
+    assert!(comes_to_be_told(&mut world, "node-4 was removed"), "the operator has ordered it");
+    assert!(comes_to_be_told(&mut world, "node-5 has entered"));
 }
 
 #[test]
@@ -406,8 +407,7 @@ fn one_that_dies_while_it_leaves_can_be_given_up() {
     world.run_ms(10_000);
     let order = remove(&world, 3);
     give(&mut world, 0, order);
-    let removed = |w: &World| is_told(w, "node-3 was removed");
-    assert!(world.run_until(CHANGE_MS, removed).is_some());
+    assert!(comes_to_be_told(&mut world, "node-3 was removed"));
     world.nodes[2].holds = Hold::Nothing;
     settles(&mut world, &[0, 1, 2]);
 }
@@ -516,12 +516,10 @@ fn a_node_of_another_cluster_is_never_admitted() {
 fn an_idle_node_that_dies_before_it_joins_is_cleared_away() {
     let mut world = founded(160, 3);
     let d = add(&mut world, "node-3");
-    let entered = |w: &World| says(w, 0, "node-3 has entered");
-    assert!(world.run_until(CHANGE_MS, entered).is_some());
+    assert!(comes_to_be_told(&mut world, "node-3 has entered"));
     // Before the version that names it.
     world.kill(d);
-    let gone = |w: &World| says(w, 0, "node-3 was removed");
-    assert!(world.run_until(CHANGE_MS, gone).is_some(), "{:?}", world.nodes[0].log);
+    assert!(comes_to_be_told(&mut world, "node-3 was removed"), "{:?}", world.nodes[0].log);
     assert_eq!(newest(&world, 0).number, 1);
 }
 
@@ -530,8 +528,7 @@ fn a_member_that_a_steward_took_for_idle_while_it_was_cut_off_is_not_cleared_awa
  {
     let mut world = founded(161, 3);
     let d = add(&mut world, "node-3");
-    let entered = |w: &World| says(w, 0, "node-3 has entered");
-    assert!(world.run_until(CHANGE_MS, entered).is_some());
+    assert!(comes_to_be_told(&mut world, "node-3 has entered"));
     (1..4).for_each(|other| world.cut(0, other));
     let proposes = |w: &World| w.nodes[0].control.as_ref().unwrap().proposes();
     assert!(world.run_until(CHANGE_MS, proposes).is_some(), "node-0 hears nothing of node-3");

@@ -64,14 +64,18 @@ impl Collect {
 }
 
 impl Worker {
+    /// Whoever drives the rounds of a partition: the home with the lowest name.
+    fn driver(&self, partition: Partition) -> Option<NodeId> {
+        let newest = self.view.as_ref()?.newest();
+        // Members are sorted by name.
+        let lowest = newest.homes(partition).iter().min()?;
+        newest.id(*lowest)
+    }
+
     /// Whether this node drives the rounds of a partition.
     pub(super) fn is_driver(&self, partition: Partition) -> bool {
-        // Members are sorted by name.
-        self.view.as_ref().is_some_and(|view| {
-            let newest = view.newest();
-            newest.my_member().is_some()
-                && newest.homes(partition).iter().min().copied() == newest.my_member()
-        })
+        let me = self.view.as_ref().map(|view| view.me);
+        me.is_some() && self.driver(partition) == me
     }
 
     /// The copy of another home is of an older round than this one, which waits for it: tells whoever drives.
@@ -81,9 +85,7 @@ impl Worker {
         partition: Partition,
         out: &mut Vec<Effect>,
     ) {
-        let Some(view) = &self.view else { return };
-        let driver = view.newest().home_names(partition).min();
-        if let Some(driver) = driver.and_then(|name| view.ids.get(name)).copied() {
+        if let Some(driver) = self.driver(partition) {
             let message = RoundMessage::Wanted(self.collect.state(partition).number);
             self.say_of_round(now, driver, partition, message, out);
         }
