@@ -52,6 +52,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use tokio::runtime::Builder;
 
 use exit::Exit;
 
@@ -163,15 +164,32 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Sim(args) => sim::sim(&args),
         Command::Bench(args) => bench::bench(args),
         Command::Completions(args) => completions::completions(&args),
-        Command::BenchEchoServe(args) => on_one_thread(bench::echo_serve(args)),
+        Command::BenchEchoServe(args) => bench::echo_serve(&args),
     }
 }
 
 /// Clients are bound by the network, not by the processor: one thread leaves the others to the
 /// nodes, and spares every request two wake-ups.
 fn on_one_thread(command: impl Future<Output = anyhow::Result<Exit>>) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
+    on(&mut Builder::new_current_thread(), command)
+}
+
+/// For a command that is told how many threads it may take: with one, only the caller's.
+fn on_threads(
+    threads: u16,
+    command: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
+    match threads {
+        1 => on_one_thread(command),
+        _ => on(Builder::new_multi_thread().worker_threads(threads.into()), command),
+    }
+}
+
+fn on(
+    runtime: &mut Builder,
+    command: impl Future<Output = anyhow::Result<Exit>>,
+) -> anyhow::Result<Exit> {
+    let runtime = runtime.enable_all().build().context("cannot start the runtime")?;
     let ran = runtime.block_on(command);
     runtime.shutdown_background();
     ran

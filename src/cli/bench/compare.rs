@@ -55,8 +55,11 @@ pub enum Difference {
     Rate(f64),
     /// `addr=`: other nodes, separated by commas.
     Addresses(Vec<String>),
-    /// `echo`: echo servers.
-    Echo,
+    /// `echo`, or `echo=` and how many threads each has: echo servers.
+    Echo {
+        /// Of each.
+        threads: u16,
+    },
     /// `program=`: another binary, of a cluster of our own.
     Program(PathBuf),
 }
@@ -87,7 +90,7 @@ impl std::str::FromStr for Difference {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "echo" {
-            return Ok(Self::Echo);
+            return Ok(Self::Echo { threads: 1 });
         }
         let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, or echo")?;
         let number = || value.parse::<u32>().map_err(|error| format!("{value}: {error}"));
@@ -107,6 +110,10 @@ impl std::str::FromStr for Difference {
                 let addresses = value.split(',').map(args::address);
                 addresses.collect::<Result<_, _>>().map(Self::Addresses)
             }
+            "echo" => match value.parse() {
+                Ok(threads) if threads > 0 => Ok(Self::Echo { threads }),
+                _ => Err(format!("{value} is no number of threads")),
+            },
             "program" => Ok(Self::Program(value.into())),
             _ => Err("known are workload, consistency, durability, distribution, clients, \
                       connections, value-bytes, batch, rate, addr, program, and echo"
@@ -130,7 +137,8 @@ impl fmt::Display for Difference {
             Self::Batch(keys) => write!(f, "batch={keys}"),
             Self::Rate(rate) => write!(f, "rate={rate}"),
             Self::Addresses(addresses) => write!(f, "addr={}", addresses.join(",")),
-            Self::Echo => f.write_str("echo"),
+            Self::Echo { threads: 1 } => f.write_str("echo"),
+            Self::Echo { threads } => write!(f, "echo={threads}"),
             Self::Program(program) => write!(f, "program={}", program.display()),
         }
     }
@@ -154,7 +162,7 @@ impl Side {
                 Difference::Batch(keys) => side.shape.batch = *keys as usize,
                 Difference::Rate(rate) => side.shape.rate = Some(*rate),
                 Difference::Addresses(addresses) => side.who = Who::Given(addresses.clone()),
-                Difference::Echo => side.who = Who::Echo,
+                Difference::Echo { threads } => side.who = Who::Echo { threads: *threads },
                 Difference::Durability(durability) => {
                     side.own(difference)?.durability = *durability;
                 }
@@ -170,7 +178,7 @@ impl Side {
     fn own(&mut self, difference: &Difference) -> Result<&mut Own, String> {
         match &mut self.who {
             Who::Own(own) => Ok(own),
-            Who::Echo | Who::Given(_) => {
+            Who::Echo { .. } | Who::Given(_) => {
                 Err(format!("{difference} is of a cluster that --local starts"))
             }
         }
@@ -311,11 +319,14 @@ mod tests {
             "rate=1500",
             "addr=127.0.0.1:7400,127.0.0.1:7410",
             "echo",
+            "echo=2",
             "program=/bin/true",
         ] {
             assert_eq!(text.parse::<Difference>().unwrap().to_string(), text);
         }
-        for wrong in ["", "clients", "clients=0", "clients=x", "rate=-1", "colour=red", "addr=x"] {
+        for wrong in
+            ["", "clients", "clients=0", "clients=x", "rate=-1", "echo=0", "colour=red", "addr=x"]
+        {
             assert!(wrong.parse::<Difference>().is_err(), "accepted {wrong}");
         }
     }
@@ -339,10 +350,10 @@ mod tests {
             (0..count).for_each(|_| measured.note(Duration::from_millis(1), Ok(1)));
             measured
         };
-        let a = Conditions::of_echo(3, Workload::Get, &shape());
+        let a = Conditions::of_echo(3, 1, Workload::Get, &shape());
         let b = Conditions { durability: "fsync".to_owned(), n: 3, r: 2, ..a.clone() };
         let runs = [vec![measured(100), measured(100)], vec![measured(40), measured(60)]];
-        let comparison = Comparison::of([a, b], &runs, &[Difference::Echo]);
+        let comparison = Comparison::of([a, b], &runs, &[Difference::Echo { threads: 1 }]);
         let ratio = comparison.per_second.unwrap();
         assert!((ratio.median - 0.5).abs() < 1e-9);
         assert_eq!(comparison.cpu, None);

@@ -1,7 +1,9 @@
 //! The ceiling: servers that answer at once.
 //!
 //! The same service, the same message sizes, the same transport as a node, and nothing behind it.
-//! What a node reaches of their rate is what it keeps of what gRPC allows.
+//! What a node reaches of their rate is what it keeps of what gRPC allows. They run on one thread each,
+//! as a node does on a machine of few processors, and are fastest so; on more than one they are what
+//! `#[tokio::main]` makes of an echo server.
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -17,7 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::cli::cluster::this_program;
 use crate::cli::exit::Exit;
-use crate::cli::{shutdown, term};
+use crate::cli::{on_threads, shutdown, term};
 use crate::proto;
 use crate::proto::kv_server::{Kv, KvServer};
 
@@ -32,6 +34,9 @@ pub struct EchoServeArgs {
     /// Bytes of every value in an answer
     #[arg(long, default_value_t = 128)]
     value_bytes: usize,
+    /// Threads that serve; 1: a runtime of one thread only
+    #[arg(long, default_value_t = 1)]
+    threads: u16,
 }
 
 /// Echo servers as child processes; they end when this is dropped.
@@ -39,19 +44,22 @@ pub struct EchoServers {
     children: Vec<Child>,
     /// Where they listen.
     pub addresses: Vec<String>,
+    /// Of each.
+    pub threads: u16,
 }
 
 impl EchoServers {
-    /// Starts `count` servers on ports that the system chooses.
+    /// Starts `count` servers of so many threads on ports that the system chooses.
     ///
     /// # Errors
     /// If one does not start.
-    pub async fn start(count: usize, value_bytes: usize) -> anyhow::Result<Self> {
-        let mut servers = Self { children: Vec::new(), addresses: Vec::new() };
+    pub async fn start(count: usize, threads: u16, value_bytes: usize) -> anyhow::Result<Self> {
+        let mut servers = Self { children: Vec::new(), addresses: Vec::new(), threads };
         for _ in 0..count {
             let mut child = Command::new(this_program()?)
                 .arg("bench-echo-serve")
                 .args(["--value-bytes", &value_bytes.to_string()])
+                .args(["--threads", &threads.to_string()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .kill_on_drop(true)
@@ -77,13 +85,17 @@ impl EchoServers {
 /// Runs an echo server: prints its address, serves until standard input ends.
 ///
 /// # Errors
-/// If no port can be had.
-pub async fn echo_serve(args: EchoServeArgs) -> anyhow::Result<Exit> {
+/// If no port can be had, or no thread.
+pub fn echo_serve(args: &EchoServeArgs) -> anyhow::Result<Exit> {
+    on_threads(args.threads, serve(args.value_bytes))
+}
+
+async fn serve(value_bytes: usize) -> anyhow::Result<Exit> {
     let incoming = TcpIncoming::bind((Ipv4Addr::LOCALHOST, 0).into());
     let incoming = incoming.map_err(|error| anyhow::anyhow!(error)).context("cannot listen")?;
     let incoming = incoming.with_nodelay(Some(true));
     term::line(incoming.local_addr()?)?;
-    let echo = Echo { value: Bytes::from(vec![b'v'; args.value_bytes]) };
+    let echo = Echo { value: Bytes::from(vec![b'v'; value_bytes]) };
     tokio::select! {
         served = tonic::transport::Server::builder()
             .add_service(KvServer::new(echo))

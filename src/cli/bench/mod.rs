@@ -74,15 +74,23 @@ pub struct BenchArgs {
     /// Start a cluster of this many nodes for it, in a temporary folder
     #[arg(long, value_name = "NODES", conflicts_with_all = ["echo", "suite"])]
     local: Option<u16>,
-    /// Measure echo servers instead of a cluster
-    #[arg(long, conflicts_with = "suite")]
-    echo: bool,
+    /// Measure echo servers instead of a cluster, of so many threads each
+    #[arg(
+        long,
+        value_name = "THREADS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        conflicts_with = "suite",
+        value_parser = clap::value_parser!(u16).range(1..=256),
+    )]
+    echo: Option<u16>,
     /// Measure echo servers and clusters of three nodes in turns, and compare them
     #[arg(long)]
     suite: bool,
     /// Measure in turns with a second configuration that is the same but for this, and compare:
     /// workload, consistency, durability, distribution, clients, connections, value-bytes, batch,
-    /// rate, addr, program (each =VALUE), or echo; may be repeated
+    /// rate, addr, program (each =VALUE), or echo (or echo=THREADS); may be repeated
     #[arg(long, value_name = "KEY=VALUE", conflicts_with_all = ["suite", "verify"])]
     compare: Vec<Difference>,
     /// Compare with another binary: short for --compare program=PATH
@@ -172,15 +180,7 @@ struct Report {
 /// # Errors
 /// If servers cannot be reached or started, or standard output is closed.
 pub fn bench(args: BenchArgs) -> anyhow::Result<Exit> {
-    if args.threads == 1 {
-        return super::on_one_thread(run(args));
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(args.threads.into())
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    runtime.block_on(run(args))
+    super::on_threads(args.threads, run(args))
 }
 
 async fn run(args: BenchArgs) -> anyhow::Result<Exit> {
@@ -274,10 +274,10 @@ impl BenchArgs {
 
     fn who(&self) -> anyhow::Result<Who> {
         let Self { port, durability, .. } = *self;
-        Ok(match self.local {
-            _ if self.echo => Who::Echo,
-            Some(nodes) => Who::Own(Own { nodes, port, durability, program: None }),
-            None => Who::Given(self.target.addresses()?),
+        Ok(match (self.echo, self.local) {
+            (Some(threads), _) => Who::Echo { threads },
+            (None, Some(nodes)) => Who::Own(Own { nodes, port, durability, program: None }),
+            (None, None) => Who::Given(self.target.addresses()?),
         })
     }
 

@@ -92,8 +92,7 @@ fn bar(row: &Row, part: f64, middle: f64, out: &mut String) {
         _ => format!("{} · {}", conditions.workload, conditions.promise()),
     };
     let unit = if conditions.in_flight.is_some() { " in flight" } else { "" };
-    let (nodes, by, load) = (conditions.nodes, conditions.served_by, conditions.load());
-    let load = format!("{nodes} × {by} · {load}{unit}");
+    let load = format!("{} · {}{unit}", conditions.servers(), conditions.load());
     let end = "text-anchor=\"end\"";
     text(LABELS - 12.0, middle - 2.0, end, &label, out);
     text(LABELS - 12.0, middle + 12.0, &format!("class=\"faint\" {end}"), &load, out);
@@ -163,7 +162,7 @@ mod tests {
     fn row(millis: &[u64]) -> Row {
         let mut measured = Measured { span: Duration::from_secs(1), ..Measured::default() };
         millis.iter().for_each(|ms| measured.note(Duration::from_millis(*ms), Ok(1)));
-        Row::of(Conditions::of_echo(3, Workload::Get, &shape()), &[measured])
+        Row::of(Conditions::of_echo(3, 1, Workload::Get, &shape()), &[measured])
     }
 
     #[test]

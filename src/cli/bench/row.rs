@@ -20,6 +20,9 @@ pub struct Conditions {
     pub served_by: &'static str,
     /// How many nodes or echo servers.
     pub nodes: usize,
+    /// Threads of each echo server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo_threads: Option<u16>,
     /// N; 0 for echo servers.
     pub n: u32,
     /// Replicas that a read asks; 0 if there are no reads.
@@ -94,22 +97,24 @@ impl Conditions {
         };
         Self {
             served_by: "cluster",
+            echo_threads: None,
             nodes: status.members.len(),
             n,
             r: if workload == Workload::Set { 0 } else { asked },
             w: if workload == Workload::Get { 0 } else { asked },
             durability: status.durability.clone(),
-            ..Self::of_echo(0, workload, shape)
+            ..Self::of_echo(0, 1, workload, shape)
         }
     }
 
-    /// Of echo servers.
+    /// Of echo servers, of so many threads each.
     #[must_use]
-    pub fn of_echo(servers: usize, workload: Workload, shape: &Shape) -> Self {
+    pub fn of_echo(servers: usize, threads: u16, workload: Workload, shape: &Shape) -> Self {
         Self {
             workload: workload.name(),
             served_by: "echo",
             nodes: servers,
+            echo_threads: Some(threads),
             n: 0,
             r: 0,
             w: 0,
@@ -133,6 +138,16 @@ impl Conditions {
         }
         let durability = if self.w == 0 { "" } else { self.durability.as_str() };
         format!("{} {durability}", self.quorum()).trim_end().to_owned()
+    }
+
+    /// Who served, for a table.
+    #[must_use]
+    pub fn servers(&self) -> String {
+        let Self { nodes, served_by, .. } = self;
+        match self.echo_threads {
+            None | Some(1) => format!("{nodes} × {served_by}"),
+            Some(threads) => format!("{nodes} × {served_by}, {threads} threads"),
+        }
     }
 
     /// The load, for a table.
@@ -201,7 +216,7 @@ pub fn render(rows: &[Row]) -> String {
         let ratio = row.to_echo.map(|ratio| ratio.cell());
         table.add_row([
             conditions.workload.to_owned(),
-            format!("{} × {}", conditions.nodes, conditions.served_by),
+            conditions.servers(),
             conditions.quorum(),
             conditions.durability.clone(),
             conditions.load(),

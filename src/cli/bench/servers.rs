@@ -22,7 +22,10 @@ const ECHO_SERVERS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Echo servers.
-    Echo,
+    Echo {
+        /// Of each.
+        threads: u16,
+    },
     /// A cluster that is started for it, in a temporary folder.
     Own(Own),
     /// Nodes that run already.
@@ -66,7 +69,10 @@ impl Servers {
     /// If they do not start, or cannot be reached.
     pub async fn start(who: &Who, shape: &Shape) -> anyhow::Result<Self> {
         match who {
-            Who::Echo => Ok(Self::Echo(EchoServers::start(ECHO_SERVERS, shape.value_bytes).await?)),
+            Who::Echo { threads } => {
+                let echo = EchoServers::start(ECHO_SERVERS, *threads, shape.value_bytes).await?;
+                Ok(Self::Echo(echo))
+            }
             Who::Own(own) => {
                 let mut own = OwnCluster::start(own).await?;
                 match own.status().await {
@@ -110,7 +116,10 @@ impl Servers {
         shape: &Shape,
     ) -> Conditions {
         match self {
-            Self::Echo(echo) => Conditions::of_echo(echo.addresses.len(), workload, shape),
+            Self::Echo(echo) => {
+                let (servers, threads) = (echo.addresses.len(), echo.threads);
+                Conditions::of_echo(servers, threads, workload, shape)
+            }
             Self::Own(_, status) | Self::Given(_, status) => {
                 Conditions::of_cluster(status, workload, consistency, shape)
             }
