@@ -57,8 +57,8 @@ pub enum Difference {
     Addresses(Vec<String>),
     /// `echo`, or `echo=` and how many threads each has: echo servers.
     Echo {
-        /// Of each.
-        threads: u16,
+        /// Of each; none: one for each processor.
+        threads: Option<u16>,
     },
     /// `program=`: another binary, of a cluster of our own.
     Program(PathBuf),
@@ -90,7 +90,7 @@ impl std::str::FromStr for Difference {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "echo" {
-            return Ok(Self::Echo { threads: 1 });
+            return Ok(Self::Echo { threads: None });
         }
         let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, or echo")?;
         let number = || value.parse::<u32>().map_err(|error| format!("{value}: {error}"));
@@ -111,7 +111,7 @@ impl std::str::FromStr for Difference {
                 addresses.collect::<Result<_, _>>().map(Self::Addresses)
             }
             "echo" => match value.parse() {
-                Ok(threads) if threads > 0 => Ok(Self::Echo { threads }),
+                Ok(threads) if threads > 0 => Ok(Self::Echo { threads: Some(threads) }),
                 _ => Err(format!("{value} is no number of threads")),
             },
             "program" => Ok(Self::Program(value.into())),
@@ -137,8 +137,8 @@ impl fmt::Display for Difference {
             Self::Batch(keys) => write!(f, "batch={keys}"),
             Self::Rate(rate) => write!(f, "rate={rate}"),
             Self::Addresses(addresses) => write!(f, "addr={}", addresses.join(",")),
-            Self::Echo { threads: 1 } => f.write_str("echo"),
-            Self::Echo { threads } => write!(f, "echo={threads}"),
+            Self::Echo { threads: None } => f.write_str("echo"),
+            Self::Echo { threads: Some(threads) } => write!(f, "echo={threads}"),
             Self::Program(program) => write!(f, "program={}", program.display()),
         }
     }
@@ -319,7 +319,7 @@ mod tests {
             "rate=1500",
             "addr=127.0.0.1:7400,127.0.0.1:7410",
             "echo",
-            "echo=2",
+            "echo=1",
             "program=/bin/true",
         ] {
             assert_eq!(text.parse::<Difference>().unwrap().to_string(), text);
@@ -350,10 +350,10 @@ mod tests {
             (0..count).for_each(|_| measured.note(Duration::from_millis(1), Ok(1)));
             measured
         };
-        let a = Conditions::of_echo(3, 1, Workload::Get, &shape());
+        let a = Conditions::of_echo(3, None, Workload::Get, &shape());
         let b = Conditions { durability: "fsync".to_owned(), n: 3, r: 2, ..a.clone() };
         let runs = [vec![measured(100), measured(100)], vec![measured(40), measured(60)]];
-        let comparison = Comparison::of([a, b], &runs, &[Difference::Echo { threads: 1 }]);
+        let comparison = Comparison::of([a, b], &runs, &[Difference::Echo { threads: None }]);
         let ratio = comparison.per_second.unwrap();
         assert!((ratio.median - 0.5).abs() < 1e-9);
         assert_eq!(comparison.cpu, None);

@@ -1,11 +1,12 @@
 //! The ceiling: servers that answer at once.
 //!
 //! The same service, the same message sizes, the same transport as a node, and nothing behind it.
-//! What a node reaches of their rate is what it keeps of what gRPC allows. They run on one thread each,
-//! as a node does on a machine of few processors, and are fastest so; on more than one they are what
-//! `#[tokio::main]` makes of an echo server.
+//! What a node reaches of their rate is what it keeps of what gRPC allows. They run as
+//! `#[tokio::main]` starts them, with a thread for each processor; on one thread each, as a node on a machine of
+//! few processors, they are faster still.
 
 use std::net::Ipv4Addr;
+use std::num::NonZero;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -34,9 +35,9 @@ pub struct EchoServeArgs {
     /// Bytes of every value in an answer
     #[arg(long, default_value_t = 128)]
     value_bytes: usize,
-    /// Threads that serve; 1: a runtime of one thread only
-    #[arg(long, default_value_t = 1)]
-    threads: u16,
+    /// Threads that serve; by default one for each processor
+    #[arg(long)]
+    threads: Option<u16>,
 }
 
 /// Echo servers as child processes; they end when this is dropped.
@@ -44,22 +45,26 @@ pub struct EchoServers {
     children: Vec<Child>,
     /// Where they listen.
     pub addresses: Vec<String>,
-    /// Of each.
-    pub threads: u16,
+    /// Of each, if that was said.
+    pub threads: Option<u16>,
 }
 
 impl EchoServers {
-    /// Starts `count` servers of so many threads on ports that the system chooses.
+    /// Starts `count` servers of so many threads on ports that the system chooses; none: one for each processor.
     ///
     /// # Errors
     /// If one does not start.
-    pub async fn start(count: usize, threads: u16, value_bytes: usize) -> anyhow::Result<Self> {
+    pub async fn start(
+        count: usize,
+        threads: Option<u16>,
+        value_bytes: usize,
+    ) -> anyhow::Result<Self> {
         let mut servers = Self { children: Vec::new(), addresses: Vec::new(), threads };
         for _ in 0..count {
             let mut child = Command::new(this_program()?)
                 .arg("bench-echo-serve")
                 .args(["--value-bytes", &value_bytes.to_string()])
-                .args(["--threads", &threads.to_string()])
+                .args(threads.map(|threads| format!("--threads={threads}")))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .kill_on_drop(true)
@@ -87,7 +92,9 @@ impl EchoServers {
 /// # Errors
 /// If no port can be had, or no thread.
 pub fn echo_serve(args: &EchoServeArgs) -> anyhow::Result<Exit> {
-    on_threads(args.threads, serve(args.value_bytes))
+    let processors = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = args.threads.or_else(|| u16::try_from(processors()).ok());
+    on_threads(threads.unwrap_or(u16::MAX), serve(args.value_bytes))
 }
 
 async fn serve(value_bytes: usize) -> anyhow::Result<Exit> {

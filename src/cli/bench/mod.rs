@@ -74,17 +74,12 @@ pub struct BenchArgs {
     /// Start a cluster of this many nodes for it, in a temporary folder
     #[arg(long, value_name = "NODES", conflicts_with_all = ["echo", "suite"])]
     local: Option<u16>,
-    /// Measure echo servers instead of a cluster, of so many threads each
-    #[arg(
-        long,
-        value_name = "THREADS",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "1",
-        conflicts_with = "suite",
-        value_parser = clap::value_parser!(u16).range(1..=256),
-    )]
-    echo: Option<u16>,
+    /// Measure echo servers instead of a cluster
+    #[arg(long, conflicts_with = "suite")]
+    echo: bool,
+    /// Threads of each echo server; by default one for each processor
+    #[arg(long, requires = "echo", value_parser = clap::value_parser!(u16).range(1..=256))]
+    echo_threads: Option<u16>,
     /// Measure echo servers and clusters of three nodes in turns, and compare them
     #[arg(long)]
     suite: bool,
@@ -275,9 +270,9 @@ impl BenchArgs {
     fn who(&self) -> anyhow::Result<Who> {
         let Self { port, durability, .. } = *self;
         Ok(match (self.echo, self.local) {
-            (Some(threads), _) => Who::Echo { threads },
-            (None, Some(nodes)) => Who::Own(Own { nodes, port, durability, program: None }),
-            (None, None) => Who::Given(self.target.addresses()?),
+            (true, _) => Who::Echo { threads: self.echo_threads },
+            (false, Some(nodes)) => Who::Own(Own { nodes, port, durability, program: None }),
+            (false, None) => Who::Given(self.target.addresses()?),
         })
     }
 

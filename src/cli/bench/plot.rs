@@ -162,7 +162,7 @@ mod tests {
     fn row(millis: &[u64]) -> Row {
         let mut measured = Measured { span: Duration::from_secs(1), ..Measured::default() };
         millis.iter().for_each(|ms| measured.note(Duration::from_millis(*ms), Ok(1)));
-        Row::of(Conditions::of_echo(3, 1, Workload::Get, &shape()), &[measured])
+        Row::of(Conditions::of_echo(3, None, Workload::Get, &shape()), &[measured])
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Conditions {
     pub served_by: &'static str,
     /// How many nodes or echo servers.
     pub nodes: usize,
-    /// Threads of each echo server.
+    /// Threads of each echo server, where that was said; else one for each processor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo_threads: Option<u16>,
     /// N; 0 for echo servers.
@@ -103,18 +103,23 @@ impl Conditions {
             r: if workload == Workload::Set { 0 } else { asked },
             w: if workload == Workload::Get { 0 } else { asked },
             durability: status.durability.clone(),
-            ..Self::of_echo(0, 1, workload, shape)
+            ..Self::of_echo(0, None, workload, shape)
         }
     }
 
-    /// Of echo servers, of so many threads each.
+    /// Of echo servers, of so many threads each, or one for each processor.
     #[must_use]
-    pub fn of_echo(servers: usize, threads: u16, workload: Workload, shape: &Shape) -> Self {
+    pub fn of_echo(
+        servers: usize,
+        threads: Option<u16>,
+        workload: Workload,
+        shape: &Shape,
+    ) -> Self {
         Self {
             workload: workload.name(),
             served_by: "echo",
             nodes: servers,
-            echo_threads: Some(threads),
+            echo_threads: threads,
             n: 0,
             r: 0,
             w: 0,
@@ -145,7 +150,8 @@ impl Conditions {
     pub fn servers(&self) -> String {
         let Self { nodes, served_by, .. } = self;
         match self.echo_threads {
-            None | Some(1) => format!("{nodes} × {served_by}"),
+            None => format!("{nodes} × {served_by}"),
+            Some(1) => format!("{nodes} × {served_by}, 1 thread"),
             Some(threads) => format!("{nodes} × {served_by}, {threads} threads"),
         }
     }

@@ -23,8 +23,8 @@ const ECHO_SERVERS: usize = 3;
 pub enum Who {
     /// Echo servers.
     Echo {
-        /// Of each.
-        threads: u16,
+        /// Of each; none: one for each processor.
+        threads: Option<u16>,
     },
     /// A cluster that is started for it, in a temporary folder.
     Own(Own),

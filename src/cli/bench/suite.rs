@@ -44,7 +44,7 @@ struct Case {
 /// # Errors
 /// If servers do not start or a case fails altogether.
 pub async fn suite(shape: &Shape, nodes: u16, port: u16, pairs: u32) -> anyhow::Result<Vec<Row>> {
-    let echo = EchoServers::start(usize::from(nodes), 1, shape.value_bytes).await?;
+    let echo = EchoServers::start(usize::from(nodes), None, shape.value_bytes).await?;
     let own = Own { nodes, port, durability: Durability::Fsync, program: None };
     let mut fsync = OwnCluster::start(&own).await?;
     let port = fsync.cluster.plan().port + 300;
@@ -119,7 +119,7 @@ fn cases(shape: &Shape) -> Vec<Case> {
 fn rows(cases: &[Case], servers: usize, statuses: &[StatusResponse; 2]) -> Vec<Row> {
     let row = |case: &Case| {
         let conditions = match case.by {
-            By::Echo => Conditions::of_echo(servers, 1, case.workload, &case.shape),
+            By::Echo => Conditions::of_echo(servers, None, case.workload, &case.shape),
             By::Fsync => case.conditions(&statuses[0]),
             By::Buffered => case.conditions(&statuses[1]),
         };
