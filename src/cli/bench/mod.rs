@@ -78,7 +78,12 @@ pub struct BenchArgs {
     #[arg(long, conflicts_with = "suite")]
     echo: bool,
     /// Threads of each echo server; by default one for each processor
-    #[arg(long, requires = "echo", value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(
+        long,
+        value_name = "THREADS",
+        requires = "echo",
+        value_parser = clap::value_parser!(u16).range(1..=256),
+    )]
     echo_threads: Option<u16>,
     /// Measure echo servers and clusters of three nodes in turns, and compare them
     #[arg(long)]
