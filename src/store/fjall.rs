@@ -20,9 +20,11 @@
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use ::fjall::compaction::Leveled;
 use ::fjall::{
     AbstractTree as _, CompressionType, Database, Error as EngineError, Keyspace,
     KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice,
@@ -44,8 +46,12 @@ const KEYSPACES_FOLDER: &str = "keyspaces";
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// One thread flushes, the others compact.
 const BACKGROUND_THREADS: usize = 2;
-/// Table files kept open. A table holds about 64 MiB, so this covers 16 GiB without reopening,
-/// and leaves most of the usual 1,024 descriptors to connections.
+/// The size of a table file. It goes to disk in one fsync, behind which the journal's wait: 30 ms for the engine's
+/// 64 MiB on a disk of 2 GB/s, 11 ms for this. The youngest sorted level is four of these, and a compaction into it
+/// rewrites no more.
+const TABLE_BYTES: u64 = 16 << 20;
+/// Table files kept open: 4 GiB without reopening, and most of the usual 1,024 descriptors are left to
+/// connections.
 const OPEN_FILES_MAX: usize = 256;
 /// How often the file system is asked for its free space.
 const FREE_SPACE_EVERY: Duration = Duration::from_millis(100);
@@ -130,6 +136,9 @@ fn open_engine(folder: &Path, options: &StoreOptions) -> Result<FjallStore, Engi
         let create = || {
             KeyspaceCreateOptions::default()
                 .max_memtable_size(memtable)
+                .compaction_strategy(Arc::new(
+                    Leveled::default().with_table_target_size(TABLE_BYTES),
+                ))
                 .manual_journal_persist(true)
         };
         database.keyspace(name, create)
