@@ -1,6 +1,6 @@
 //! Giving up partitions that this node is no home of any more.
 //!
-//! Their records are dropped page by page, at the pace of comparisons, once only one version is live
+//! Their records are dropped page by page, at the pace of comparisons, giving way to requests like these, once only one version is live
 //! in which this node is a member and no home of them: what they held has been merged by all homes by
 //! then. A node that is no member drops nothing: it is about to stop, or its disk is not the one that
 //! the cluster knows.
@@ -19,13 +19,12 @@ use bytes::Bytes;
 
 use super::cells::Waiter;
 use super::replica::scan_effect;
+use super::sync::{PAGE_BYTES, weight};
 use super::timers::Timer;
 use super::{Reading, Worker};
 use crate::protocol::step::{Change, Effect, Page, ReadFailed, Space};
 use crate::types::{Key, Now, Partition};
 
-/// Bytes that are read, and dropped, at a time.
-const PAGE_BYTES: u32 = 256 << 10;
 /// How long to wait before what is in use, or could not be read or dropped, is tried again, in
 /// milliseconds.
 const RETRY_MS: u64 = 1_000;
@@ -41,7 +40,8 @@ pub(super) struct Leaving {
 /// A page that is being read or dropped.
 #[derive(Debug)]
 struct Active {
-    bytes: u64,
+    /// What the page counts as of the rate.
+    weight: u64,
     /// Of the change (see [`super::change`]): when this was begun.
     epoch: u64,
 }
@@ -89,7 +89,7 @@ impl Worker {
         let Some(partition) = free.filter(|_| self.leaving.active.is_none()) else {
             return self.leave_later(now, RETRY_MS * 1_000);
         };
-        self.leaving.active = Some(Active { bytes: 0, epoch: self.change.epoch() });
+        self.leaving.active = Some(Active { weight: 0, epoch: self.change.epoch() });
         let token = self.next_token();
         self.reads.insert(token, Reading::Leaving(partition));
         out.push(scan_effect(token, partition, &Bytes::new(), PAGE_BYTES));
@@ -108,11 +108,11 @@ impl Worker {
             self.leaving.active = None;
             return self.leave_later(now, RETRY_MS * 1_000);
         };
-        let mut bytes = 0;
+        let (mut bytes, records) = (0, page.entries.len());
         let last = page.entries.is_empty();
         let mut changes = self.leave_tree(partition, last).to_vec();
         for (key, value) in page.entries {
-            bytes += (key.len() + value.len()) as u64;
+            bytes += key.len() + value.len();
             if let Ok(name) = Key::new(key.slice(2.min(key.len())..)) {
                 self.recent.forget(&name);
             }
@@ -122,14 +122,14 @@ impl Worker {
             self.leaving.left.remove(&partition);
         }
         if let Some(active) = &mut self.leaving.active {
-            active.bytes = bytes;
+            active.weight = weight(bytes, records);
         }
         self.commit_changes_for(changes, Waiter::Left(partition), out);
     }
 
     /// A page has been dropped, or could not be.
     pub(super) fn page_left(&mut self, now: Now, partition: Partition, durable: bool) {
-        let bytes = self.leaving.active.take().map_or(0, |active| active.bytes);
+        let weight = self.leaving.active.take().map_or(0, |active| active.weight);
         if self.is_home(partition) {
             // It came back meanwhile, and may have been read before the page was dropped.
             self.recent.forget_all();
@@ -139,7 +139,7 @@ impl Worker {
             self.leaving.left.insert(partition);
             return self.leave_later(now, RETRY_MS * 1_000);
         }
-        let rate = self.config.tuning.sync_bytes_per_second.max(1);
-        self.leave_later(now, bytes.saturating_mul(1_000_000) / rate);
+        let pause = self.pause_after_dropping(now, weight);
+        self.leave_later(now, pause);
     }
 }

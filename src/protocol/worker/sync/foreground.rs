@@ -1,8 +1,10 @@
 //! What requests take while pages are exchanged, against what they take otherwise: exchanges give way.
 //!
 //! ```text
-//!   no page moves    the usual time of a request is learnt, and the rate is what is set
-//!   pages move       a window's mean > 2 × usual: slower by half     ≤ 1.5 ×: faster by an eighth
+//!   no page moves    the usual mean and the usual p99 are learnt, and the rate is what is set
+//!   pages move       a window's mean > 2 × usual, or > 2 % above twice the usual p99:    slower by half
+//!                    mean > 1.5 × usual, or > 1 % above it:                              as it is
+//!                    else:                                                               faster by an eighth
 //! ```
 //!
 //! The rate that an operator has set is the most; it falls to a sixteenth of it at the least, so that what is
@@ -10,8 +12,12 @@
 //! present one. Where nobody asks for anything, nobody is disturbed. Without a usual time (the
 //! node has started in the midst of an exchange) a quarter of the rate is used.
 //!
-//! Only requests that this node coordinates are seen, those that fail among them. A mean stands for the tail: the two grow together where
-//! what requests wait for, a processor or a disk, is shared with the exchange.
+//! Only requests that this node coordinates are seen, those that fail among them. The mean shows that a processor or a
+//! disk is shared with the exchange; the tail, that it is now and then taken as a whole: by a page that is merged, or by
+//! what the store has to write again for what came.
+//!
+//! The p99 is learnt without keeping samples (Robbins and Monro's approximation, 1951): each request above the
+//! estimate raises it by 99 parts, each below lowers it by one.
 
 use crate::types::{Mono, Now};
 
@@ -23,6 +29,11 @@ const QUIET: u64 = 5_000_000;
 const COUNT_MIN: u64 = 8;
 /// Nobody minds twice as much of less than this, in microseconds.
 const USUAL_MIN: u64 = 1_000;
+/// Nobody minds twice as much of a p99 below this, in microseconds.
+const USUAL_P99_MIN: u64 = 4_000;
+/// What one request lowers the estimate of the p99 by, as a part of it: a burst of a hundred slow ones doubles it,
+/// and ten thousand others halve it again.
+const P99_STEP: u64 = 16_384;
 /// The part of the way by which the usual time drifts in a window: half of it in about a minute.
 const DRIFT: u64 = 256;
 /// No slowing, in sixteenths.
@@ -48,12 +59,16 @@ pub(super) struct Foreground {
     slowing: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Meter {
     micros: u64,
     count: u64,
+    /// Of these, those that took more than twice `usual_p99`.
+    slow: u64,
     /// A moving mean of the means of windows in which nothing moved.
     usual: Option<u64>,
+    /// An estimate, from requests while nothing moved.
+    usual_p99: u64,
 }
 
 /// How a window went, of one kind of requests.
@@ -76,9 +91,8 @@ impl Foreground {
     /// A request has been answered.
     pub(super) fn answered(&mut self, now: Now, kind: Kind, micros: u64) {
         self.close_window(now);
-        let meter = &mut self.meters[kind as usize];
-        meter.micros += micros;
-        meter.count += 1;
+        let moves = self.moves(now);
+        self.meters[kind as usize].answered(moves, micros);
     }
 
     /// A page has moved.
@@ -98,12 +112,16 @@ impl Foreground {
         self.slowing * 100 / NO_SLOWING
     }
 
+    fn moves(&self, now: Now) -> bool {
+        self.last_page.is_some_and(|at| now.mono.micros_since(at) < QUIET)
+    }
+
     fn close_window(&mut self, now: Now) {
         if now.mono.0 < self.window_end {
             return;
         }
         self.window_end = now.mono.0 + WINDOW;
-        let moves = self.last_page.is_some_and(|at| now.mono.micros_since(at) < QUIET);
+        let moves = self.moves(now);
         let least = self.slowing == SLOWING_MAX;
         let verdicts = self.meters.each_mut().map(|meter| meter.close(moves, least));
         if !moves {
@@ -119,19 +137,65 @@ impl Foreground {
     }
 }
 
+impl Default for Meter {
+    fn default() -> Self {
+        Self { micros: 0, count: 0, slow: 0, usual: None, usual_p99: USUAL_P99_MIN }
+    }
+}
+
 impl Meter {
+    fn answered(&mut self, moves: bool, micros: u64) {
+        self.micros += micros;
+        self.count += 1;
+        self.slow += u64::from(micros > 2 * self.usual_p99);
+        if !moves {
+            self.learn(micros);
+        }
+    }
+
+    /// A request's part in the usual p99.
+    fn learn(&mut self, micros: u64) {
+        let step = self.usual_p99.div_ceil(P99_STEP);
+        let p99 = self.usual_p99;
+        self.usual_p99 = if micros > p99 { p99 + 99 * step } else { p99 - step }.max(USUAL_P99_MIN);
+    }
+
     fn close(&mut self, moves: bool, at_the_least: bool) -> Verdict {
         match self.count {
             0 => return Verdict::Unladen,
             1..COUNT_MIN => return Verdict::Bearable,
             _ => {}
         }
-        let mean =
-            (std::mem::take(&mut self.micros) / std::mem::take(&mut self.count)).max(USUAL_MIN);
+        let (micros, count, slow) = (
+            std::mem::take(&mut self.micros),
+            std::mem::take(&mut self.count),
+            std::mem::take(&mut self.slow),
+        );
+        let mean = (micros / count).max(USUAL_MIN);
         if !moves {
             self.usual = Some(self.usual.map_or(mean, |usual| (7 * usual + mean) / 8));
             return Verdict::Usual;
         }
+        self.by_the_mean(mean, at_the_least).max(self.by_the_tail(count, slow, at_the_least))
+    }
+
+    /// One slow request alone says nothing.
+    fn by_the_tail(&mut self, count: u64, slow: u64, at_the_least: bool) -> Verdict {
+        match slow {
+            _ if self.usual.is_none() => Verdict::Unknown,
+            0..=1 => Verdict::Usual,
+            _ if slow * 50 > count => {
+                if at_the_least {
+                    self.usual_p99 += self.usual_p99.div_ceil(DRIFT);
+                }
+                Verdict::Disturbed
+            }
+            _ if slow * 100 > count => Verdict::Bearable,
+            _ => Verdict::Usual,
+        }
+    }
+
+    fn by_the_mean(&mut self, mean: u64, at_the_least: bool) -> Verdict {
         match self.usual {
             None => Verdict::Unknown,
             Some(usual) if mean > 2 * usual => {
@@ -209,5 +273,41 @@ mod tests {
         assert!((4_400..=4_600).contains(&usual), "{usual}");
         world.windows(QUIET / WINDOW + 1, 100, 9_000, 0);
         assert_eq!(world.foreground.slowing_percent(), 100);
+    }
+
+    #[test]
+    fn a_tail_that_grows_is_given_way_to_though_the_mean_stays() {
+        let mut world = world();
+        let mixed = |world: &mut World, windows, slow: u64, pages: u64| {
+            for _ in 0..windows {
+                world.at += WINDOW;
+                let now = Now { mono: Mono(world.at), wall: Wall(0) };
+                (0..pages).for_each(|_| world.foreground.page_moved(now));
+                for n in 0..500 {
+                    let micros = if n < slow { 12_000 } else { 1_000 };
+                    world.foreground.answered(now, Kind::Read, micros);
+                }
+            }
+            let now = Now { mono: Mono(world.at + WINDOW), wall: Wall(0) };
+            world.foreground.slowing(now)
+        };
+        assert_eq!(mixed(&mut world, 20, 1, 0), NO_SLOWING);
+        assert_eq!(mixed(&mut world, 20, 5, 10), NO_SLOWING, "1 %");
+        assert_eq!(mixed(&mut world, 1, 11, 10), NO_SLOWING * 3 / 2, "more than 2 %");
+        assert_eq!(mixed(&mut world, 5, 8, 10), NO_SLOWING * 3 / 2, "between them");
+        assert_eq!(mixed(&mut world, 20, 0, 10), NO_SLOWING);
+        // Where so many are slow without an exchange, it is not what slows them.
+        mixed(&mut world, QUIET / WINDOW + 400, 15, 0);
+        let p99 = world.foreground.meters[Kind::Read as usize].usual_p99;
+        assert!((6_000..14_000).contains(&p99), "{p99}");
+        assert_eq!(mixed(&mut world, 20, 15, 10), NO_SLOWING);
+    }
+
+    #[test]
+    fn the_usual_p99_is_that_of_the_requests() {
+        let mut meter = Meter::default();
+        // Even from 0 to 100 ms: the p99 is 99 ms.
+        (0..2_000_000_u64).for_each(|n| meter.learn(n * 7_919 % 100_000));
+        assert!((90_000..=110_000).contains(&meter.usual_p99), "{}", meter.usual_p99);
     }
 }

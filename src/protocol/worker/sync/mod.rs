@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub(super) use self::batch::BatchId;
 pub(super) use self::foreground::Kind;
-pub(super) use self::serve::{ServedKey, ServedPage};
+pub(super) use self::pace::weight;
+pub(super) use self::serve::{PAGE_BYTES, ServedKey, ServedPage};
 use self::session::Session;
 use super::Worker;
 use super::timers::Timer;
@@ -166,6 +167,11 @@ impl Worker {
     /// A request has been answered here, so long after it came.
     pub(super) fn request_answered(&mut self, now: Now, kind: Kind, came: Mono) {
         self.sync.pace.foreground.answered(now, kind, now.mono.micros_since(came));
+    }
+
+    /// Something of this [`weight`] has been dropped: how long to wait before the next, in microseconds.
+    pub(super) fn pause_after_dropping(&mut self, now: Now, weight: u64) -> u64 {
+        self.sync.pace.pause_after(now, &self.config.tuning, weight)
     }
 
     /// How much slower than set exchanges go, in percent: from 100.

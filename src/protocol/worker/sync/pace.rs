@@ -28,7 +28,7 @@ pub(super) struct Pace {
 pub(super) struct Turn(u64);
 
 /// What some records count as.
-pub(super) fn weight(bytes: usize, records: usize) -> u64 {
+pub(in crate::protocol::worker) fn weight(bytes: usize, records: usize) -> u64 {
     (bytes as u64).max(RECORD_BYTES_MIN.saturating_mul(records as u64))
 }
 
@@ -38,13 +38,17 @@ fn clock(goal: Goal) -> usize {
 
 impl Pace {
     fn micros(&mut self, now: Now, tuning: &Tuning, goal: Goal, bytes: u64) -> u64 {
-        let (rate, slowing) = match goal {
-            Goal::Compare(_) | Goal::Transfer(_) => {
-                (tuning.sync_bytes_per_second, self.foreground.slowing(now))
+        match goal {
+            Goal::Compare(_) | Goal::Transfer(_) => self.exchange_micros(now, tuning, bytes),
+            Goal::Rebuild(_) => {
+                bytes.saturating_mul(1_000_000) / tuning.rebuild_bytes_per_second.max(1)
             }
-            Goal::Rebuild(_) => (tuning.rebuild_bytes_per_second, NO_SLOWING),
-        };
-        bytes.saturating_mul(1_000_000 / NO_SLOWING * slowing) / rate.max(1)
+        }
+    }
+
+    fn exchange_micros(&mut self, now: Now, tuning: &Tuning, bytes: u64) -> u64 {
+        let slowing = self.foreground.slowing(now);
+        bytes.saturating_mul(1_000_000 / NO_SLOWING * slowing) / tuning.sync_bytes_per_second.max(1)
     }
 
     /// Gives a page its turn, and says when that comes.
@@ -72,6 +76,15 @@ impl Pace {
         let from = self.free_at[clock(goal)];
         self.free_at[clock(goal)] =
             if needed > turn.0 { from.max(now.mono) } else { from }.after_micros(needed);
+    }
+
+    /// Something of this [`weight`] was dropped: how long to wait before the next, in microseconds. What is only
+    /// dropped waits for no turn.
+    pub(super) fn pause_after(&mut self, now: Now, tuning: &Tuning, weight: u64) -> u64 {
+        if weight > 0 {
+            self.foreground.page_moved(now);
+        }
+        self.exchange_micros(now, tuning, weight)
     }
 
     /// A page ends without having moved.

@@ -21,7 +21,7 @@ use crate::types::{Key, LANES, Now, Partition, RecordHash, RoundNumber};
 const SERVED_MAX: usize = 32;
 /// Bytes that are read for a page; what differs of it is what travels. A worker merges a page in one step:
 /// requests wait for about a millisecond.
-pub(super) const PAGE_BYTES: u32 = 64 << 10;
+pub(in crate::protocol::worker) const PAGE_BYTES: u32 = 64 << 10;
 
 /// A question about a range whose answer waits for the store.
 #[derive(Debug)]
